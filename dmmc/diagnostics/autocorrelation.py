@@ -1,0 +1,293 @@
+"""Means, errors and autocorrelation times of Markov chains: the Gamma method.
+
+U. Wolff, Comput. Phys. Commun. 156 (2004) 143, hep-lat/0306017; equation numbers below are of that paper.
+Series are arrays ``(chain, draw)``: the chains are Wolff's replicas, statistically independent and equally
+long. Fluctuations are taken about the mean over all chains, so chains that disagree with each other (short,
+stuck, or not yet thermalised) enlarge the error instead of hiding in it.
+
+Every tau_int here is in the lattice convention, ``1/2 + sum_{t >= 1} rho(t)``: a white series has 0.5.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmmc.errors import DmmcError
+
+Array = NDArray[np.float64]
+
+MIN_DRAWS = 4
+# From this many chains on, the scatter of the chain means is an error estimate in its own right (good to 1/4).
+MANY_CHAINS = 8
+# A record shorter than this many tau_int gives errors that are themselves uncertain by a third.
+ENOUGH = 50
+
+
+class DiagnosticsWarning(UserWarning):
+    """A result that should not be taken at face value; the message says why."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean of a Markov chain observable, or a function of such means.
+
+    Attributes:
+        value: the estimate.
+        error: its standard error, autocorrelations included; nan where the series says nothing about it.
+        tau_int: integrated autocorrelation time in draws, lattice convention (white series: 0.5).
+        tau_int_error: its standard error, Eq. (42).
+        window: largest lag W that was summed.
+        n: number of draws of all chains together.
+    """
+
+    value: float
+    error: float
+    tau_int: float
+    tau_int_error: float
+    window: int
+    n: int
+
+    @property
+    def error_error(self) -> float:
+        """Standard error of ``error``: ``error * sqrt((W + 1/2) / n)``."""
+        return self.error * math.sqrt((self.window + 0.5) / self.n)
+
+    def __str__(self) -> str:
+        return format_value(self.value, self.error)
+
+
+def as_series(x: ArrayLike, name: str = "series") -> Array:
+    """Check one observable's record and return it as float64 ``(chain, draw)``.
+
+    Raises:
+        DmmcError: if it is not a real finite two-dimensional array of at least four draws a chain.
+    """
+    array = np.asarray(x)
+    if array.ndim != 2:
+        raise DmmcError(f"{name} must have shape (chain, draw), got {array.shape}; a single chain is x[None, :]")
+    if array.dtype.kind not in "fiub":
+        raise DmmcError(f"{name} must be real numbers, got {array.dtype}")
+    if array.shape[0] < 1 or array.shape[1] < MIN_DRAWS:
+        raise DmmcError(f"{name} has shape {array.shape}; at least {MIN_DRAWS} draws a chain are needed, run longer")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise DmmcError(f"{name} has NaN or infinite values; find the draws that made them and remove the chain")
+    return array
+
+
+def _gamma(delta: Array, max_lag: int) -> Array:
+    """Autocovariance at lags 0..max_lag, Eq. (31): pairs within each chain, averaged over all chains."""
+    chains, draws = delta.shape
+    # Zero padding by max_lag keeps the circular convolution from wrapping; powers of two avoid slow lengths.
+    padded = 1 << (draws + max_lag - 1).bit_length()
+    power = np.zeros(padded // 2 + 1)
+    for row in delta:
+        spectrum = np.fft.rfft(row, padded)
+        power += spectrum.real**2 + spectrum.imag**2
+    products = np.fft.irfft(power, padded)[: max_lag + 1]
+    return np.asarray(products / (chains * (draws - np.arange(max_lag + 1))))
+
+
+def _window(rho: Array, n: int, S: float) -> tuple[int, bool]:
+    """The automatic window, Eqs. (50)-(52), from rho at lags 0..w_max; and whether it closed by w_max."""
+    w_max = len(rho) - 1
+    tau = 0.5 + np.cumsum(rho[1:])
+    for lag in range(1, w_max + 1):
+        t = tau[lag - 1]
+        decay = S / math.log((2 * t + 1) / (2 * t - 1)) if t > 0.5 else 0.0
+        if (math.exp(-lag / decay) if decay > 0 else 0.0) < decay / math.sqrt(lag * n) or decay == 0.0:
+            # An overrelaxed, alternating series must not be cut off at a negative term: its error would be too small.
+            if rho[lag] < -3 / math.sqrt(n) and lag < w_max:
+                lag += 1
+            return lag, True
+    return w_max, False
+
+
+def _estimate(value: float, series: Array, noise: float, S: float, name: str) -> Estimate:
+    """Gamma method for ``value`` whose fluctuations are those of ``series``, known to precision ``noise``."""
+    chains, draws = series.shape
+    n = chains * draws
+    delta = series - series.mean()
+    variance = float(np.mean(delta**2))
+    if not variance > noise**2:
+        warnings.warn(
+            f"{name} is constant over all {n} draws: no error can be given; "
+            "look at the acceptance rate, the chain may never have moved",
+            DiagnosticsWarning,
+            stacklevel=3,
+        )
+        return Estimate(value, math.nan, math.nan, math.nan, 0, n)
+    gamma = _gamma(delta, draws - 1 if chains >= MANY_CHAINS else draws // 2)
+    window, closed = _window(gamma / variance, n, S)
+    total = gamma[0] + 2 * float(gamma[1 : window + 1].sum())
+    if total <= 0:  # strong oscillation: uncorrelated draws are then the safe, larger error
+        window, total = 0, gamma[0]
+    # Bias of subtracting the measured mean, Eq. (49): every Gamma(t) is too small by about total / n.
+    variance += total / n
+    total *= 1 + (2 * window + 1) / n
+    tau = total / (2 * variance)
+    tau_error = 2 * tau * math.sqrt(max(window + 0.5 - tau, 0) / n)
+    advice = ""
+    if not closed and chains >= MANY_CHAINS:
+        # Chains are independent, whatever happens inside them: the scatter of their means needs no window. Half
+        # a chain is the window that gives error_error its value for a variance of that many means.
+        window = draws // 2
+        total = draws * float(delta.mean(axis=1).var(ddof=1))
+        tau = total / (2 * variance)
+        tau_error = 2 * tau * math.sqrt((window + 0.5) / n)
+        advice = "the error is from the scatter of the chain means, and tau_int is a lower bound only"
+    elif not closed or n < ENOUGH * tau:
+        advice = "tau_int is a lower bound only and the error may be too small; run longer"
+    if advice:
+        warnings.warn(
+            f"{name}: {chains} x {draws} draws are too few for an autocorrelation time of {tau:.3g}; {advice}",
+            DiagnosticsWarning,
+            stacklevel=3,
+        )
+    return Estimate(value, math.sqrt(total / n), tau, tau_error, window, n)
+
+
+def gamma_method(x: ArrayLike, S: float = 1.5, name: str = "series") -> Estimate:
+    """Mean of an observable with error and integrated autocorrelation time.
+
+    Window by Eqs. (50)-(52), bias correction by Eq. (49), error of tau_int by Eq. (42). Finite-length effects
+    of relative order tau_int / draws within a chain are left in the error, on the safe side. A
+    :class:`DiagnosticsWarning` is given if all chains together are shorter than 50 tau_int, or if the window
+    does not close within half a chain; with 8 or more chains it may use the whole chain, and where even that
+    is too short, the error is taken from the scatter of the chain means.
+
+    Args:
+        x: the record, ``(chain, draw)``, at least four draws a chain.
+        S: assumed ratio of the exponential to the integrated autocorrelation time, 1 to 2.
+        name: what messages call the series.
+
+    Returns:
+        The estimate; for a constant series (with a warning) its error and tau_int are nan.
+
+    Raises:
+        DmmcError: on a wrong shape, too few draws, NaN or infinite values.
+    """
+    series = as_series(x, name)
+    mean = float(series.mean())
+    return _estimate(mean, series, 4 * np.finfo(float).eps * float(np.abs(series).max()), S, name)
+
+
+def gamma_derived(
+    function: Callable[..., float],
+    columns: Sequence[ArrayLike],
+    S: float = 1.5,
+    name: str = "derived quantity",
+) -> Estimate:
+    """A function of several means, ``F(<a_1>, <a_2>, ...)``, with error and autocorrelation time.
+
+    The Gamma method is applied to the projected series ``sum_k dF/d<a_k> a_k`` (Eq. 33), the gradient by
+    central differences over a small part of each mean's error. The bias of F, of order 1/n and far below the
+    error, is not subtracted.
+
+    Args:
+        function: takes one float a column.
+        columns: the records, ``(chain, draw)`` each, all of the same shape and from the same draws.
+        S: as in :func:`gamma_method`.
+        name: what messages call the quantity.
+
+    Returns:
+        The estimate; nan throughout (with a warning) where F is not defined at the measured means.
+
+    Raises:
+        DmmcError: as :func:`gamma_method`; also if the columns differ in shape.
+    """
+    series = [as_series(column, f"column {k} of {name}") for k, column in enumerate(columns)]
+    if not series:
+        raise DmmcError(f"{name} needs at least one column")
+    shapes = {column.shape for column in series}
+    if len(shapes) > 1:
+        raise DmmcError(f"the columns of {name} must have one shape, got {sorted(shapes)}")
+    means = [float(column.mean()) for column in series]
+    n = series[0].size
+    value = float(function(*means))
+    projected = np.zeros_like(series[0])
+    noise = 0.0
+    for k, (mean, column) in enumerate(zip(means, series, strict=True)):
+        step = 0.1 * float(column.std()) / math.sqrt(n)
+        if step <= 4 * np.finfo(float).eps * abs(mean):
+            continue  # a constant: it does not fluctuate, so it adds no error
+        up, down = (function(*means[:k], mean + sign * step, *means[k + 1 :]) for sign in (1, -1))
+        slope = (up - down) / (2 * step)
+        projected += slope * (column - mean)
+        noise += 4 * np.finfo(float).eps * abs(slope) * float(np.abs(column).max())
+    if not (math.isfinite(value) and np.isfinite(projected).all()):
+        warnings.warn(
+            f"{name} is not defined at the measured means {means}; more statistics or a larger signal is needed",
+            DiagnosticsWarning,
+            stacklevel=2,
+        )
+        return Estimate(math.nan, math.nan, math.nan, math.nan, 0, n)
+    return _estimate(value, projected, noise, S, name)
+
+
+def autocorrelation_function(x: ArrayLike, max_lag: int) -> tuple[Array, Array]:
+    """Normalised autocorrelation function and its errors at lags 0..max_lag.
+
+    Errors after Madras and Sokal, J. Stat. Phys. 50 (1988) 109, in the form of Luscher, hep-lat/0409106,
+    Eq. (E.11), with the sum cut off two windows beyond the lag.
+
+    Args:
+        x: the record, ``(chain, draw)``.
+        max_lag: last lag, below the number of draws.
+
+    Returns:
+        ``(rho, rho_error)``, each ``(max_lag + 1,)``; all nan, with a warning, for a constant series.
+
+    Raises:
+        DmmcError: as :func:`gamma_method`; also if ``max_lag`` is out of range.
+    """
+    series = as_series(x)
+    draws = series.shape[1]
+    if not 0 <= max_lag < draws:
+        raise DmmcError(f"max_lag must be from 0 to {draws - 1} (draws a chain less one), got {max_lag}")
+    estimate = gamma_method(series)
+    if math.isnan(estimate.error):
+        return np.full(max_lag + 1, math.nan), np.full(max_lag + 1, math.nan)
+    reach = min(2 * max_lag + 2 * estimate.window, draws - 1)
+    gamma = _gamma(series - series.mean(), reach) + estimate.error**2
+    rho = np.zeros(2 * max_lag + 2 * estimate.window + 1)
+    rho[: reach + 1] = gamma / gamma[0]
+    error = np.zeros(max_lag + 1)
+    for lag in range(1, max_lag + 1):
+        k = np.arange(1, lag + 2 * estimate.window + 1)
+        terms = rho[k + lag] + rho[abs(k - lag)] - 2 * rho[k] * rho[lag]
+        error[lag] = math.sqrt(float(terms @ terms) / estimate.n)
+    return rho[: max_lag + 1], error
+
+
+def format_value(value: float, error: float) -> str:
+    """``"0.4912(13)"``: the value with its error, two significant digits, on the last places.
+
+    Errors above 1 are written with their own decimal point, ``"12.3(4.5)"``; very large and very small
+    numbers with a common exponent, ``"1.234(13)e-12"``. An unknown error reads ``"0.4912(nan)"``.
+    """
+    if not math.isfinite(value):
+        return f"{value}"
+    if not math.isfinite(error):
+        return f"{value:.6g}({error})"
+    error = abs(error)
+    if error == 0:
+        return f"{value:.6g}(0)"
+    top = Decimal(max(abs(value), error)).adjusted()
+    if not -4 <= top <= 6:
+        mantissas = (float(Decimal(number).scaleb(-top)) for number in (value, error))
+        return f"{format_value(*mantissas)}e{top}"
+    # The exponent is read off the rounded error, so that 0.0996 counts as 0.10 and not as 0.100.
+    digits = 1 - int(f"{error:.1e}".split("e")[1])
+    if digits < 0:
+        return f"{round(value, digits):.0f}({round(error, digits):.0f})"
+    if digits <= 1:
+        return f"{value:.{digits}f}({error:.{digits}f})"
+    return f"{value:.{digits}f}({error * 10.0**digits:.0f})"

@@ -1,0 +1,113 @@
+"""Derived quantities from recorded observables, with errors and autocorrelation times.
+
+A ``record`` is a mapping of the names that :func:`dmmc.observables.measure` gives to arrays
+``(chain, draw)``, and ``(chain, draw, orbit)`` for ``two_point``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmmc.diagnostics.autocorrelation import Estimate, gamma_derived, gamma_method
+from dmmc.errors import DmmcError
+
+Record = Mapping[str, NDArray[np.float64]]
+
+PRIMARY = ("M", "abs_M", "M2", "M4", "phi2", "S_per_site")
+
+
+def _columns(record: Record, *names: str) -> list[NDArray[np.float64]]:
+    missing = [name for name in names if name not in record]
+    if missing:
+        raise DmmcError(f"the record has no {', '.join(missing)}; it has {', '.join(record) or 'nothing'}")
+    return [record[name] for name in names]
+
+
+def primary(record: Record, S: float = 1.5) -> dict[str, Estimate]:
+    """Means of M, abs_M, M2, M4, phi2 and S_per_site.
+
+    Args:
+        record: arrays ``(chain, draw)``.
+        S: window parameter of the Gamma method.
+
+    Raises:
+        DmmcError: if one is missing, or as :func:`~dmmc.diagnostics.gamma_method`.
+    """
+    return {name: gamma_method(x, S, name) for name, x in zip(PRIMARY, _columns(record, *PRIMARY), strict=True)}
+
+
+def chi2(record: Record, volume: int, S: float = 1.5) -> Estimate:
+    """Susceptibility ``V (<M^2> - <|M|>^2)``, the usual choice on finite lattices, where M can change sign."""
+    return gamma_derived(lambda m2, m: volume * (m2 - m * m), _columns(record, "M2", "abs_M"), S, "chi2")
+
+
+def chi2_signed(record: Record, volume: int, S: float = 1.5) -> Estimate:
+    """Susceptibility ``V (<M^2> - <M>^2)``."""
+    return gamma_derived(lambda m2, m: volume * (m2 - m * m), _columns(record, "M2", "M"), S, "chi2_signed")
+
+
+def binder(record: Record, S: float = 1.5) -> Estimate:
+    """Binder cumulant ``U_L = 1 - <M^4> / (3 <M^2>^2)``: 0 for a Gaussian M, 2/3 for two sharp values."""
+    return gamma_derived(lambda m4, m2: 1 - m4 / (3 * m2 * m2), _columns(record, "M4", "M2"), S, "binder")
+
+
+def xi(record: Record, phat2_min: float, S: float = 1.5) -> Estimate:
+    """Second-moment correlation length ``sqrt((G(0) / G(p_min) - 1) / phat2_min)``, in lattice units.
+
+    ``G(p) = <|phi(p)|^2>``; G(0) is ``V <M^2>``, nothing subtracted, so this is a correlation length in the
+    symmetric phase only. p_min is orbit 1, the smallest nonzero momentum: on a non-square lattice that of
+    its longest axis. Where noise makes G(0) < G(p_min), the result is nan, with a warning.
+
+    Args:
+        record: needs ``two_point``, ``(chain, draw, orbit)``.
+        phat2_min: ``lattice.orbit_phat2[1]``.
+        S: window parameter of the Gamma method.
+
+    Raises:
+        DmmcError: if ``two_point`` is missing or has fewer than two orbits, or ``phat2_min`` is not positive.
+    """
+    (two_point,) = _columns(record, "two_point")
+    if two_point.ndim != 3 or two_point.shape[2] < 2:
+        raise DmmcError(f"xi needs two_point of shape (chain, draw, orbit), two orbits or more, got {two_point.shape}")
+    if not phat2_min > 0:
+        raise DmmcError(f"phat2_min must be positive, got {phat2_min}; use lattice.orbit_phat2[1]")
+
+    def second_moment(g0: float, g1: float) -> float:
+        return math.sqrt((g0 / g1 - 1) / phat2_min) if g0 >= g1 > 0 else math.nan
+
+    return gamma_derived(second_moment, [two_point[..., 0], two_point[..., 1]], S, "xi")
+
+
+def derived(record: Record, volume: int, phat2_min: float | None = None, S: float = 1.5) -> dict[str, Estimate]:
+    """chi2, chi2_signed, binder and, if ``phat2_min`` is given, xi.
+
+    Args:
+        record: arrays ``(chain, draw)`` and, for xi, ``two_point`` ``(chain, draw, orbit)``.
+        volume: number of sites V.
+        phat2_min: smallest nonzero lattice momentum squared, ``lattice.orbit_phat2[1]``; None on one site.
+        S: window parameter of the Gamma method.
+
+    Raises:
+        DmmcError: if an array is missing or of the wrong shape.
+    """
+    estimates = {
+        "chi2": chi2(record, volume, S),
+        "chi2_signed": chi2_signed(record, volume, S),
+        "binder": binder(record, S),
+    }
+    return estimates if phat2_min is None else {**estimates, "xi": xi(record, phat2_min, S)}
+
+
+def summary(record: Record, volume: int, phat2_min: float | None = None, S: float = 1.5) -> dict[str, Estimate]:
+    """:func:`primary` and :func:`derived` together, by name."""
+    return {**primary(record, S), **derived(record, volume, phat2_min, S)}
+
+
+def z_score(a: Estimate, b: Estimate) -> float:
+    """Difference of two independent estimates over its standard error; nan where an error is unknown."""
+    error = math.hypot(a.error, b.error)
+    return (a.value - b.value) / error if error > 0 else math.nan

@@ -1,0 +1,295 @@
+"""The Gamma method: AR(1) chains of known autocorrelation, other implementations, coverage, replicas."""
+
+import math
+import subprocess
+import sys
+import warnings
+
+import emcee
+import numpy as np
+import pyerrors
+import pytest
+from numpy.random import default_rng
+from scipy.signal import lfilter
+
+from dmmc.diagnostics import (
+    DiagnosticsWarning,
+    Estimate,
+    autocorrelation_function,
+    format_value,
+    gamma_derived,
+    gamma_method,
+)
+from dmmc.errors import DmmcError
+
+
+def ar1(tau: float, chains: int, draws: int, rng: np.random.Generator, mean: float = 0.0) -> np.ndarray:
+    """Stationary AR(1) series of unit variance: rho(t) = a^t, hence tau_int = (1 + a) / (2 (1 - a))."""
+    a = (2 * tau - 1) / (2 * tau + 1)
+    noise = rng.normal(size=(chains, draws)) * math.sqrt(1 - a * a)
+    start = rng.normal(size=(chains, 1))
+    return mean + lfilter([1], [1, -a], noise, axis=1, zi=a * start)[0]
+
+
+@pytest.mark.parametrize("tau", [0.5, 2.0, 10.0])
+@pytest.mark.parametrize("chains", [1, 8])
+def test_tau_int_and_error_of_ar1(tau, chains):
+    estimate = gamma_method(ar1(tau, chains, 400_000 // chains, default_rng(1)))
+    # 5 sigma, with the error that Eq. (42) claims, plus the truncation exp(-W / tau) <= 1 % of the window
+    assert abs(estimate.tau_int - tau) < 5 * estimate.tau_int_error + 0.01 * tau
+    exact = math.sqrt(2 * tau / estimate.n)
+    assert abs(estimate.error - exact) < 5 * estimate.error_error + 0.005 * exact
+    assert estimate.n == 400_000
+
+
+def test_error_bars_cover():
+    rng = default_rng(2)
+    estimates = [gamma_method(ar1(3.0, 2, 2000, rng)) for _ in range(600)]
+    pulls = np.array([e.value / e.error for e in estimates])
+    tau_pulls = np.array([(e.tau_int - 3.0) / e.tau_int_error for e in estimates])
+    # 600 pulls of a unit normal: mean within 5 / sqrt(600), standard deviation within 5 / sqrt(1200) of 1; the error
+    # itself is known to error_error / error = 4 %, which widens the pulls by 0.2 % only
+    assert abs(pulls.mean()) < 5 / math.sqrt(600)
+    assert abs(pulls.std() - 1) < 5 / math.sqrt(1200)
+    # The scatter of tau_int over the 600 runs is what Eq. (42) claims, to 20 %: the equation is of leading order
+    # in W / n, and the window itself fluctuates.
+    assert abs(tau_pulls.std() - 1) < 5 / math.sqrt(1200) + 0.2
+    # The error of the error
+    scatter = np.std([e.error for e in estimates]) / np.mean([e.error_error for e in estimates])
+    assert abs(scatter - 1) < 5 / math.sqrt(1200) + 0.2
+
+
+@pytest.mark.parametrize("tau", [0.5, 3.0])
+def test_many_short_chains(tau):
+    rng = default_rng(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        estimates = [gamma_method(ar1(tau, 512, 40, rng)) for _ in range(200)]
+    # Lags that reach over a chain's end are not there: the error may be larger by tau / draws, never smaller.
+    pulls = np.array([e.value / e.error for e in estimates])
+    assert abs(pulls.mean()) < 5 / math.sqrt(200)
+    assert 1 - tau / 40 - 5 / math.sqrt(400) < pulls.std() < 1 + 5 / math.sqrt(400)
+    taus = np.array([e.tau_int for e in estimates])
+    assert abs(taus.mean() - tau) < 5 * taus.std() / math.sqrt(200) + 0.02 * tau
+
+
+def test_many_chains_shorter_than_their_autocorrelation():
+    rng = default_rng(4)
+    tau, chains, draws = 40.0, 256, 40
+    with pytest.warns(DiagnosticsWarning, match="scatter of the chain means"):
+        estimates = [gamma_method(ar1(tau, chains, draws, rng)) for _ in range(200)]
+    pulls = np.array([e.value / e.error for e in estimates])
+    assert abs(pulls.std() - 1) < 5 / math.sqrt(400)
+    # variance of a mean of 40 draws of AR(1), exactly
+    a = (2 * tau - 1) / (2 * tau + 1)
+    lags = np.arange(1, draws)
+    variance = (1 + 2 * ((1 - lags / draws) @ a**lags)) / (chains * draws)
+    errors = np.array([e.error for e in estimates])
+    assert abs(np.mean(errors**2) / variance - 1) < 5 * math.sqrt(2 / chains / 200)
+    assert np.median([e.tau_int for e in estimates]) < tau
+
+
+def test_stuck_chains_are_not_averaged_away():
+    # Each chain sits at its own value: only the number of chains counts.
+    values = default_rng(5).normal(size=64)
+    with pytest.warns(DiagnosticsWarning):
+        estimate = gamma_method(np.repeat(values[:, None], 100, axis=1))
+    assert estimate.error == pytest.approx(values.std(ddof=1) / 8, rel=1e-6)
+    assert estimate.tau_int == pytest.approx(50, rel=0.02)  # a chain is one draw: tau = draws / 2
+
+
+def test_a_single_chain_too_short_warns():
+    with pytest.warns(DiagnosticsWarning, match="lower bound"):
+        gamma_method(ar1(10.0, 1, 200, default_rng(17)))
+    with pytest.warns(DiagnosticsWarning, match="lower bound"):
+        gamma_method(np.linspace(0, 1, 30)[None])  # not thermalised: a drift
+
+
+def test_alternating_series_is_on_the_safe_side():
+    # rho(t) = (-0.6)^t: tau_int = 0.125; cutting off at lag 1 would give a negative variance
+    estimate = gamma_method(ar1(0.125, 1, 100_000, default_rng(6)))
+    exact = math.sqrt(2 * 0.125 / 100_000)
+    assert exact < estimate.error < math.sqrt(1 / 100_000)
+
+
+def test_equals_pyerrors_on_one_chain():
+    x = ar1(5.0, 1, 5000, default_rng(7), mean=3.0)
+    ours, theirs = gamma_method(x), pyerrors.Obs([x[0]], ["chain"])
+    theirs.gamma_method(S=1.5)
+    assert ours.value == pytest.approx(theirs.value, rel=1e-12)
+    assert ours.window == theirs.e_windowsize["chain"]
+    assert ours.error == pytest.approx(theirs.dvalue, rel=1e-9)
+    assert ours.error_error == pytest.approx(theirs.ddvalue, rel=1e-9)
+    # pyerrors normalises the bias-corrected tau_int by Gamma(0) (1 + 1/n), Wolff by Gamma(0) (1 + 2 tau / n)
+    assert ours.tau_int * (1 + 2 * ours.tau_int / 5000) == pytest.approx(theirs.e_tauint["chain"], rel=1e-3)
+
+
+def test_agrees_with_pyerrors_on_replicas():
+    x = ar1(2.0, 4, 20_000, default_rng(8), mean=1.0)
+    ours, theirs = gamma_method(x), pyerrors.Obs(list(x), [f"e|r{k}" for k in range(4)])
+    theirs.gamma_method(S=1.5)
+    assert ours.value == pytest.approx(theirs.value, rel=1e-12)
+    # pyerrors subtracts each replica's own mean: a difference of relative order tau / draws
+    assert ours.error == pytest.approx(theirs.dvalue, rel=0.01)
+
+
+def test_emcee_has_twice_our_tau_int():
+    x = ar1(8.0, 16, 20_000, default_rng(9))
+    theirs = emcee.autocorr.integrated_time(x.T[:, :, None])[0]
+    ours = gamma_method(x)
+    # different windows: emcee sums up to 5 of its taus, a bias of exp(-5)
+    assert abs(theirs / 2 - ours.tau_int) < 5 * ours.tau_int_error + math.exp(-5) * 8
+
+
+def binder_and_chi2(x: np.ndarray):
+    return {
+        "binder": (lambda m4, m2: 1 - m4 / (3 * m2**2), (x**4, x**2)),
+        "chi2": (lambda m2, m: 64 * (m2 - m**2), (x**2, abs(x))),
+        "ratio": (lambda m2, m4, m: m4 / m2 + m**3, (x**2, x**4, x)),
+    }
+
+
+@pytest.mark.parametrize("name", ["binder", "chi2", "ratio"])
+def test_derived_quantities_equal_pyerrors(name):
+    x = ar1(3.0, 1, 4000, default_rng(10), mean=0.5)
+    function, columns = binder_and_chi2(x)[name]
+    ours = gamma_derived(function, columns)
+    theirs = function(*(pyerrors.Obs([column[0]], ["chain"]) for column in columns))
+    theirs.gamma_method(S=1.5)
+    assert ours.value == pytest.approx(theirs.value, rel=1e-10)
+    assert ours.window == theirs.e_windowsize["chain"]
+    assert ours.error == pytest.approx(theirs.dvalue, rel=1e-5)  # their gradient is automatic, ours numerical
+
+
+def test_derived_errors_cover_with_replicas():
+    rng = default_rng(11)
+    pulls = []
+    for _ in range(300):
+        x = ar1(1.5, 32, 100, rng)
+        estimate = gamma_derived(lambda m4, m2: 1 - m4 / (3 * m2**2), [x**4, x**2])
+        pulls.append(estimate.value / estimate.error)  # Gaussian x: exactly 0
+    # The mean may be off by the O(1/n) bias, of order the error itself over sqrt(n / tau): 0.05
+    assert abs(np.mean(pulls)) < 5 / math.sqrt(300) + 0.05
+    assert abs(np.std(pulls) - 1) < 5 / math.sqrt(600)
+
+
+def test_linear_function_is_the_gamma_method():
+    x = ar1(2.0, 4, 1000, default_rng(12), mean=1.0)
+    assert gamma_derived(lambda a: a, [x]).error == pytest.approx(gamma_method(x).error, rel=1e-9)
+
+
+def test_undefined_function_gives_nan_and_a_warning():
+    x = ar1(0.5, 2, 100, default_rng(13), mean=-5.0)
+    with pytest.warns(DiagnosticsWarning, match="not defined"):
+        estimate = gamma_derived(lambda a: math.sqrt(a) if a > 0 else math.nan, [x])
+    assert math.isnan(estimate.value) and math.isnan(estimate.error) and math.isnan(estimate.tau_int)
+
+
+def test_autocorrelation_function_of_ar1():
+    tau = 4.0
+    a = (2 * tau - 1) / (2 * tau + 1)
+    rho, error = autocorrelation_function(ar1(tau, 4, 50_000, default_rng(14)), 30)
+    assert rho.shape == error.shape == (31,) and rho[0] == 1 and error[0] == 0
+    assert np.all(abs(rho - a ** np.arange(31)) <= 5 * error)
+    # Bartlett's formula for AR(1) at lags beyond the correlation: var rho -> (1 + a^2) / (1 - a^2) / n
+    assert error[30] == pytest.approx(math.sqrt((1 + a * a) / (1 - a * a) / 200_000), rel=0.1)
+
+
+def test_autocorrelation_errors_cover():
+    rng, tau = default_rng(15), 2.0
+    a = (2 * tau - 1) / (2 * tau + 1)
+    pulls = []
+    for _ in range(200):
+        rho, error = autocorrelation_function(ar1(tau, 2, 2000, rng), 6)
+        pulls.append((rho - a ** np.arange(7))[1:] / error[1:])
+    # errors of errors: 10 % from the truncated sum, on top of 5 sigma of 200 pulls
+    assert np.all(abs(np.std(pulls, axis=0) - 1) < 5 / math.sqrt(400) + 0.1)
+
+
+def test_gamma_against_the_direct_sum():
+    # FFT, padding and replica normalisation, on lengths that are not powers of two, up to the last lag
+    x = default_rng(16).normal(size=(3, 11))
+    delta = x - x.mean()
+    direct = [sum(row[: 11 - t] @ row[t:] for row in delta) / (3 * (11 - t)) for t in range(11)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bias = gamma_method(x).error ** 2
+        rho, _ = autocorrelation_function(x, 10)
+    direct = np.array(direct) + bias
+    np.testing.assert_allclose(rho, direct / direct[0], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e8, 1 / 3])
+def test_constant_series_has_no_error(value):
+    with pytest.warns(DiagnosticsWarning, match="constant"):
+        estimate = gamma_method(np.full((3, 50), value))
+    assert estimate.value == pytest.approx(value, rel=1e-14)
+    assert math.isnan(estimate.error) and math.isnan(estimate.tau_int) and math.isnan(estimate.tau_int_error)
+    with pytest.warns(DiagnosticsWarning, match="constant"):
+        assert math.isnan(gamma_derived(lambda a, b: a - b, [np.full((3, 50), value)] * 2).error)
+    with pytest.warns(DiagnosticsWarning, match="constant"):
+        assert np.isnan(autocorrelation_function(np.full((3, 50), value), 3)[0]).all()
+
+
+@pytest.mark.parametrize(
+    "bad, match",
+    [
+        (np.zeros(100), r"\(chain, draw\)"),
+        (np.zeros((2, 3, 4)), r"\(chain, draw\)"),
+        (np.zeros((5, 3)), "at least 4"),
+        (np.zeros((0, 100)), "at least 4"),
+        (np.array([[1.0, 2.0, np.nan, 3.0]]), "NaN"),
+        (np.array([[1.0, 2.0, np.inf, 3.0]]), "NaN"),
+        (np.zeros((2, 10), dtype=complex), "real"),
+        (np.array([["a"] * 5]), "real"),
+    ],
+)
+def test_bad_series_are_refused(bad, match):
+    for call in (gamma_method, lambda x: gamma_derived(lambda a: a, [x]), lambda x: autocorrelation_function(x, 1)):
+        with pytest.raises(DmmcError, match=match):
+            call(bad)
+
+
+def test_other_refusals():
+    x = np.random.default_rng(0).normal(size=(2, 20))
+    with pytest.raises(DmmcError, match="one shape"):
+        gamma_derived(lambda a, b: a + b, [x, x[:, :10]])
+    with pytest.raises(DmmcError, match="at least one"):
+        gamma_derived(lambda: 0.0, [])
+    for max_lag in (-1, 20):
+        with pytest.raises(DmmcError, match="max_lag"):
+            autocorrelation_function(x, max_lag)
+
+
+@pytest.mark.parametrize(
+    "value, error, text",
+    [
+        (0.4912, 0.0013, "0.4912(13)"),
+        (-0.4912, 0.0013, "-0.4912(13)"),
+        (0.49123, 0.00996, "0.491(10)"),
+        (0.49123, 0.0996, "0.49(10)"),
+        (0.5, 0.25, "0.50(25)"),
+        (12.345, 4.51, "12.3(4.5)"),
+        (12.345, 9.96, "12(10)"),
+        (1234.5, 45.1, "1234(45)"),
+        (123456.0, 1234.0, "123500(1200)"),
+        (0.3, 123.0, "0(120)"),
+        (0.0, 0.0021, "0.0000(21)"),
+        (1.23456e-12, 1.3e-14, "1.235(13)e-12"),
+        (-6.02214e23, 1.1e20, "-6.0221(11)e23"),
+        (0.5, 0.0, "0.5(0)"),
+        (0.5, math.nan, "0.5(nan)"),
+        (0.5, math.inf, "0.5(inf)"),
+        (math.nan, 0.1, "nan"),
+        (math.inf, 0.1, "inf"),
+    ],
+)
+def test_format_value(value, error, text):
+    assert format_value(value, error) == text
+    assert str(Estimate(value, error, 0.5, 0.1, 1, 100)) == text
+
+
+def test_diagnostics_need_numpy_only():
+    code = "import sys, dmmc.diagnostics; print([m for m in ('torch', 'scipy', 'arviz', 'h5py') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]"
