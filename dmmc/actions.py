@@ -15,7 +15,7 @@ They differ by a rescaling of the field only: ``phi_mass = sqrt(kappa) phi_hop``
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from dmmc.errors import DmmcError
+from dmmc.lattice import both_neighbours
 
 
 @runtime_checkable
@@ -42,20 +43,11 @@ class Action(Protocol):
         ...
 
 
-def _lattice_axes(phi: Tensor) -> tuple[int, ...]:
-    return tuple(range(1, phi.ndim))
-
-
-def _forward_neighbours(phi: Tensor) -> Tensor:
-    """``sum_mu phi(x + mu)``, the shape of ``phi``."""
-    return sum((torch.roll(phi, -1, axis) for axis in _lattice_axes(phi)), torch.zeros_like(phi))
-
-
 def _neighbours(phi: Tensor) -> Tensor:
     """``sum_mu [phi(x + mu) + phi(x - mu)]``, the shape of ``phi``."""
-    total = torch.zeros_like(phi)
-    for axis in _lattice_axes(phi):
-        total = total + torch.roll(phi, -1, axis) + torch.roll(phi, 1, axis)
+    total = both_neighbours(phi, 1)
+    for axis in range(2, phi.ndim):
+        total = total + both_neighbours(phi, axis)
     return total
 
 
@@ -129,7 +121,7 @@ class Phi4:
         return self.lam / self.kappa**2
 
     def rescaled(self, scale: float) -> Phi4:
-        """The same theory for a field in another normalisation (1 hopping, sqrt(kappa) mass, sqrt(2 kappa) textbook)."""
+        """The same theory for a field in another normalisation: 1 hopping, sqrt(kappa) mass, sqrt(2 kappa) textbook."""
         return Phi4(self.kappa, self.lam, scale)
 
     @property
@@ -142,7 +134,7 @@ class Phi4:
         """S, shape ``(batch,)``."""
         hop, quad, quart = self.coefficients
         phi2 = phi * phi
-        density = phi2 * (quad + quart * phi2) - hop * phi * _forward_neighbours(phi)
+        density = phi2 * (quad + quart * phi2) - 0.5 * hop * phi * _neighbours(phi)
         return density.flatten(1).sum(1)
 
     def grad(self, phi: Tensor) -> Tensor:
@@ -244,3 +236,14 @@ def action_from_description(description: dict[str, Any]) -> Action | None:
         return make(**parameters)
     except TypeError:
         raise DmmcError(f"not the description of an action that this version knows: {description}") from None
+
+
+def same_action(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two descriptions are of one action, numbers up to rounding (couplings pass through conversions)."""
+
+    def equal(x: Any, y: Any) -> bool:
+        if isinstance(x, (int, float)) and isinstance(y, (int, float)):
+            return math.isclose(x, y, rel_tol=1e-9)
+        return bool(x == y)
+
+    return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)

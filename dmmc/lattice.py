@@ -97,7 +97,9 @@ class Lattice:
                 for axis, value in zip(axes, sorted((folded[a] for a in axes), reverse=True), strict=True):
                     folded[axis] = value
             labels.setdefault(tuple(folded), []).append(flat)
-        names = sorted(labels, key=lambda n: (sum(math.sin(math.pi * a / b) ** 2 for a, b in zip(n, self.shape)), n))
+        names = sorted(
+            labels, key=lambda n: (sum(math.sin(math.pi * a / b) ** 2 for a, b in zip(n, self.shape, strict=True)), n)
+        )
         index = torch.empty(math.prod(self.half), dtype=torch.int64)
         for number, name in enumerate(names):
             index[labels[name]] = number
@@ -178,3 +180,16 @@ class Lattice:
             )
         if not bool(torch.isfinite(phi).all()):
             raise DmmcError(f"{name} has NaN or infinite values; remove those configurations first")
+
+
+def both_neighbours(x: Tensor, axis: int, distance: int = 1) -> Tensor:
+    """``x(y + distance e) + x(y - distance e)``, e the unit vector of the periodic ``axis`` of the tensor."""
+    n = x.shape[axis]
+    if n <= 2 * distance or x.requires_grad:
+        return torch.roll(x, distance, axis) + torch.roll(x, -distance, axis)
+    out = torch.empty_like(x)  # three writes, without the copies that two rolls would make
+    inner, m = n - 2 * distance, distance
+    torch.add(x.narrow(axis, 0, inner), x.narrow(axis, 2 * m, inner), out=out.narrow(axis, m, inner))
+    torch.add(x.narrow(axis, n - m, m), x.narrow(axis, m, m), out=out.narrow(axis, 0, m))
+    torch.add(x.narrow(axis, n - 2 * m, m), x.narrow(axis, 0, m), out=out.narrow(axis, n - m, m))
+    return out

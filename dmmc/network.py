@@ -5,12 +5,12 @@ unit Gaussian standard deviation, and ``Q_i(p) D_v(p) / rms_i(v)`` a second one.
 Lin and shell kernels W_b that are smooth functions of the noise level,
 
     u    = R D phi_s / rms                                  B filtered copies of the field
-    h1   = tanh(A u + b1)                                   F1 channels
-    h2   = tanh(sum_b W_b S_b h1 + A2 u + b2)               F2 channels; S_b sums over the b-th shell of neighbours
+    h1   = h(A u + b1)                                      F1 channels; h(z) = z / sqrt(1 + z^2)
+    h2   = h(sum_b W_b S_b h1 + A2 u + b2)                  F2 channels; S_b sums over the b-th shell of neighbours
     D N  = (Q D / rms)^T [O h1 + O2 h2 + Lin u]
 
 (the biases b exist only where the model is not odd). With ``G_ij(x) = 1/V sum_p Q_i R_j D^2 e^{ipx} / (rms_i rms_j)``
-and ``tanh' = 1 - tanh^2``, the trace of the Jacobian of D N is a sum of products of h1' and h2' at sites one shell
+and ``h'(z) = (1 + z^2)^(-3/2)``, the trace of the Jacobian of D N is a sum of products of h1', h2' at sites one shell
 apart:
 
     tr = V sum_ij Lin_ij G_ij(0) + sum_y sum_f h1'_f(y) [O^T G(0) A]_ff + sum_y sum_f h2'_f(y) [O2^T G(0) A2^T]_ff
@@ -21,7 +21,9 @@ at about the cost of one more forward pass. A third nonlinear layer would not ha
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 from dmmc import shells, splines
 from dmmc.diffusion import GaussianReference, wiener
 from dmmc.errors import DmmcError
-from dmmc.lattice import Lattice
+
 
 @dataclass(frozen=True)
 class NetworkSize:
@@ -70,6 +72,62 @@ class NetworkSize:
         return asdict(self)
 
 
+class _Activation(torch.autograd.Function):
+    # By hand: autograd would save and revisit every intermediate of what is a single memory-bound sweep.
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        r = torch.rsqrt(z.square().add_(1))
+        ctx.save_for_backward(z, r)
+        return z * r, r
+
+    @staticmethod
+    def backward(ctx: Any, grad_h: Tensor, grad_r: Tensor | None) -> Tensor:
+        z, r = ctx.saved_tensors
+        if grad_r is not None:
+            grad_h = grad_h - z * grad_r
+        return r.square().mul_(r).mul_(grad_h)
+
+
+def activation(z: Tensor) -> tuple[Tensor, Tensor]:
+    """``h(z) = z / sqrt(1 + z^2)`` and ``r = 1 / sqrt(1 + z^2)``; the slope of h is ``r^3``."""
+    h, r = _Activation.apply(z)
+    return h, r
+
+
+def shell_layer(h: Tensor, w: Tensor, which: tuple[shells.Shell, ...], fields: torch.Size) -> Tensor:
+    """``sum_k W_k S_k h``: h ``(G, F1, n V)``, w ``(G, len(which), F2, F1)``, fields ``(n, *lattice)``."""
+    mixed = (w.flatten(1, 2) @ h).view(*w.shape[:3], *fields)
+    return shells.shell_sum(mixed, which, len(fields) - 1).flatten(2)
+
+
+def site_layers(u: Tensor, m: dict[str, Tensor], which: tuple[shells.Shell, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """The site-wise part of the network.
+
+    Args:
+        u: filtered fields ``(G, B, n, *lattice)``.
+        m: matrices, ``(G, ...)`` each.
+        which: the shells.
+
+    Returns:
+        ``1/sqrt(1 + z1^2)``, ``1/sqrt(1 + z2^2)`` and ``O h1 + O2 h2 + Lin u``, each ``(G, channels, n V)``.
+    """
+    flat = u.flatten(2)
+    z1 = m["a1"] @ flat
+    z2 = m["a2"] @ flat
+    if "b1" in m:
+        z1 = z1 + m["b1"].unsqueeze(-1)
+        z2 = z2 + m["b2"].unsqueeze(-1)
+    h1, r1 = activation(z1)
+    h2, r2 = activation(z2 + shell_layer(h1, m["w"], which, u.shape[2:]))
+    return r1, r2, m["lin"] @ flat + m["o1"] @ h1 + m["o2"] @ h2
+
+
+@functools.cache
+def _fused_site_layers() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    return torch.compile(site_layers, dynamic=False)
+
+
 class InteractionNetwork(nn.Module):
     """The network of this module's formulas for one Gaussian reference.
 
@@ -78,7 +136,14 @@ class InteractionNetwork(nn.Module):
         size: numbers of channels, knots and shells.
         generator: random initial weights (CPU). The second-to-last maps start at zero, so that N = 0: an
             untrained network is the Gaussian reference exactly.
+
+    Attributes:
+        fused: run the site-wise layers through torch.compile; same numbers up to rounding.
     """
+
+    _c: Tensor
+    _multiplicity: Tensor
+    _radial_basis: Tensor
 
     def __init__(
         self, reference: GaussianReference, size: NetworkSize | None = None, generator: torch.Generator | None = None
@@ -87,6 +152,7 @@ class InteractionNetwork(nn.Module):
         size = NetworkSize() if size is None else size
         self.reference = reference
         self.size = size
+        self.fused = False
         lattice = reference.lattice
         self.lattice = lattice
         found = (shells.displacements(distances, lattice.dim) for distances in size.shells)
@@ -121,6 +187,10 @@ class InteractionNetwork(nn.Module):
         self.register_buffer("_radial_basis", radial, persistent=False)
         self.register_buffer("_c", reference.lattice.spread(reference.propagator).float(), persistent=False)
         self.register_buffer("_multiplicity", lattice.multiplicity.float(), persistent=False)
+
+    @property
+    def _level_parameters(self) -> list[str]:
+        return ["a1", "a2", "w", "o1", "o2", "lin"] + ([] if self.size.odd else ["b1", "b2"])
 
     def _radial_argument(self) -> Tensor:
         # ln(phat^2 + c) resolves the infrared; on every lattice the same momentum has the same argument, so that a
@@ -157,30 +227,28 @@ class InteractionNetwork(nn.Module):
     def matrices(self, v: Tensor) -> dict[str, Tensor]:
         """The site-wise matrices at noise variances ``v`` ``(G,)``, each ``(G, ...)``."""
         level = splines.basis(self.reference.level(v), self.size.level_knots)
-        names = ["a1", "a2", "w", "o1", "o2", "lin"] + ([] if self.size.odd else ["b1", "b2"])
         found = {}
-        for name in names:
+        for name in self._level_parameters:
             parameter: Tensor = getattr(self, name)
             found[name] = (level @ parameter.flatten(1)).view(len(v), *parameter.shape[1:])
         return found
 
-    def _site_layers(self, u: Tensor, m: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """``(h1, h2, output)`` from ``u`` ``(G, B, n, *lattice)``."""
-        flat = u.flatten(2)
-        z1 = m["a1"] @ flat
-        z2 = m["a2"] @ flat
-        if not self.size.odd:
-            z1 = z1 + m["b1"].unsqueeze(-1)
-            z2 = z2 + m["b2"].unsqueeze(-1)
-        h1 = torch.tanh(z1)
-        h2 = torch.tanh(z2 + self._shell_layer(h1, m["w"], self.shells, u.shape[2:]))
-        out = m["lin"] @ flat + m["o1"] @ h1 + m["o2"] @ h2
-        return h1, h2, out
+    def coefficients_for(self, reference: GaussianReference) -> dict[str, Tensor]:
+        """State dictionary of the same functions for another reference: noise levels keep their variance v.
 
-    def _shell_layer(self, h: Tensor, w: Tensor, which: tuple[shells.Shell, ...], fields: torch.Size) -> Tensor:
-        """``sum_k W_k S_k h`` with ``h`` ``(G, F1, n V)`` and ``w`` ``(G, len(which), F2, F1)``."""
-        mixed = (w.flatten(1, 2) @ h).view(*w.shape[:3], *fields)
-        return shells.shell_sum(mixed, which, self.lattice.dim).flatten(2)
+        Beyond the range of levels of this network its value at the end of the range is used.
+        """
+        level = torch.linspace(0, 1, 200, dtype=torch.float64)
+        old = self.reference.level(reference.variance(level))
+        coefficients = dict(self.state_dict())
+        for name in self._level_parameters:
+            coefficients[name] = splines.refit(coefficients[name], old, self.size.level_knots)
+        return coefficients
+
+    def _site_layers(self, u: Tensor, m: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        layers = _fused_site_layers() if self.fused else site_layers
+        found: tuple[Tensor, Tensor, Tensor] = layers(u, m, self.shells)
+        return found
 
     def forward(self, modes: Tensor, v: Tensor) -> Tensor:
         """D N in momentum space.
@@ -202,24 +270,23 @@ class InteractionNetwork(nn.Module):
         r, q = self.filters(v)
         m = self.matrices(v)
         u = self.lattice.to_sites(r.unsqueeze(2) * modes.unsqueeze(1))
-        h1, h2, out = self._site_layers(u, m)
+        r1, r2, out = self._site_layers(u, m)
         drift = (q.unsqueeze(2) * self.lattice.to_modes(out.view(u.shape))).sum(1)
 
         volume = self.lattice.volume
         gram = self.lattice.to_sites(q.unsqueeze(2) * r.unsqueeze(1) + 0j) / math.sqrt(volume)
         here = gram.flatten(3)[..., 0]
-        slope1 = 1 - h1.square()
-        slope2 = 1 - h2.square()
+        slope1 = r1 * r1 * r1
+        slope2 = r2 * r2 * r2
         constant = volume * torch.einsum("gij,gij->g", m["lin"], here)
         first = torch.einsum("gif,gij,gfj->gf", m["o1"], here, m["a1"])
         second = torch.einsum("gif,gij,gfj->gf", m["o2"], here, m["a2"])
         weights = [
-            m["w"][:, k] * (m["o2"].mT @ gram[(..., *shells.representative(part, self.lattice))] @ m["a1"].mT)
+            m["w"][:, k] * (m["o2"].mT @ gram.flatten(3)[..., shells.site_index(part, self.lattice)] @ m["a1"].mT)
             for k, part in self._parts
         ]
         parts = tuple(part for _, part in self._parts)
-        coupled = self._shell_layer(slope1, torch.stack(weights, 1), parts, u.shape[2:]) + second.unsqueeze(-1)
+        coupled = shell_layer(slope1, torch.stack(weights, 1), parts, u.shape[2:]) + second.unsqueeze(-1)
         per_site = (slope2 * coupled).sum(1) + (first.unsqueeze(1) @ slope1).squeeze(1)
         trace = per_site.view(*modes.shape[:2], volume).sum(-1, dtype=torch.float64)
         return drift, trace + constant.double().unsqueeze(1)
-

@@ -79,8 +79,8 @@ class PosteriorSampler:
 
     action: Action | None
     mixer: TargetMixer
-    trajectories: int = 8
-    n_leapfrog: int = 5
+    trajectories: int = 16
+    n_leapfrog: int = 3
     angles: tuple[float, ...] = ()
 
     @property
@@ -115,64 +115,68 @@ class PosteriorSampler:
         batch = phi0.shape[:2]
         v = reference.variance(level).to(phi0)
         c = reference.c(phi0)
-        d = wiener(c, v).unsqueeze(1)
-        sqrt_p = posterior_covariance(c, v).unsqueeze(1).sqrt()
-        share = self.mixer.fraction(c, v).unsqueeze(1)
+        # Modes are handled as pairs of real numbers, which multiply faster by real factors than complex ones do.
+        d = wiener(c, v).view(-1, 1, *c.shape, 1)
+        p = posterior_covariance(c, v).view_as(d)
+        share = self.mixer.fraction(c, v).view_as(d)
+        inverse_c = (1 / c).unsqueeze(-1)
+
+        def modes(phi: Tensor) -> Tensor:
+            return torch.view_as_real(lattice.to_modes(phi))
 
         def white() -> Tensor:
-            return lattice.to_modes(torch.randn(phi0.shape, generator=generator, dtype=phi0.dtype, device=phi0.device))
+            return modes(torch.randn(phi0.shape, generator=generator, dtype=phi0.dtype, device=phi0.device))
 
-        def norm2(x: Tensor) -> Tensor:
-            return x.real.square() + x.imag.square()
+        def norm2(x: Tensor, weight: Tensor) -> Tensor:
+            return lattice.sum_modes((x.square() * weight).sum(-1))
 
-        modes0 = lattice.to_modes(phi0 - reference.mean)
-        noisy = modes0 + _like_field(v.sqrt(), phi0) * white()
+        x0 = modes(phi0 - reference.mean)
+        noisy = x0 + v.sqrt().view(-1, 1, *(1,) * (lattice.dim + 1)) * white()
         centre = d * noisy
-        eta = (modes0 - centre) / sqrt_p
+        x = x0 - centre  # = P^{1/2} eta; its momentum pi below carries the same factor
         accepted = torch.zeros_like(v)
         action = self.action
         if action is None:
-            return noisy, -d * eta / sqrt_p, accepted
+            return torch.view_as_complex(noisy), torch.view_as_complex(-d * x / p), accepted
 
-        def interaction(eta: Tensor) -> tuple[Tensor, Tensor]:
-            """grad S_int (modes) and S_int at ``eta``."""
-            x = centre + sqrt_p * eta
-            phi = lattice.to_sites(x).flatten(0, 1) + reference.mean
-            gradient = lattice.to_modes(action.grad(phi).view(phi0.shape)) - x / c
-            return gradient, action(phi).view(batch) - 0.5 * lattice.sum_modes(norm2(x) / c)
+        def field(x: Tensor) -> tuple[Tensor, Tensor]:
+            """phi_0 in modes and on the sites."""
+            x = centre + x
+            return x, lattice.to_sites(torch.view_as_complex(x)).flatten(0, 1) + reference.mean
 
-        def mixed(y_t: Tensor, eta: Tensor) -> Tensor:
-            return y_t - share * (y_t + eta / sqrt_p)  # y_D = -eta / sqrt(P)
+        def force(x: Tensor) -> Tensor:
+            """y_T = grad S_int in modes."""
+            x, phi = field(x)
+            return modes(action.grad(phi).view(phi0.shape)).addcmul_(x, inverse_c, value=-1)
 
-        angle = self.angle(level).to(phi0)
-        kick = 0.5 * _like_field(angle, phi0) * sqrt_p
-        cos, sin = _like_field(angle.cos(), phi0), _like_field(angle.sin(), phi0)
-        y_t, s_int = interaction(eta)
-        total = mixed(y_t, eta)
+        def energy(x: Tensor, pi: Tensor) -> Tensor:
+            total, phi = field(x)
+            s_int = action(phi).view(batch) - 0.5 * norm2(total, inverse_c)
+            return s_int + 0.5 * (norm2(x, 1 / p) + norm2(pi, 1 / p))
+
+        y = force(x)
+        keep_t, keep_d = 1 - share, share / p  # mixture (1 - share) y_T + share y_D, with y_D = -x / P
+        target = keep_t * y - keep_d * x
+        angle = self.angle(level).to(phi0).view(-1, 1, *(1,) * (lattice.dim + 1))
+        kick, cos, sin = angle * p, angle.cos(), angle.sin()
         for _ in range(self.trajectories):
-            pi = white()
-            energy = s_int + 0.5 * lattice.sum_modes(norm2(eta) + norm2(pi))
-            new_eta, new_y, new_s = eta, y_t, s_int
-            for _ in range(self.n_leapfrog):
-                pi = pi - kick * new_y
-                new_eta, pi = cos * new_eta + sin * pi, cos * pi - sin * new_eta
-                new_y, new_s = interaction(new_eta)
-                pi = pi - kick * new_y
-            change = new_s + 0.5 * lattice.sum_modes(norm2(new_eta) + norm2(pi)) - energy
+            pi = p.sqrt() * white()
+            before = energy(x, pi)
+            new_x, new_y = x, y
+            pi = pi.addcmul(kick, new_y, value=-0.5)
+            for k in range(self.n_leapfrog):
+                new_x, pi = (cos * new_x).addcmul_(sin, pi), (cos * pi).addcmul_(sin, new_x, value=-1)
+                new_y = force(new_x)
+                pi = pi.addcmul_(kick, new_y, value=-1.0 if k < self.n_leapfrog - 1 else -0.5)
+            change = energy(new_x, pi) - before
             u = torch.rand(batch, generator=generator, dtype=phi0.dtype, device=phi0.device)
             accept = u.log() < -change  # false for NaN
             accepted += accept.to(accepted).mean(1)
-            keep = accept.view(*batch, *(1,) * lattice.dim)
-            eta = torch.where(keep, new_eta, eta)
-            y_t = torch.where(keep, new_y, y_t)
-            s_int = torch.where(accept, new_s, s_int)
-            total = total + mixed(y_t, eta)
-        return noisy, d * total / (self.trajectories + 1), accepted / max(self.trajectories, 1)
-
-
-def _like_field(values: Tensor, field: Tensor) -> Tensor:
-    """``(G,)`` values, shaped to multiply fields ``(G, n, *lattice)``."""
-    return values.view(-1, *(1,) * (field.ndim - 1))
+            keep = accept.view(*batch, *(1,) * (lattice.dim + 1))
+            x, y = torch.where(keep, new_x, x), torch.where(keep, new_y, y)
+            target.addcmul_(keep_t, y).addcmul_(keep_d, x, value=-1)
+        mean_target = d * target / (self.trajectories + 1)
+        return torch.view_as_complex(noisy), torch.view_as_complex(mean_target), accepted / max(self.trajectories, 1)
 
 
 def tune(

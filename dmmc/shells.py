@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmmc.lattice import Lattice
+from dmmc.lattice import Lattice, both_neighbours
 
 Displacement = tuple[tuple[int, int], ...]
 Shell = tuple[Displacement, ...]
@@ -47,24 +47,12 @@ def n_sites(shell: Shell) -> int:
     return sum(2 ** len(displacement) for displacement in shell)
 
 
-def representative(shell: Shell, lattice: Lattice) -> tuple[int, ...]:
-    """The site at the first displacement of ``shell``, as an index."""
-    site = [0] * lattice.dim
-    for axis, distance in shell[0]:
-        site[axis] = distance % lattice.shape[axis]
-    return tuple(site)
-
-
-def _both_ways(x: Tensor, axis: int, m: int) -> Tensor:
-    """``X_{axis,m} x``; ``axis`` counts from the end."""
-    n = x.shape[axis]
-    if n <= 2 * m:
-        return torch.roll(x, m, axis) + torch.roll(x, -m, axis)
-    out = torch.empty_like(x)  # three writes without the copies that two rolls would make
-    torch.add(x.narrow(axis, 0, n - 2 * m), x.narrow(axis, 2 * m, n - 2 * m), out=out.narrow(axis, m, n - 2 * m))
-    torch.add(x.narrow(axis, n - m, m), x.narrow(axis, m, m), out=out.narrow(axis, 0, m))
-    torch.add(x.narrow(axis, n - 2 * m, m), x.narrow(axis, 0, m), out=out.narrow(axis, n - m, m))
-    return out
+def site_index(shell: Shell, lattice: Lattice) -> int:
+    """Flat index of the site at the first displacement of ``shell`` from the origin."""
+    index = 0
+    for axis, extent in enumerate(lattice.shape):
+        index = index * extent + dict(shell[0]).get(axis, 0) % extent
+    return index
 
 
 def _split(terms: list[tuple[Displacement, int]], axis: int) -> dict[int, list[tuple[Displacement, int]]]:
@@ -84,13 +72,11 @@ def _gather(x: Tensor, terms: list[tuple[Displacement, int]], axis: int, dim: in
         for _, k in terms[1:]:
             total = total + x[:, k]
         return total
-    total = None
+    parts = []
     for distance, group in _split(terms, axis).items():
         part = _gather(x, group, axis + 1, dim)
-        part = _both_ways(part, axis - dim, distance) if distance else part
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+        parts.append(both_neighbours(part, axis - dim, distance) if distance else part)
+    return sum(parts[1:], parts[0])
 
 
 def _scatter(g: Tensor, terms: list[tuple[Displacement, int]], axis: int, dim: int, out: Tensor) -> None:
@@ -100,7 +86,7 @@ def _scatter(g: Tensor, terms: list[tuple[Displacement, int]], axis: int, dim: i
             out[:, k] += g
         return
     for distance, group in _split(terms, axis).items():
-        _scatter(_both_ways(g, axis - dim, distance) if distance else g, group, axis + 1, dim, out)
+        _scatter(both_neighbours(g, axis - dim, distance) if distance else g, group, axis + 1, dim, out)
 
 
 def _terms(shells: Sequence[Shell]) -> list[tuple[Displacement, int]]:
@@ -114,7 +100,7 @@ class _ShellSum(torch.autograd.Function):
         return _gather(x, _terms(shells), 0, dim)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         out = g.new_zeros(g.shape[0], len(ctx.shells), *g.shape[1:])
         _scatter(g, _terms(ctx.shells), 0, ctx.dim, out)
         return out, None, None

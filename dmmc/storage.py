@@ -697,6 +697,17 @@ def load_run(path: str | Path) -> Run:
     return _verified(path, read)
 
 
+def stored_header(path: str | Path) -> dict[str, Any] | None:
+    """The header of a finished run; None for a file that is not one but may hold fields all the same."""
+    try:
+        with h5py.File(path) as file:
+            text = _text(file, "header") if _text(file, "format") == FORMAT else None
+    except OSError:
+        return None
+    header: dict[str, Any] | None = None if text is None else json.loads(text)
+    return header
+
+
 def load_fields(path: str | Path, lattice_shape: tuple[int, ...] | None = None) -> NDArray[np.float64]:
     """Configurations of a dmmc run, of any HDF5 file with a dataset ``/cfgs``, or of a ``.npy`` file.
 

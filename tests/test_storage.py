@@ -244,7 +244,7 @@ def test_missing_unfinished_and_foreign_files(tmp_path):
         writer.append(**block(0))
         writer.append(**block(1))
     for load in (load_run, load_fields):
-        with pytest.raises(FileError, match="2 blocks.*--resume"):
+        with pytest.raises(FileError, match=r"2 blocks.*--resume"):
             load(path)
     for content, match in ((b"", "empty"), (b"not HDF5 at all", "not an HDF5 file")):
         (tmp_path / "foreign").write_bytes(content)
@@ -253,9 +253,9 @@ def test_missing_unfinished_and_foreign_files(tmp_path):
                 load(tmp_path / "foreign")
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["something"] = np.zeros(3)
-    with pytest.raises(FileError, match="not a dmmc run.*/cfgs"):
+    with pytest.raises(FileError, match=r"not a dmmc run.*/cfgs"):
         load_run(tmp_path / "foreign.h5")
-    with pytest.raises(FileError, match="no dataset /cfgs.*something"):
+    with pytest.raises(FileError, match=r"no dataset /cfgs.*something"):
         load_fields(tmp_path / "foreign.h5")
     with pytest.raises(FileError, match="not a dmmc run"):
         RunWriter.resume(tmp_path / "foreign.h5", HEADER)
@@ -271,9 +271,9 @@ def test_truncated_files(tmp_path):
     content = path.read_bytes()
     for length in np.linspace(8, len(content) - 1, 20).astype(int):
         path.write_bytes(content[:length])
-        with pytest.raises(FileError, match="truncated|damaged"):
+        with pytest.raises(FileError, match=r"truncated|damaged"):
             load_run(path)
-        with pytest.raises(FileError, match="truncated|damaged"):
+        with pytest.raises(FileError, match=r"truncated|damaged"):
             load_fields(path)
 
 

@@ -1,0 +1,361 @@
+"""The command line: parses, calls :mod:`dmmc.workflow`, prints. No physics here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dmmc
+from dmmc.errors import DmmcError, FileError
+
+DESCRIPTION = """\
+Exact sampling of lattice field theories with diffusion models.
+
+A diffusion model with a tractable likelihood proposes whole field configurations; a Metropolis
+step makes the chain exact. The usual way:
+
+  dmmc ensemble --kappa 0.27 --lam 0.022 --shape 16 16 --out hmc.h5
+  dmmc train    --ensemble hmc.h5 --minutes 5 --out model.safetensors
+  dmmc sample   --model model.safetensors --out chain.h5
+
+or all of it at once, with a comparison and figures: dmmc quickstart."""
+
+EPILOG = "Errors in brackets are statistical, with autocorrelations; tau_int is 1/2 for a white series."
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dmmc", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"dmmc {dmmc.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help_: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=help_, description=help_, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+
+    ensemble = command("ensemble", "make an ensemble with HMC or embedded cluster updates")
+    _add_action(ensemble)
+    ensemble.add_argument("--shape", type=int, nargs="+", required=True, metavar="L", help="lattice, e.g. 16 16")
+    ensemble.add_argument("--method", choices=["hmc", "cluster"], default="hmc", help="sampler")
+    ensemble.add_argument("--chains", type=int, default=256, help="parallel chains")
+    ensemble.add_argument("--thermalise", type=int, default=200, help="steps thrown away")
+    _add_chain(ensemble, draws=240, keep_every=12)
+    _add_common(ensemble)
+
+    train = command("train", "train a diffusion model on an ensemble")
+    train.add_argument("--ensemble", type=Path, required=True, help="HDF5 file with /cfgs, or .npy: N x lattice")
+    _add_action(train, "; only for an ensemble that does not say")
+    budget = train.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, help="training budget in minutes (5, if --steps is not given)")
+    budget.add_argument("--steps", type=int, help="training budget in optimiser steps; reproducible")
+    train.add_argument("--init", help="start from this model file or pretrained name, of any lattice size or coupling")
+    train.add_argument("--sectors", choices=["auto", "one", "two"], default="auto",
+                       help="one centred reference, or the sector M > 0 and its mirror image")  # fmt: skip
+    train.add_argument("--hidden", type=int, nargs=2, default=[48, 32], metavar=("F1", "F2"), help="channels")
+    train.add_argument("--filters", type=int, default=6, help="filters of the first layer")
+    train.add_argument("--learning-rate", type=float, default=5e-3, help="peak of the schedule")
+    train.add_argument("--levels", type=int, default=64, help="noise levels a batch, one field each")
+    train.add_argument("--trajectories", type=int, default=16, help="posterior trajectories that average a target")
+    train.add_argument("--compile", action="store_true", help="fuse with torch.compile where that works")
+    _add_common(train)
+
+    sample = command("sample", "run the exact Metropolis chain of a trained model")
+    which = sample.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", type=Path, help="model file")
+    which.add_argument("--pretrained", metavar="NAME", help="a model that comes with dmmc, e.g. phi4-flow-L32")
+    _add_action(sample, "; checked against the model's")
+    sample.add_argument("--shape", type=int, nargs="+", metavar="L", help="lattice; checked against the model's")
+    sample.add_argument("--chains", type=int, default=64, help="parallel chains")
+    sample.add_argument("--flow-steps", type=int, help="integration steps of the probability flow")
+    sample.add_argument("--reference", type=Path, help="ensemble of another sampler, to weigh: shows missed modes")
+    _add_chain(sample, draws=256, keep_every=8)
+    _add_common(sample)
+
+    quick = command("quickstart", "the whole idea once: 16 x 16 near criticality, in under 6 minutes on 2 cores")
+    quick.add_argument("--minutes", type=float, default=3.0, help="training budget in minutes")
+    quick.add_argument("--steps", type=int, help="training budget in optimiser steps instead; reproducible")
+    quick.add_argument("--draws", type=int, default=128, help="draws of each of 64 diffusion chains")
+    quick.add_argument("--baseline-draws", type=int, default=240, help="draws of each of 256 HMC and cluster chains")
+    _add_common(quick, out="quickstart", resume=False)
+    return parser
+
+
+def _add_action(parser: argparse.ArgumentParser, note: str = "") -> None:
+    group = parser.add_argument_group("action", f"phi^4 in one of its forms, or a free field{note}")
+    group.add_argument("--kappa", type=float, help="hopping parameter (with --lam)")
+    group.add_argument("--lam", type=float, help="quartic coupling of the hopping form")
+    group.add_argument("--m2", type=float, help="bare mass squared of the mass form (with --lam-mass)")
+    group.add_argument("--lam-mass", type=float, help="quartic coupling of the mass form")
+    group.add_argument("--free-mass", type=float, help="mass of a free field")
+
+
+def _add_chain(parser: argparse.ArgumentParser, draws: int, keep_every: int) -> None:
+    parser.add_argument("--draws", type=int, default=draws, help="recorded draws of each chain")
+    parser.add_argument("--steps-per-draw", type=int, default=1, help="Metropolis steps between two draws")
+    parser.add_argument(
+        "--keep-every", type=int, default=keep_every, help="keep the fields of every k-th draw; 0: none"
+    )
+    parser.add_argument("--block", type=int, default=16, help="draws between two writes to disk")
+
+
+def _add_common(parser: argparse.ArgumentParser, out: str | None = None, resume: bool = True) -> None:
+    parser.add_argument("--seed", type=int, default=1, help="of all random numbers")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: all cores this process may use")
+    parser.add_argument("--out", type=Path, required=out is None, default=out, help="where the result goes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a machine-readable summary here")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
+    if resume:
+        parser.add_argument("--resume", action="store_true", help="go on with an interrupted run, or extend a chain")
+
+
+def _action(args: argparse.Namespace, dim: int) -> Any:
+    """The action that the flags ask for; None without any."""
+    from dmmc.actions import FreeField, Phi4
+
+    forms = {
+        "--kappa --lam": (args.kappa, args.lam),
+        "--m2 --lam-mass": (args.m2, args.lam_mass),
+        "--free-mass": (args.free_mass,),
+    }
+    given = {name: values for name, values in forms.items() if any(v is not None for v in values)}
+    if not given:
+        return None
+    if len(given) > 1:
+        raise DmmcError(f"give the action in one form, not as {' and '.join(given)}")
+    ((name, values),) = given.items()
+    if any(v is None for v in values):
+        raise DmmcError(f"the action needs all of {name}")
+    if name == "--kappa --lam":
+        return Phi4(args.kappa, args.lam)
+    return Phi4.from_mass(args.m2, args.lam_mass, dim) if name == "--m2 --lam-mass" else FreeField(args.free_mass)
+
+
+def _check_out(path: Path, args: argparse.Namespace) -> None:
+    if path.is_dir():
+        raise FileError(f"--out {path} is a directory; name a file in it")
+    if path.exists() and not (args.overwrite or getattr(args, "resume", False)):
+        raise FileError(f"{path} exists; choose another --out, or pass --overwrite")
+
+
+def _check_json(args: argparse.Namespace) -> None:
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        raise FileError(f"--json {args.json}: there is no directory {args.json.parent}; make it first")
+
+
+def _device(args: argparse.Namespace) -> str:
+    import torch
+
+    try:
+        device = torch.device(args.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DmmcError(f"--device {args.device} cannot be used here ({reason}); use cpu") from None
+    return str(args.device)
+
+
+def _ensemble(args: argparse.Namespace) -> dict[str, Any]:
+    from dmmc import workflow
+    from dmmc.chain import ChainOptions
+    from dmmc.lattice import Lattice
+
+    lattice = Lattice(tuple(args.shape))
+    action = _action(args, lattice.dim)
+    if action is None:
+        raise DmmcError("say which action: --kappa and --lam, or --m2 and --lam-mass, or --free-mass")
+    run = ChainOptions(args.draws, args.steps_per_draw, args.keep_every, args.block, args.seed)
+    options = workflow.EnsembleOptions(args.method, args.chains, args.thermalise, run)
+    stages = workflow.Stages()
+    made = workflow.make_ensemble(
+        action, lattice, options, args.out,
+        resume=args.resume, overwrite=args.overwrite, device=_device(args), stages=stages,
+    )  # fmt: skip
+    found = workflow.estimates(made)
+    summary = workflow.summarise(made, found, None, stages)
+    _print_run(summary, found)
+    return summary
+
+
+def _train(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from dmmc import storage, workflow
+    from dmmc.actions import action_from_description, same_action
+    from dmmc.lattice import Lattice
+    from dmmc.network import NetworkSize
+    from dmmc.training import TrainingOptions
+
+    _check_out(args.out, args)
+    device = _device(args)
+    phi = torch.as_tensor(storage.load_fields(args.ensemble), dtype=torch.float32)
+    lattice = Lattice(tuple(phi.shape[1:]))
+    action = _action(args, lattice.dim)
+    header = storage.stored_header(args.ensemble)
+    if header is not None:
+        if action is not None and not same_action(action.describe(), header["action"]):
+            raise DmmcError(
+                f"{args.ensemble} is an ensemble of {header['action']}, not of {action.describe()}; "
+                "leave out the action flags"
+            )
+        action = action or action_from_description(header["action"])
+    if action is None:
+        raise DmmcError(f"{args.ensemble} does not say its action; give it: --kappa and --lam, or --m2 and --lam-mass")
+    minutes = 5.0 if args.minutes is None and args.steps is None else args.minutes
+    options = TrainingOptions(
+        steps=args.steps, minutes=minutes, levels=args.levels, learning_rate=args.learning_rate,
+        trajectories=args.trajectories, seed=args.seed, compile=args.compile,
+    )  # fmt: skip
+    size = NetworkSize(filters=args.filters, hidden1=args.hidden[0], hidden2=args.hidden[1])
+    stages = workflow.Stages()
+    # Chains of an ensemble lie one after another in the file; validation must not be on one of them alone.
+    phi = phi[torch.randperm(len(phi), generator=torch.Generator().manual_seed(args.seed))]
+    model = workflow.train(
+        action, lattice, phi, options, args.out,
+        size=size, init=_load_model(args.init, device) if args.init else None,
+        two_sector={"auto": None, "one": False, "two": True}[args.sectors],
+        resume=args.resume, device=device, stages=stages,
+    )  # fmt: skip
+    history = model.history
+    last = history["validation"][-1] if history["validation"] else None
+    summary = {
+        "model": str(args.out),
+        "action": dict(model.action),
+        "lattice": list(lattice.shape),
+        "two_sector": model.two_sector,
+        "steps": history["steps"],
+        "validation": history["validation"],
+        "wall_seconds": {name: round(s, 3) for name, s in stages.seconds.items()},
+    }
+    print(f"trained {history['steps']} steps in {stages.seconds['train']:.0f} s", end="")
+    print(f"; KL removed from the Gaussian reference: {last['N=0'] - last['validation']:.2f}" if last else "")
+    print(f"model: {args.out}")
+    return summary
+
+
+def _load_model(name: str | Path, device: str) -> Any:
+    from dmmc.model import DiffusionModel, load_pretrained, pretrained_names
+
+    if str(name) in pretrained_names():
+        return load_pretrained(str(name), device=device)
+    return DiffusionModel.load(name, device=device)
+
+
+def _sample(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from dmmc import storage, workflow
+    from dmmc.chain import ChainOptions
+    from dmmc.lattice import Lattice
+    from dmmc.model import DiffusionModel, load_pretrained
+
+    device = _device(args)
+    if args.pretrained is not None:
+        model = load_pretrained(args.pretrained, device=device)
+    else:
+        model = DiffusionModel.load(args.model, device=device)
+    action = _action(args, model.lattice.dim) or model.known_action()
+    if action is None:
+        raise DmmcError("the model does not say its action; give it: --kappa and --lam, or --m2 and --lam-mass")
+    model.check_fits(action, Lattice(tuple(args.shape)) if args.shape else None)
+    reference = None
+    if args.reference is not None:
+        fields = storage.load_fields(args.reference, model.lattice.shape)
+        # Chains lie one after another in the file: take some of each.
+        reference = torch.as_tensor(fields[:: max(1, len(fields) // 1024)][:1024])
+    options = ChainOptions(args.draws, args.steps_per_draw, args.keep_every, args.block, args.seed)
+    stages = workflow.Stages()
+    sampled = workflow.sample(
+        model, action, args.chains, options, args.out,
+        n_steps=args.flow_steps, reference=reference, resume=args.resume, overwrite=args.overwrite, stages=stages,
+    )  # fmt: skip
+    found = workflow.estimates(sampled.run)
+    summary = workflow.summarise(sampled.run, found, sampled, stages)
+    _print_run(summary, found)
+    return summary
+
+
+def _quickstart(args: argparse.Namespace) -> dict[str, Any]:
+    from dmmc import quickstart
+
+    device = _device(args)
+    if args.overwrite and args.out.is_dir():
+        for name in quickstart.FILES:
+            (args.out / name).unlink(missing_ok=True)
+            shutil.rmtree(args.out / f"{name}.partial", ignore_errors=True)
+    options = quickstart.QuickstartOptions(
+        minutes=None if args.steps else args.minutes, steps=args.steps, draws=args.draws,
+        baseline_draws=args.baseline_draws, seed=args.seed, device=device,
+    )  # fmt: skip
+    summary = quickstart.quickstart(options, args.out)
+    print()
+    print(summary["table"])
+    print()
+    _print_weights(summary)
+    print(f"\neverything is in {args.out}/: the table (table.txt), the chains (*.h5), the model, and the figures")
+    for path in summary["figures"]:
+        print(f"  {path}")
+    return summary
+
+
+def _print_weights(summary: dict[str, Any]) -> None:
+    print(f"acceptance {summary['acceptance']:.3f}", end="")
+    if summary["ess_fraction"] is not None:
+        print(f", ESS/N {summary['ess_fraction']:.3f}, std(log w) {summary['std_log_w']:.3f}", end="")
+    print()
+    if summary["bias_bound_sigma"] is not None:
+        print(f"bias of any observable: at most {summary['bias_bound_sigma']:.1e} of its standard deviation")
+    if summary["rejected_not_finite"]:
+        print(f"warning: {summary['rejected_not_finite']} proposals were not finite and were rejected")
+    if summary["kl"] is not None:
+        for name in ("KL(q||p) from proposals", "KL(p||q) from reference configurations"):
+            print(f"{name}: {summary['kl'][name]:.3f}")
+
+
+def _print_run(summary: dict[str, Any], found: dict[str, Any]) -> None:
+    from dmmc.report import table
+
+    print(table.comparison({summary["kernel"]: found}, reference=summary["kernel"]))
+    _print_weights(summary)
+    print(f"{summary['chains']} chains of {summary['draws']} draws: {summary['file']}")
+
+
+COMMANDS = {"ensemble": _ensemble, "train": _train, "sample": _sample, "quickstart": _quickstart}
+
+
+def _threads(args: argparse.Namespace) -> None:
+    import torch
+
+    if args.threads is not None:
+        if args.threads < 1:
+            raise DmmcError(f"--threads must be positive, got {args.threads}")
+        torch.set_num_threads(args.threads)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for refused input, 130 after Ctrl-C."""
+    args = _parser().parse_args(argv)
+    try:
+        _check_json(args)
+        _threads(args)
+        summary = COMMANDS[args.command](args)
+        if args.json is not None:
+            temporary = args.json.with_name(f".{args.json.name}.tmp")
+            temporary.write_text(json.dumps(summary, indent=2) + "\n")
+            os.replace(temporary, args.json)
+    except DmmcError as error:
+        print(f"dmmc {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        hint = "" if args.command == "quickstart" else "; go on with the same command and --resume"
+        print(f"\ndmmc {args.command}: interrupted{hint}", file=sys.stderr)
+        return 130
+    return 0

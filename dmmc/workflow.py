@@ -1,0 +1,312 @@
+"""The steps from an action to numbers with errors, each one call: ensemble, training, sampling, comparison.
+
+Every step returns a JSON-ready summary besides its result; the command line prints and stores it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmmc import chain, diagnostics, sectors, storage
+from dmmc.actions import Action, Phi4
+from dmmc.diagnostics import DiagnosticsWarning, Estimate
+from dmmc.diffusion import GaussianReference
+from dmmc.errors import DmmcError
+from dmmc.flow import FlowProposal
+from dmmc.kernels import cluster, hmc
+from dmmc.kernels.base import Kernel, State
+from dmmc.kernels.independence import Independence
+from dmmc.lattice import Lattice
+from dmmc.model import DiffusionModel
+from dmmc.network import NetworkSize
+from dmmc.training import TrainingOptions, fit
+
+WARM_UP = 60
+"""HMC trajectories that tune the step size."""
+
+
+class Stages:
+    """Wall seconds of each stage of a command."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+
+@dataclass(frozen=True)
+class EnsembleOptions:
+    """How a baseline ensemble is made.
+
+    Attributes:
+        method: ``hmc`` or ``cluster``.
+        chains: parallel chains.
+        thermalise: steps thrown away at the start.
+        run: length of the recorded part.
+    """
+
+    method: str
+    chains: int
+    thermalise: int
+    run: chain.ChainOptions
+
+    def __post_init__(self) -> None:
+        if self.method not in ("hmc", "cluster"):
+            raise DmmcError(f"the method of an ensemble is hmc or cluster, not {self.method!r}")
+        if self.chains < 1 or self.thermalise < 1:
+            raise DmmcError("an ensemble needs at least one chain and one step of thermalisation")
+
+
+def make_ensemble(
+    action: Action,
+    lattice: Lattice,
+    options: EnsembleOptions,
+    path: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | torch.device = "cpu",
+    stages: Stages | None = None,
+) -> storage.Run:
+    """Run a baseline sampler and store its chains.
+
+    Raises:
+        DmmcError: cluster updates of an action other than :class:`dmmc.actions.Phi4`; files in the way.
+    """
+    stages = Stages() if stages is None else stages
+    if options.method == "cluster" and not isinstance(action, Phi4):
+        raise DmmcError("cluster updates are for phi^4 only; use --method hmc")
+    with stages("warm-up"):
+        generator = chain.stream(options.run.seed, chain.START_STREAM, device)
+        # Narrow fields: in the steep tail of a quartic potential a step size tuned elsewhere is rejected for long.
+        scale = action.scale if isinstance(action, Phi4) else 1.0
+        phi = (
+            0.1
+            * scale
+            * torch.randn((options.chains, *lattice.shape), generator=generator, dtype=torch.float64, device=device)
+        )
+        kernel: Kernel
+        if options.method == "hmc":
+            local = hmc.HMC.default(action, lattice)
+            kernel, state = hmc.warm_up(local, local.start(phi), WARM_UP, generator)
+        else:
+            assert isinstance(action, Phi4)
+            mixed = cluster.Cluster.default(action, lattice)
+            kernel, state = cluster.warm_up(mixed, mixed.start(phi), WARM_UP, generator)
+
+    def start() -> State:
+        with stages("thermalise"):
+            for last, _ in kernel.steps(state, options.thermalise, generator):
+                thermal = last
+        return thermal
+
+    with stages("chain"):
+        chain.run(kernel, start, options.run, path, resume=resume, overwrite=overwrite, device=device)
+    return storage.load_run(path)
+
+
+def train(
+    action: Action | None,
+    lattice: Lattice,
+    phi: Tensor,
+    options: TrainingOptions,
+    path: str | Path,
+    *,
+    size: NetworkSize | None = None,
+    init: DiffusionModel | None = None,
+    two_sector: bool | None = None,
+    resume: bool = False,
+    device: str | torch.device = "cpu",
+    stages: Stages | None = None,
+) -> DiffusionModel:
+    """Train a model on an ensemble ``phi`` and save it.
+
+    Args:
+        action: of the ensemble.
+        lattice: of the ensemble.
+        phi: fields ``(n, *lattice)``.
+        options: how to train.
+        path: the model file; ``<path>.checkpoint`` while training goes on.
+        size: of a new network.
+        init: a model to start from, of any lattice size or coupling.
+        two_sector: model the sector M > 0 and symmetrise; None decides by :func:`dmmc.sectors.is_broken`.
+        resume: go on from the checkpoint.
+        device: where.
+        stages: timings are added here.
+    """
+    stages = Stages() if stages is None else stages
+    lattice.check(phi, "training ensemble")
+    if two_sector is None:
+        two_sector = init.two_sector if init is not None else sectors.is_broken(phi)
+    if two_sector:
+        phi = sectors.align(phi)
+    with stages("train"):
+        reference = GaussianReference.measure(phi, lattice, connected=two_sector)
+        if init is not None:
+            model = init.moved_to(reference, action)
+        else:
+            generator = chain.stream(options.seed, chain.START_STREAM)
+            model = DiffusionModel.untrained(reference, action, size, two_sector, generator)
+        model.network.to(device)
+        model = fit(model, action, phi, options, checkpoint=f"{path}.checkpoint", resume=resume)
+        model.save(path)
+    return model
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A diffusion chain and what was measured beside it.
+
+    Attributes:
+        run: the stored chain.
+        bias_bound_sigma: std(delta) of the integrator: bounds the bias of an observable in units of its std.
+        log_w_reference: log weights of reference configurations, ``(n,)``; empty without them.
+    """
+
+    run: storage.Run
+    bias_bound_sigma: float
+    log_w_reference: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+
+def sample(
+    model: DiffusionModel,
+    action: Action,
+    chains: int,
+    options: chain.ChainOptions,
+    path: str | Path,
+    *,
+    n_steps: int | None = None,
+    reference: Tensor | None = None,
+    n_delta: int = 128,
+    resume: bool = False,
+    overwrite: bool = False,
+    stages: Stages | None = None,
+) -> Sampled:
+    """Run the exact diffusion chain.
+
+    Args:
+        model: gives the proposals.
+        action: the target.
+        chains: parallel chains, which start at proposals.
+        options: length and what to keep.
+        path: the HDF5 file.
+        n_steps: integration steps of the flow; None for the default.
+        reference: configurations of another sampler, ``(n, *lattice)``, to weigh: they show what the model misses.
+        n_delta: proposals on which the integrator error is measured.
+        resume: go on with, or extend, a run.
+        overwrite: replace a finished file.
+        stages: timings are added here.
+
+    Raises:
+        MismatchError: if the model was trained for another action.
+    """
+    stages = Stages() if stages is None else stages
+    model.check_fits(action)
+    proposal = FlowProposal(model) if n_steps is None else FlowProposal(model, n_steps)
+    kernel = Independence(action, model.lattice, proposal)
+    device = model.device
+    generator = chain.stream(options.seed, chain.START_STREAM, device)
+    with stages("chain"):
+        chain.run(
+            kernel,
+            lambda: kernel.start_from_proposals(chains, generator),
+            options,
+            path,
+            resume=resume,
+            overwrite=overwrite,
+            device=device,
+        )
+    with stages("certificate"):
+        generator = chain.stream(options.seed, chain.START_STREAM + 1, device)
+        delta = proposal.integrator_error(n_delta, generator).std
+    log_w = np.empty(0)
+    if reference is not None:
+        with stages("reference weights"):
+            phi = reference.to(device=device, dtype=torch.float64)
+            log_w = (-action(phi) - proposal.log_q(phi)).cpu().numpy()
+    return Sampled(storage.load_run(path), delta, log_w)
+
+
+def estimates(run: storage.Run) -> dict[str, Estimate]:
+    """Every observable of a run with its error; warnings about short or constant series are kept quiet."""
+    lattice = Lattice(tuple(run.header["lattice"]))
+    phat2 = float(lattice.orbit_phat2[1]) if lattice.volume > 1 else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DiagnosticsWarning)
+        return diagnostics.summary(run.observables, lattice.volume, phat2)
+
+
+def summarise(
+    run: storage.Run, found: Mapping[str, Estimate], sampled: Sampled | None = None, stages: Stages | None = None
+) -> dict[str, Any]:
+    """The machine-readable summary of a run; entries that do not apply are null."""
+    tau = found["M2"]
+    summary: dict[str, Any] = {
+        "kernel": run.header["kernel"]["name"],
+        "action": run.header["action"],
+        "lattice": run.header["lattice"],
+        "seed": run.header["seed"],
+        "file": str(run.path),
+        "chains": run.n_chains,
+        "draws": run.n_draws,
+        "acceptance": float(np.mean(run.stats["accepted"])),
+        "ess_fraction": None,
+        "std_log_w": None,
+        "bias_bound_sigma": None,
+        "rejected_not_finite": 0,
+        "kl": None,
+        "tau_int": {"M2": {"value": tau.tau_int, "error": tau.tau_int_error, "unit": "draws, 1/2 for a white series"}},
+        "observables": {name: {"value": x.value, "error": x.error, "tau_int": x.tau_int} for name, x in found.items()},
+        "wall_seconds": {} if stages is None else {name: round(value, 3) for name, value in stages.seconds.items()},
+    }
+    if "log_w_proposed" in run.stats:
+        log_w = run.stats["log_w_proposed"]
+        summary["ess_fraction"] = diagnostics.ess_fraction(log_w)
+        summary["std_log_w"] = diagnostics.std_log_w(log_w)
+        summary["expected_acceptance"] = diagnostics.expected_acceptance(log_w)
+        summary["rejected_not_finite"] = diagnostics.n_zero_weight(log_w)
+    if sampled is not None:
+        summary["bias_bound_sigma"] = sampled.bias_bound_sigma
+        for name in found:
+            # Primary observables only: the bound is on the mean of something measured on single configurations.
+            if name in run.observables:
+                bound = float(np.std(run.observables[name])) * sampled.bias_bound_sigma
+                summary["observables"][name]["bias_bound"] = bound
+        if len(sampled.log_w_reference):
+            gap = diagnostics.kl_gap(run.stats["log_w_proposed"], sampled.log_w_reference)
+            summary["kl"] = {
+                "KL(q||p) from proposals": gap.kl_q_p,
+                "KL(p||q) from reference configurations": gap.kl_p_q,
+                "std_log_w_reference": gap.std_p,
+                "log_z": gap.log_z,
+                "log_z_error": gap.log_z_error,
+                "log_z_reference": gap.log_z_reference,
+            }
+    return _finite(summary)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, dict):
+        return {key: _finite(x) for key, x in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
