@@ -107,9 +107,10 @@ def run(
         state = (
             start() if stored is None else State(**{k: torch.as_tensor(x, device=device) for k, x in stored.items()})
         )
-        accepted, done = 0.0, writer.n_draws
+        accepted, first = 0.0, writer.n_draws
+        done = first
         with tqdm(
-            total=options.draws, initial=done, desc="chain", unit="draw", disable=None if progress else True
+            total=options.draws, initial=first, desc="chain", unit="draw", disable=None if progress else True
         ) as bar:
             while done < options.draws:
                 length = min(options.block, options.draws - done)
@@ -119,7 +120,7 @@ def run(
                 accepted += float(block["stats"]["accepted"].mean()) * length
                 done += length
                 bar.update(length)
-                bar.set_postfix_str(f"acceptance {accepted / max(1, bar.n - (bar.initial or 0)):.3f}", refresh=False)
+                bar.set_postfix_str(f"acceptance {accepted / (done - first):.3f}", refresh=False)
         return writer.finish({})
 
 

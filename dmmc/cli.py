@@ -13,6 +13,7 @@ from typing import Any
 
 import dmmc
 from dmmc.errors import DmmcError, FileError
+from dmmc.memory import keep_freed_memory
 
 DESCRIPTION = """\
 Exact sampling of lattice field theories with diffusion models.
@@ -139,9 +140,19 @@ def _action(args: argparse.Namespace, dim: int) -> Any:
     return Phi4.from_mass(args.m2, args.lam_mass, dim) if name == "--m2 --lam-mass" else FreeField(args.free_mass)
 
 
+def _check_folder(path: Path) -> None:
+    """Refuse a place where nothing can be written, before any work is done."""
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise FileError(f"--out {path}: {folder} is not a directory that can be written to; choose another --out")
+
+
 def _check_out(path: Path, args: argparse.Namespace) -> None:
     if path.is_dir():
         raise FileError(f"--out {path} is a directory; name a file in it")
+    _check_folder(path)
     if path.exists() and not (args.overwrite or getattr(args, "resume", False)):
         raise FileError(f"{path} exists; choose another --out, or pass --overwrite")
 
@@ -149,6 +160,13 @@ def _check_out(path: Path, args: argparse.Namespace) -> None:
 def _check_json(args: argparse.Namespace) -> None:
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise FileError(f"--json {args.json}: there is no directory {args.json.parent}; make it first")
+    if args.json is not None and args.json.is_dir():
+        raise FileError(f"--json {args.json} is a directory; name a file in it")
+
+
+def _check_seed(args: argparse.Namespace) -> None:
+    if not 0 <= args.seed < 2**63:
+        raise DmmcError(f"--seed must be between 0 and 2^63 - 1, got {args.seed}")
 
 
 def _device(args: argparse.Namespace) -> str:
@@ -156,24 +174,35 @@ def _device(args: argparse.Namespace) -> str:
 
     try:
         device = torch.device(args.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        # All that is needed of a device: memory that can be read, and double precision.
+        torch.zeros(1, dtype=torch.float64, device=device).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise DmmcError(f"--device {args.device} cannot be used here ({reason}); use cpu") from None
     return str(args.device)
 
 
+def _chain_options(args: argparse.Namespace) -> Any:
+    from dmmc.chain import ChainOptions
+    from dmmc.diagnostics.autocorrelation import MIN_DRAWS
+
+    length = (args.steps_per_draw, args.keep_every, args.block) if args.command != "quickstart" else ()
+    options = ChainOptions(args.draws, *length, seed=args.seed)
+    if options.draws < MIN_DRAWS:
+        raise DmmcError(f"--draws must be at least {MIN_DRAWS}, or there are no errors to give; got {options.draws}")
+    return options
+
+
 def _ensemble(args: argparse.Namespace) -> dict[str, Any]:
     from dmmc import workflow
-    from dmmc.chain import ChainOptions
     from dmmc.lattice import Lattice
 
+    _check_out(args.out, args)
     lattice = Lattice(tuple(args.shape))
     action = _action(args, lattice.dim)
     if action is None:
         raise DmmcError("say which action: --kappa and --lam, or --m2 and --lam-mass, or --free-mass")
-    run = ChainOptions(args.draws, args.steps_per_draw, args.keep_every, args.block, args.seed)
-    options = workflow.EnsembleOptions(args.method, args.chains, args.thermalise, run)
+    options = workflow.EnsembleOptions(args.method, args.chains, args.thermalise, _chain_options(args))
     stages = workflow.Stages()
     made = workflow.make_ensemble(
         action, lattice, options, args.out,
@@ -195,6 +224,8 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     from dmmc.training import TrainingOptions
 
     _check_out(args.out, args)
+    if args.resume and args.out.exists() and not (Path(f"{args.out}.checkpoint").exists() or args.overwrite):
+        raise FileError(f"{args.out} is finished, there is nothing to resume; to train on, pass it as --init")
     device = _device(args)
     phi = torch.as_tensor(storage.load_fields(args.ensemble), dtype=torch.float32)
     lattice = Lattice(tuple(phi.shape[1:]))
@@ -253,10 +284,11 @@ def _sample(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from dmmc import storage, workflow
-    from dmmc.chain import ChainOptions
     from dmmc.lattice import Lattice
     from dmmc.model import DiffusionModel, load_pretrained
 
+    _check_out(args.out, args)
+    options = _chain_options(args)
     device = _device(args)
     if args.pretrained is not None:
         model = load_pretrained(args.pretrained, device=device)
@@ -271,7 +303,6 @@ def _sample(args: argparse.Namespace) -> dict[str, Any]:
         fields = storage.load_fields(args.reference, model.lattice.shape)
         # Chains lie one after another in the file: take some of each.
         reference = torch.as_tensor(fields[:: max(1, len(fields) // 1024)][:1024])
-    options = ChainOptions(args.draws, args.steps_per_draw, args.keep_every, args.block, args.seed)
     stages = workflow.Stages()
     sampled = workflow.sample(
         model, action, args.chains, options, args.out,
@@ -285,14 +316,24 @@ def _sample(args: argparse.Namespace) -> dict[str, Any]:
 
 def _quickstart(args: argparse.Namespace) -> dict[str, Any]:
     from dmmc import quickstart
+    from dmmc.training import TrainingOptions
 
     device = _device(args)
+    if args.out.exists() and not args.out.is_dir():
+        raise FileError(f"--out {args.out} is a file; name a directory")
+    _check_folder(args.out)
+    # Bad numbers are refused here: before an hour of work, and before an earlier result is removed.
+    minutes = None if args.steps is not None else args.minutes
+    TrainingOptions(steps=args.steps, minutes=minutes)
+    _chain_options(args)
+    if args.baseline_draws < 60:
+        raise DmmcError(f"--baseline-draws must be at least 60, to leave fields to train on; got {args.baseline_draws}")
     if args.overwrite and args.out.is_dir():
         for name in quickstart.FILES:
             (args.out / name).unlink(missing_ok=True)
             shutil.rmtree(args.out / f"{name}.partial", ignore_errors=True)
     options = quickstart.QuickstartOptions(
-        minutes=None if args.steps else args.minutes, steps=args.steps, draws=args.draws,
+        minutes=minutes, steps=args.steps, draws=args.draws,
         baseline_draws=args.baseline_draws, seed=args.seed, device=device,
     )  # fmt: skip
     summary = quickstart.quickstart(options, args.out)
@@ -345,7 +386,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         _check_json(args)
+        _check_seed(args)
         _threads(args)
+        keep_freed_memory()
         summary = COMMANDS[args.command](args)
         if args.json is not None:
             temporary = args.json.with_name(f".{args.json.name}.tmp")

@@ -55,7 +55,7 @@ class NetworkSize:
     hidden1: int = 48
     hidden2: int = 32
     shells: tuple[tuple[int, ...], ...] = ((), (1,), (1, 1))
-    level_knots: int = 10
+    level_knots: int = 8
     radial_knots: int = 8
     odd: bool = True
 

@@ -6,14 +6,15 @@ that a pair (phi_0, phi_s) gives have this mean:
 * ``y_T = grad S(phi_0) - C^-1 phi_0``            (target score identity)
 * ``y_D = -P^-1 (phi_0 - D phi_s)``               (denoising score matching)
 
-and ``y_T - y_D`` is the gradient of the posterior's own action, ``S(phi_0) + |phi_0 - phi_s|^2 / 2v``. They are mixed
-mode by mode by their inverse variances.
+and ``y_T - y_D`` is the gradient of the posterior's own action ``U = S(phi_0) + |phi_0 - phi_s|^2 / 2v``: a control
+variate. The mixture ``y_T - a (y_T - y_D)`` has least variance for ``a = <y_T grad U> / <|grad U|^2>``, which by partial
+integration is ``a = k / (k + 1/P)`` with ``k(p) = <S_int''>(p) = <|grad S(p)|^2> - 1/C(p)``, averaged over phi_s.
 
 A pair gives one draw of a noisy target; but phi_0 is *already* a draw from the posterior of phi_s, so a Markov chain
 started there that leaves the posterior invariant is in equilibrium from its first step, and the average of the target
-along it is unbiased with less noise, at the cost of the action alone. Here the chain is Hybrid Monte Carlo in the
-whitened variable ``eta = P^{-1/2} (phi_0 - D phi_s)``, whose Gaussian part is integrated exactly (a rotation) and whose
-only force is that of S_int: for weakly interacting or nearly denoised fields one short trajectory draws anew.
+along it is unbiased with less noise, at the cost of the action alone. Here the chain is Hybrid Monte Carlo whose
+Gaussian part, of precision ``1/P + k``, is integrated exactly (a rotation); only what the curvature k leaves of S_int
+kicks. For weakly interacting or nearly denoised fields a quarter turn draws anew.
 """
 
 from __future__ import annotations
@@ -28,39 +29,29 @@ from dmmc.actions import Action
 from dmmc.diffusion import GaussianReference, posterior_covariance, wiener
 
 
-@dataclass(frozen=True)
-class TargetMixer:
-    """Weights that mix the two targets.
+def mean_curvature(reference: GaussianReference, action: Action, phi: Tensor) -> Tensor:
+    """``k(p) = <S_int''>(p) = <|grad S(p)|^2> - 1/C(p)`` of each stored mode (a Schwinger-Dyson equation).
 
-    Attributes:
-        reference: the Gaussian reference.
-        force2: ``<|grad S(p)|^2>`` of each stored mode, ``half``; None for data without an action (y_D alone).
+    Args:
+        reference: gives C.
+        action: S.
+        phi: fields ``(n, *lattice)`` of the ensemble.
+
+    Returns:
+        ``half``, float64, not negative.
     """
+    lattice = reference.lattice
+    total = torch.zeros(len(lattice.orbit_modes), dtype=torch.float64, device=phi.device)
+    for chunk in phi.split(1024):
+        total += lattice.two_point(action.grad(chunk.double())).sum(0)
+    return lattice.spread((total / len(phi) - 1 / reference.propagator.to(total)).clamp(min=0))
 
-    reference: GaussianReference
-    force2: Tensor | None
 
-    @classmethod
-    def measure(cls, reference: GaussianReference, action: Action | None, phi: Tensor) -> TargetMixer:
-        """Measure ``force2`` on an ensemble ``phi`` ``(n, *lattice)``."""
-        if action is None:
-            return cls(reference, None)
-        lattice = reference.lattice
-        total = torch.zeros(len(lattice.orbit_modes), dtype=torch.float64, device=phi.device)
-        for chunk in phi.split(1024):
-            total += lattice.two_point(action.grad(chunk.double())).sum(0)
-        return cls(reference, lattice.spread(total / len(phi)))
+LAMBDA = 0.1931833275037836
+"""Of the second-order Omelyan integrator: less error than two leapfrog steps (Omelyan et al., CPC 151 (2003) 272)."""
 
-    def fraction(self, c: Tensor, v: Tensor) -> Tensor:
-        """``v_T / (v_T + v_D)``: the share of y_D in the mixture, ``(*v.shape, *half)``.
-
-        ``v_D = 1/P`` and ``v_T = <|grad S|^2> - 1/C`` are the variances of the two targets.
-        """
-        v_d = 1 / posterior_covariance(c, v)
-        if self.force2 is None:
-            return torch.ones_like(v_d)
-        v_t = (self.force2.to(c) - 1 / c).clamp(min=0)
-        return v_t / (v_t + v_d)
+LONGEST_ARC = 2.0
+"""Longest rotation of a trajectory: a little more than a quarter turn, since the softest modes move slowest."""
 
 
 @dataclass(frozen=True)
@@ -68,28 +59,43 @@ class PosteriorSampler:
     """Targets averaged along a posterior chain.
 
     Args:
+        reference: the Gaussian reference.
         action: the action S of the ensemble's field. None (data without an action): no chain, y_D alone.
-        mixer: how to mix the two targets.
+        curvature: ``k(p)`` of :func:`mean_curvature`, ``half``; zero without an action.
         trajectories: length of the chain; 0 uses the pair (phi_0, phi_s) alone.
-        n_leapfrog: kicks in a trajectory.
-        angles: rotation between two kicks at equally spaced noise levels from 0 to 1 (see
-            :meth:`dmmc.diffusion.GaussianReference.level`); at most ``pi / (2 n_leapfrog)``, where one trajectory
-            draws anew from the Gaussian part. :func:`tune` finds them.
+        n_steps: integrator steps of a trajectory, of two kicks each.
+        angles: rotation in a step at equally spaced noise levels from 0 to 1 (see
+            :meth:`dmmc.diffusion.GaussianReference.level`); at most ``LONGEST_ARC / n_steps``. :func:`tune` finds them.
     """
 
+    reference: GaussianReference
     action: Action | None
-    mixer: TargetMixer
+    curvature: Tensor
     trajectories: int = 16
-    n_leapfrog: int = 3
+    n_steps: int = 3
     angles: tuple[float, ...] = ()
+
+    @classmethod
+    def measure(
+        cls,
+        reference: GaussianReference,
+        action: Action | None,
+        phi: Tensor,
+        trajectories: int = 16,
+        n_steps: int = 3,
+    ) -> PosteriorSampler:
+        """The sampler for an ensemble ``phi`` ``(n, *lattice)``, before :func:`tune`."""
+        if action is None:
+            return cls(reference, None, torch.zeros(reference.lattice.half, dtype=torch.float64), 0, n_steps)
+        return cls(reference, action, mean_curvature(reference, action, phi), trajectories, n_steps)
 
     @property
     def largest_angle(self) -> float:
-        """``pi / (2 n_leapfrog)``."""
-        return math.pi / (2 * self.n_leapfrog)
+        """``LONGEST_ARC / n_steps``."""
+        return LONGEST_ARC / self.n_steps
 
     def angle(self, level: Tensor) -> Tensor:
-        """Rotation between two kicks at noise ``level`` ``(G,)``: linear in the table ``angles``."""
+        """Rotation in a step at noise ``level`` ``(G,)``: linear in the table ``angles``."""
         if not self.angles:
             return torch.full_like(level, self.largest_angle)
         table = torch.tensor(self.angles, dtype=level.dtype, device=level.device)
@@ -110,16 +116,16 @@ class PosteriorSampler:
             modes of ``phi_s - mean`` and modes of D times the averaged target, both ``(G, n, *half)`` complex, and
             the mean acceptance of the posterior trajectories at each level, ``(G,)``.
         """
-        reference = self.mixer.reference
+        reference, action = self.reference, self.action
         lattice = reference.lattice
         batch = phi0.shape[:2]
         v = reference.variance(level).to(phi0)
-        c = reference.c(phi0)
         # Modes are handled as pairs of real numbers, which multiply faster by real factors than complex ones do.
-        d = wiener(c, v).view(-1, 1, *c.shape, 1)
-        p = posterior_covariance(c, v).view_as(d)
-        share = self.mixer.fraction(c, v).view_as(d)
-        inverse_c = (1 / c).unsqueeze(-1)
+        per_level = (-1, 1, *(1,) * (lattice.dim + 1))
+        c = reference.c(phi0).unsqueeze(-1)
+        d = wiener(c, v).unsqueeze(1)
+        inverse_p = 1 / posterior_covariance(c, v).unsqueeze(1)
+        noise = v.view(per_level)
 
         def modes(phi: Tensor) -> Tensor:
             return torch.view_as_real(lattice.to_modes(phi))
@@ -127,56 +133,70 @@ class PosteriorSampler:
         def white() -> Tensor:
             return modes(torch.randn(phi0.shape, generator=generator, dtype=phi0.dtype, device=phi0.device))
 
-        def norm2(x: Tensor, weight: Tensor) -> Tensor:
-            return lattice.sum_modes((x.square() * weight).sum(-1))
-
-        x0 = modes(phi0 - reference.mean)
-        noisy = x0 + v.sqrt().view(-1, 1, *(1,) * (lattice.dim + 1)) * white()
-        centre = d * noisy
-        x = x0 - centre  # = P^{1/2} eta; its momentum pi below carries the same factor
+        total = modes(phi0 - reference.mean)
+        noisy = total + noise.sqrt() * white()
         accepted = torch.zeros_like(v)
-        action = self.action
         if action is None:
-            return torch.view_as_complex(noisy), torch.view_as_complex(-d * x / p), accepted
+            target = d * (noisy / noise - total * inverse_p)
+            return torch.view_as_complex(noisy), torch.view_as_complex(target), accepted
 
-        def field(x: Tensor) -> tuple[Tensor, Tensor]:
-            """phi_0 in modes and on the sites."""
-            x = centre + x
-            return x, lattice.to_sites(torch.view_as_complex(x)).flatten(0, 1) + reference.mean
+        # U = V(phi) + 1/2 (phi - centre) A (phi - centre) with A = 1/P + k and V = S - 1/2 phi (1/C + k) phi.
+        k = self.curvature.to(c).unsqueeze(-1)
+        precision = inverse_p + k
+        centre = noisy / (noise * precision)
+        linear = 1 / c + k
+        multiplicity = lattice.multiplicity.to(c).unsqueeze(-1)
+        weight_linear, weight_precision = multiplicity * linear, multiplicity * precision
 
-        def force(x: Tensor) -> Tensor:
-            """y_T = grad S_int in modes."""
-            x, phi = field(x)
-            return modes(action.grad(phi).view(phi0.shape)).addcmul_(x, inverse_c, value=-1)
+        def norm2(x: Tensor, weight: Tensor) -> Tensor:
+            return (x.square() * weight).flatten(2).sum(-1)
 
-        def energy(x: Tensor, pi: Tensor) -> Tensor:
-            total, phi = field(x)
-            s_int = action(phi).view(batch) - 0.5 * norm2(total, inverse_c)
-            return s_int + 0.5 * (norm2(x, 1 / p) + norm2(pi, 1 / p))
+        def on_sites(total: Tensor) -> Tensor:
+            return lattice.to_sites(torch.view_as_complex(total)).flatten(0, 1) + reference.mean
 
-        y = force(x)
-        keep_t, keep_d = 1 - share, share / p  # mixture (1 - share) y_T + share y_D, with y_D = -x / P
-        target = keep_t * y - keep_d * x
-        angle = self.angle(level).to(phi0).view(-1, 1, *(1,) * (lattice.dim + 1))
-        kick, cos, sin = angle * p, angle.cos(), angle.sin()
+        def force(total: Tensor) -> Tensor:
+            """grad V in modes."""
+            return modes(action.grad(on_sites(total)).view(phi0.shape)).addcmul_(total, linear, value=-1)
+
+        def potential(x: Tensor, total: Tensor) -> Tensor:
+            """U of each field, ``(G, n)``."""
+            s = action(on_sites(total)).view(batch)
+            return s - 0.5 * norm2(total, weight_linear) + 0.5 * norm2(x, weight_precision)
+
+        # The mixture (1 - a) y_T + a y_D with y_T = grad V + k phi and y_D = (phi_s - phi) / v - phi / C.
+        share = k / precision
+        keep_force, keep_field = 1 - share, (1 - share) * k - share * inverse_p
+        angle = self.angle(level).to(phi0).view(per_level)
+        kick, cos, sin = angle / precision, (0.5 * angle).cos(), (0.5 * angle).sin()
+        spread = precision.rsqrt()
+
+        x = total - centre
+        f, here = force(total), potential(x, total)
+        sum_force, sum_field = f.clone(), total.clone()
         for _ in range(self.trajectories):
-            pi = p.sqrt() * white()
-            before = energy(x, pi)
-            new_x, new_y = x, y
-            pi = pi.addcmul(kick, new_y, value=-0.5)
-            for k in range(self.n_leapfrog):
+            pi = spread * white()  # the momentum, times the square root of the covariance 1/A
+            before = here + 0.5 * norm2(pi, weight_precision)
+            new_x, new_total, new_f = x, total, f
+            pi = pi.addcmul_(kick, new_f, value=-LAMBDA)
+            for step in range(2 * self.n_steps):
                 new_x, pi = (cos * new_x).addcmul_(sin, pi), (cos * pi).addcmul_(sin, new_x, value=-1)
-                new_y = force(new_x)
-                pi = pi.addcmul_(kick, new_y, value=-1.0 if k < self.n_leapfrog - 1 else -0.5)
-            change = energy(new_x, pi) - before
+                new_total = centre + new_x
+                new_f = force(new_total)
+                last = step == 2 * self.n_steps - 1
+                pi = pi.addcmul_(kick, new_f, value=-LAMBDA if last else -2 * LAMBDA if step % 2 else 2 * LAMBDA - 1)
+            there = potential(new_x, new_total)
+            change = there + 0.5 * norm2(pi, weight_precision) - before
             u = torch.rand(batch, generator=generator, dtype=phi0.dtype, device=phi0.device)
             accept = u.log() < -change  # false for NaN
             accepted += accept.to(accepted).mean(1)
             keep = accept.view(*batch, *(1,) * (lattice.dim + 1))
-            x, y = torch.where(keep, new_x, x), torch.where(keep, new_y, y)
-            target.addcmul_(keep_t, y).addcmul_(keep_d, x, value=-1)
-        mean_target = d * target / (self.trajectories + 1)
-        return torch.view_as_complex(noisy), torch.view_as_complex(mean_target), accepted / max(self.trajectories, 1)
+            x, total, f = torch.where(keep, new_x, x), torch.where(keep, new_total, total), torch.where(keep, new_f, f)
+            here = torch.where(accept, there, here)
+            sum_force += f
+            sum_field += total
+        n = self.trajectories + 1
+        target = d * (keep_force * (sum_force / n) + keep_field * (sum_field / n) + share * noisy / noise)
+        return torch.view_as_complex(noisy), torch.view_as_complex(target), accepted / max(self.trajectories, 1)
 
 
 def tune(

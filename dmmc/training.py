@@ -29,7 +29,7 @@ from dmmc.actions import Action
 from dmmc.errors import DmmcError, MismatchError
 from dmmc.model import DiffusionModel, read_tensors, write_tensors
 from dmmc.network import InteractionNetwork
-from dmmc.posterior import PosteriorSampler, TargetMixer, tune
+from dmmc.posterior import PosteriorSampler, tune
 
 CHECKPOINT_FORMAT = "dmmc-training"
 CHECKPOINT_VERSION = 1
@@ -48,7 +48,7 @@ class TrainingOptions:
         learning_rate: peak of the schedule (linear warm-up over 5 % of the budget, then a cosine to zero).
         average: share of the budget over which the weights are averaged (exponentially).
         trajectories: length of the posterior chain that averages the targets.
-        n_leapfrog: kicks in one of its trajectories.
+        posterior_steps: integrator steps in one of its trajectories.
         validation_every: steps between validation losses.
         checkpoint_seconds: least time between two checkpoints.
         seed: of everything random in training.
@@ -62,7 +62,7 @@ class TrainingOptions:
     learning_rate: float = 5e-3
     average: float = 0.05
     trajectories: int = 16
-    n_leapfrog: int = 3
+    posterior_steps: int = 3
     validation_every: int = 100
     checkpoint_seconds: float = 30.0
     seed: int = 0
@@ -73,8 +73,8 @@ class TrainingOptions:
             raise DmmcError("give the training budget either in steps or in minutes")
         if (self.steps is not None and self.steps < 1) or (self.minutes is not None and not self.minutes > 0):
             raise DmmcError(f"the training budget must be positive, got steps={self.steps}, minutes={self.minutes}")
-        if min(self.levels, self.fields_per_level, self.n_leapfrog, self.validation_every) < 1:
-            raise DmmcError("levels, fields_per_level, n_leapfrog and validation_every must be positive")
+        if min(self.levels, self.fields_per_level, self.posterior_steps, self.validation_every) < 1:
+            raise DmmcError("levels, fields_per_level, posterior_steps and validation_every must be positive")
         if self.trajectories < 0 or not self.learning_rate > 0 or not 0 < self.average < 1:
             raise DmmcError("trajectories must be >= 0, learning_rate > 0, average between 0 and 1")
 
@@ -223,9 +223,7 @@ def fit(
     held, phi = phi[:n_held], phi[n_held:]
 
     trainer = _Trainer(replace(model, network=copy.deepcopy(model.network)), options)
-    sampler = PosteriorSampler(
-        action, TargetMixer.measure(model.reference, action, phi), options.trajectories, options.n_leapfrog
-    )
+    sampler = PosteriorSampler.measure(model.reference, action, phi, options.trajectories, options.posterior_steps)
     description = {} if action is None else action.describe()
     identity = {
         "options": {

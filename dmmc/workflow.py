@@ -23,7 +23,7 @@ from dmmc import chain, diagnostics, sectors, storage
 from dmmc.actions import Action, Phi4
 from dmmc.diagnostics import DiagnosticsWarning, Estimate
 from dmmc.diffusion import GaussianReference
-from dmmc.errors import DmmcError
+from dmmc.errors import DmmcError, MismatchError
 from dmmc.flow import FlowProposal
 from dmmc.kernels import cluster, hmc
 from dmmc.kernels.base import Kernel, State
@@ -119,7 +119,16 @@ def make_ensemble(
         return thermal
 
     with stages("chain"):
-        chain.run(kernel, start, options.run, path, resume=resume, overwrite=overwrite, device=device)
+        chain.run(
+            kernel,
+            start,
+            options.run,
+            path,
+            resume=resume,
+            overwrite=overwrite,
+            provenance={"chains": options.chains, "thermalise": options.thermalise},
+            device=device,
+        )
     return storage.load_run(path)
 
 
@@ -151,11 +160,19 @@ def train(
         resume: go on from the checkpoint.
         device: where.
         stages: timings are added here.
+
+    Raises:
+        DmmcError: on a bad ensemble.
+        MismatchError: if ``init`` is of other sectors or dimensions, or the checkpoint of another run.
     """
     stages = Stages() if stages is None else stages
     lattice.check(phi, "training ensemble")
+    if init is not None:
+        if two_sector not in (None, init.two_sector):
+            raise MismatchError("a model of one sector cannot start one of two, nor the other way round; train afresh")
+        two_sector = init.two_sector
     if two_sector is None:
-        two_sector = init.two_sector if init is not None else sectors.is_broken(phi)
+        two_sector = sectors.is_broken(phi)
     if two_sector:
         phi = sectors.align(phi)
     with stages("train"):
@@ -216,10 +233,13 @@ def sample(
         stages: timings are added here.
 
     Raises:
-        MismatchError: if the model was trained for another action.
+        MismatchError: if the model was trained for another action, or a resumed run had other options.
+        DmmcError: if a number is out of its range.
     """
     stages = Stages() if stages is None else stages
     model.check_fits(action)
+    if chains < 1:
+        raise DmmcError(f"the number of chains must be positive, got {chains}")
     proposal = FlowProposal(model) if n_steps is None else FlowProposal(model, n_steps)
     kernel = Independence(action, model.lattice, proposal)
     device = model.device
@@ -232,6 +252,7 @@ def sample(
             path,
             resume=resume,
             overwrite=overwrite,
+            provenance={"chains": chains},
             device=device,
         )
     with stages("certificate"):

@@ -1,0 +1,143 @@
+"""Measures of how wrong a sampler is, and what they need: proposals of known density, exact draws of phi^4.
+
+A check returns its deviation in units of the largest that chance may cause: below 1 it passes. That bound is the
+quantile of a 5 sigma event (two-sided 5.7e-7), so a few hundred checks fail by chance for one seed in several thousand.
+"""
+
+import math
+from dataclasses import dataclass
+
+import scipy.stats
+import torch
+
+from dmmc.actions import Phi4
+from dmmc.lattice import Lattice
+from helpers import SIGMA, noise, random_model, rng
+
+CHANCE = 2 * scipy.stats.norm.sf(SIGMA)
+"""Probability with which a check of a correct sampler may fail."""
+
+
+def mean_shift(differences):
+    """Whether independent vectors ``(n, k)`` have mean zero: Hotelling's T^2 (chi^2 of k for n >> k) over its bound."""
+    n, k = differences.shape
+    mean = differences.mean(0)
+    T2 = n * mean @ torch.linalg.pinv(torch.cov(differences.T).view(k, k), hermitian=True) @ mean
+    return float(T2) / float(scipy.stats.chi2.isf(CHANCE, k))
+
+
+def bonferroni(n):
+    """Bound on the largest of ``n`` z-scores, exceeded with probability CHANCE at most."""
+    return float(scipy.stats.norm.isf(CHANCE / (2 * n)))
+
+
+def observables(phi, lattice):
+    """M, |M|, M^4, the site average of phi^4, and every orbit of the two-point function, ``(n, 4 + n_orbits)``.
+
+    The means of M^2, phi^2 and S are linear combinations of these.
+    """
+    M = phi.flatten(1).mean(1)
+    columns = torch.stack([M, M.abs(), M**4, phi.flatten(1).pow(4).mean(1)], 1)
+    return torch.cat([columns, lattice.two_point(phi)], 1)
+
+
+def invariance(kernel, phi, steps=1, seed=9):
+    """Whether draws ``phi`` of the target are still draws of it after ``steps`` steps: paired, chain by chain."""
+    state = kernel.start(phi)
+    for last, _ in kernel.steps(state, steps, rng(seed)):
+        state = last
+    return mean_shift(observables(state.phi, kernel.lattice) - observables(phi, kernel.lattice))
+
+
+def phi4_draws(action: Phi4, lattice: Lattice, n, c=0.0, seed=1):
+    """Independent fields from ``exp(-S) / Z``, exactly, by rejection: for few sites, or weak coupling.
+
+    With ``quart phi^4 = quart (phi^2 - c)^2 + 2 quart c phi^2 - const`` the last part joins the Gaussian part of S,
+    from which fields are drawn; they are accepted with ``exp(-quart sum (phi^2 - c)^2)``.
+    """
+    hop, quad, quart = action.coefficients
+    inverse = 2 * (quad + 2 * quart * c) - hop * (2 * lattice.dim - lattice.phat2)
+    assert float(inverse.min()) > 0, "a larger c makes the Gaussian part normalisable"
+    found, total, attempt = [], 0, 0
+    while total < n:
+        attempt += 1
+        assert attempt < 200, "rejection sampling is hopeless for this action"
+        white = noise(lattice, 2 * n, 1000 * seed + attempt)
+        phi = lattice.to_sites(inverse.rsqrt() * lattice.to_modes(white))
+        u = torch.rand(2 * n, generator=rng(1000 * seed + attempt + 500), dtype=torch.float64)
+        phi = phi[u.log() < -quart * (phi.square() - c).square().flatten(1).sum(1)]
+        found.append(phi)
+        total += len(phi)
+    return torch.cat(found)[:n]
+
+
+@torch.no_grad()
+def steep_model(reference, two_sector=False, seed=1):
+    """A model whose drift bends so much that its Jacobian differs from field to field: the trace must be right.
+
+    Its maps out of a layer are the transposes of those into it, which makes all terms of the trace add up.
+    """
+    model = random_model(reference, two_sector=two_sector, strength=0.1, seed=seed)
+    network = model.network
+    for name, factor in (("a1", 1.8), ("a2", 1.8), ("w", 3.0)):
+        getattr(network, name).mul_(factor)
+    network.o1.copy_(0.1 * network.a1.mT)
+    network.o2.copy_(0.15 * network.a2.mT)
+    return model
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A Gaussian proposal by dense linear algebra, which shares no code with the package.
+
+    Attributes:
+        mean: ``lattice``, any field.
+        covariance: ``(V, V)``.
+    """
+
+    mean: torch.Tensor
+    covariance: torch.Tensor
+
+    @classmethod
+    def of(cls, lattice, propagator, mean=0.0):
+        """That of a propagator C(p) on the stored modes."""
+        rows = torch.eye(lattice.volume, dtype=torch.float64).view(-1, *lattice.shape)
+        covariance = lattice.to_sites(propagator * lattice.to_modes(rows)).flatten(1)
+        return cls(torch.full(lattice.shape, mean, dtype=torch.float64), covariance)
+
+    @property
+    def _law(self):
+        return torch.distributions.MultivariateNormal(self.mean.flatten(), self.covariance)
+
+    def sample(self, n, generator):
+        white = torch.randn(n, self.mean.numel(), generator=generator, dtype=torch.float64)
+        phi = (self.mean.flatten() + white @ torch.linalg.cholesky(self.covariance).T).view(n, *self.mean.shape)
+        return phi, self.log_q(phi)
+
+    def log_q(self, phi):
+        return self._law.log_prob(phi.flatten(1))
+
+    def describe(self):
+        return {"name": "gaussian", "mean": self.mean.tolist(), "covariance": self.covariance.tolist()}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """``sum_i weights_i Gaussian_i``: skewed and lopsided proposals."""
+
+    weights: tuple[float, ...]
+    parts: tuple[Gaussian, ...]
+
+    def sample(self, n, generator):
+        which = torch.multinomial(torch.tensor(self.weights), n, replacement=True, generator=generator)
+        draws = torch.stack([part.sample(n, generator)[0] for part in self.parts])
+        phi = draws[which, torch.arange(n)]
+        return phi, self.log_q(phi)
+
+    def log_q(self, phi):
+        return torch.logsumexp(
+            torch.stack([math.log(w) + part.log_q(phi) for w, part in zip(self.weights, self.parts, strict=True)]), 0
+        )
+
+    def describe(self):
+        return {"name": "mixture", "weights": self.weights, "parts": [part.describe() for part in self.parts]}

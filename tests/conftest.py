@@ -1,0 +1,13 @@
+"""Settings of all tests: one thread, so that times and rounding do not depend on the machine."""
+
+import pytest
+import torch
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than a few seconds; leave out with -m 'not slow'")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_torch_thread():
+    torch.set_num_threads(1)
