@@ -182,15 +182,18 @@ def _device(args: argparse.Namespace) -> str:
     return str(args.device)
 
 
-def _chain_options(args: argparse.Namespace) -> Any:
-    from dmmc.chain import ChainOptions
+def _check_draws(args: argparse.Namespace) -> None:
     from dmmc.diagnostics.autocorrelation import MIN_DRAWS
 
-    length = (args.steps_per_draw, args.keep_every, args.block) if args.command != "quickstart" else ()
-    options = ChainOptions(args.draws, *length, seed=args.seed)
-    if options.draws < MIN_DRAWS:
-        raise DmmcError(f"--draws must be at least {MIN_DRAWS}, or there are no errors to give; got {options.draws}")
-    return options
+    if args.draws < MIN_DRAWS:
+        raise DmmcError(f"--draws must be at least {MIN_DRAWS}, for errors to be estimated; got {args.draws}")
+
+
+def _chain_options(args: argparse.Namespace) -> Any:
+    from dmmc.chain import ChainOptions
+
+    _check_draws(args)
+    return ChainOptions(args.draws, args.steps_per_draw, args.keep_every, args.block, args.seed)
 
 
 def _ensemble(args: argparse.Namespace) -> dict[str, Any]:
@@ -325,7 +328,7 @@ def _quickstart(args: argparse.Namespace) -> dict[str, Any]:
     # Bad numbers are refused here: before an hour of work, and before an earlier result is removed.
     minutes = None if args.steps is not None else args.minutes
     TrainingOptions(steps=args.steps, minutes=minutes)
-    _chain_options(args)
+    _check_draws(args)
     if args.baseline_draws < 60:
         raise DmmcError(f"--baseline-draws must be at least 60, to leave fields to train on; got {args.baseline_draws}")
     if args.overwrite and args.out.is_dir():

@@ -95,14 +95,13 @@ def make_ensemble(
     if options.method == "cluster" and not isinstance(action, Phi4):
         raise DmmcError("cluster updates are for phi^4 only; use --method hmc")
     with stages("warm-up"):
-        generator = chain.stream(options.run.seed, chain.START_STREAM, device)
-        # Narrow fields: in the steep tail of a quartic potential a step size tuned elsewhere is rejected for long.
+        generator = chain.stream(options.run.seed, chain.START_STREAM)
+        # Nearly uniform fields of either sign. Rough ones would fall into domains in a broken phase, whose walls live
+        # for long, or begin in the steep tail of the potential, where a step size tuned elsewhere is rejected.
         scale = action.scale if isinstance(action, Phi4) else 1.0
-        phi = (
-            0.1
-            * scale
-            * torch.randn((options.chains, *lattice.shape), generator=generator, dtype=torch.float64, device=device)
-        )
+        sign = 2 * torch.randint(0, 2, (options.chains, *(1,) * lattice.dim), generator=generator) - 1
+        rough = torch.randn((options.chains, *lattice.shape), generator=generator, dtype=torch.float64)
+        phi = scale * (0.5 * sign + 0.1 * rough).to(device)
         kernel: Kernel
         if options.method == "hmc":
             local = hmc.HMC.default(action, lattice)

@@ -52,7 +52,7 @@ def test_three_forms_are_one_theory(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("m2", "lam"), [(-4.0, 6.975), (-20.0, 0.5), (-2.0, 1e-3), (0.3, 2.0), (0.3, 0.0), (0.0, 1.0)])
+@pytest.mark.parametrize(("m2", "lam"), [(-4.0, 6.975), (-20.0, 0.5), (-2.0, 1e-3), (0.3, 2.0), (0.0, 1.0)])
 def test_mass_and_textbook_couplings(shape, m2, lam):
     phi, dim = field(shape), len(shape)
     in_mass, in_text = Phi4.from_mass(m2, lam, dim), Phi4.from_textbook(m2, lam, dim)
