@@ -1,6 +1,6 @@
 # Everything happens in a virtual environment of its own, $(VENV):
 #
-#   make demo    install, then run the two-minute demonstration into ./quickstart
+#   make demo    install, then run the six-minute demonstration into ./quickstart
 #   make test    install with the tests' requirements, run the tests
 #   make lint    style and types
 #   make clean   remove the virtual environment

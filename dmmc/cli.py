@@ -81,9 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(sample)
 
     quick = command("quickstart", "the whole idea once: 16 x 16 near criticality, in under 6 minutes on 2 cores")
-    quick.add_argument("--minutes", type=float, default=3.0, help="training budget in minutes")
+    quick.add_argument("--minutes", type=float, default=2.5, help="training budget in minutes")
     quick.add_argument("--steps", type=int, help="training budget in optimiser steps instead; reproducible")
-    quick.add_argument("--draws", type=int, default=128, help="draws of each of 64 diffusion chains")
+    quick.add_argument("--draws", type=int, default=96, help="draws of each of 64 diffusion chains")
     quick.add_argument("--baseline-draws", type=int, default=240, help="draws of each of 256 HMC and cluster chains")
     _add_common(quick, out="quickstart", resume=False)
     return parser

@@ -23,7 +23,9 @@ from torch import Tensor
 from dmmc.errors import DmmcError
 from dmmc.model import DiffusionModel
 
-DEFAULT_STEPS = 8
+DEFAULT_STEPS = 35
+"""Seven for each interval between the spline knots of the default network (steps that do not straddle a knot, where third
+derivatives jump, keep their fourth order): std(delta) < 1e-3 at 32^2."""
 
 
 @dataclass(frozen=True)

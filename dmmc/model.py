@@ -181,15 +181,14 @@ class DiffusionModel:
             )
             shells = tuple(tuple(kind) for kind in header["network"].pop("shells"))
             network = InteractionNetwork(reference, NetworkSize(**header["network"], shells=shells))
-            network.load_state_dict(tensors)
+            network.to(tensors["lin"].dtype).load_state_dict(tensors)
             model = cls(network, header["action"], header["two_sector"], header["history"])
         except (KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise FileError(f"{path} is not a complete model file: {error}; restore it or train again") from None
         if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
             raise FileError(f"{path} has weights that are not finite; restore it or train again")
         model.check_fits(action, lattice)
-        dtype = next(iter(tensors.values())).dtype
-        network.to(device=device, dtype=dtype).requires_grad_(False)
+        network.to(device).requires_grad_(False)
         return model
 
 
@@ -229,7 +228,8 @@ def write_tensors(
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
         raise FileError(f"cannot write {path}: {error}") from None
     return path
 
@@ -250,9 +250,12 @@ def read_tensors(path: str | Path, format_name: str, version: int) -> tuple[dict
         raise FileError(f"{path} is truncated or not a safetensors file ({error})") from None
     if metadata.get("format") != format_name:
         raise FileError(f"{path} is a safetensors file but not a {format_name} file")
-    if int(metadata.get("format_version", 0)) > version:
+    try:
+        found, header = int(metadata["format_version"]), json.loads(metadata["header"])
+    except (KeyError, ValueError) as error:
+        raise FileError(f"{path} has no readable header ({error}); restore it or make it again") from None
+    if found > version:
         raise FileError(f"{path} was written by a newer dmmc; upgrade to read it")
-    header: dict[str, Any] = json.loads(metadata["header"])
     return tensors, header
 
 

@@ -33,6 +33,7 @@ class QuickstartOptions:
         draws: of each of the ``chains`` of the diffusion chain.
         chains: parallel diffusion chains.
         baseline_draws: of each of the 256 HMC and cluster chains.
+        flow_steps: integration steps of the flow.
         seed: of everything.
         device: where the model is.
     """
@@ -40,11 +41,12 @@ class QuickstartOptions:
     kappa: float = 0.27
     lam: float = 0.022
     shape: tuple[int, ...] = (16, 16)
-    minutes: float | None = 3.0
+    minutes: float | None = 2.5
     steps: int | None = None
-    draws: int = 128
+    draws: int = 96
     chains: int = 64
     baseline_draws: int = 240
+    flow_steps: int = 20
     seed: int = 1
     device: str = "cpu"
 
@@ -99,6 +101,7 @@ def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
         options.chains,
         chain.ChainOptions(options.draws, keep_every=8, block=16, seed=options.seed),
         out / "chain.h5",
+        n_steps=options.flow_steps,
         reference=reference,
         stages=stages["diffusion"],
     )
@@ -117,7 +120,7 @@ def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
             "cluster": workflow.summarise(cluster, found["cluster"], None, stages["cluster"]),
         },
         "table": text,
-        "figures": draw(model.lattice, FlowProposal(model), hmc, cluster, sampled, options.seed, out),
+        "figures": draw(model.lattice, FlowProposal(model, options.flow_steps), hmc, cluster, sampled, options.seed, out),
     }
 
 

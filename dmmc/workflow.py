@@ -171,7 +171,7 @@ def train(
             raise MismatchError("a model of one sector cannot start one of two, nor the other way round; train afresh")
         two_sector = init.two_sector
     if two_sector is None:
-        two_sector = sectors.is_broken(phi)
+        two_sector = len(phi) > 1 and sectors.is_broken(phi)
     if two_sector:
         phi = sectors.align(phi)
     with stages("train"):

@@ -14,7 +14,7 @@ from dmmc.model import DiffusionModel
 from dmmc.network import InteractionNetwork, NetworkSize
 
 SIGMA = 5.0
-"""Bound on z-scores: two-sided 5.7e-7, so that a few hundred of them fail by chance for one seed in several thousand."""
+"""Bound on z-scores: two-sided 5.7e-7, so a few hundred of them fail by chance for one seed in several thousand."""
 
 SMALL = NetworkSize(filters=3, hidden1=5, hidden2=4, level_knots=7, radial_knots=5)
 

@@ -1,8 +1,8 @@
 """The probability flow: log q against the determinant of the map, closed forms, normalisation, independence of batches.
 
 Random networks, in float64 unless said otherwise: all of this must hold for a bad model as well as for a good one.
-The splines of ``SMALL`` have 7 - 3 = 4 intervals in the noise level; numbers of steps are multiples of 4, so that no step
-crosses a knot, where the velocity has two derivatives only and a fourth-order method is not of fourth order.
+The splines of ``SMALL`` have 7 - 3 = 4 intervals in the noise level; numbers of steps are multiples of 4, so that no
+step crosses a knot, where the velocity has two derivatives only and a fourth-order method is not of fourth order.
 """
 
 import math
@@ -29,7 +29,7 @@ def model_on(shape, two_sector=False, strength=0.08, **options):
 
 
 def exact_log_q(flow, latents):
-    """Log density of the discrete map ``latent -> phi`` by the determinant of its Jacobian, from central differences."""
+    """Log density of the discrete map ``latent -> phi`` by its Jacobian, from central differences."""
     shape, volume, h = flow.model.lattice.shape, flow.model.lattice.volume, 1e-4
     units = torch.eye(volume, dtype=torch.float64).view(1, volume, *shape)
     ends = [flow.push((latents.unsqueeze(1) + sign * h * units).flatten(0, 1))[0] for sign in (1, -1)]

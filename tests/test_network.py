@@ -77,9 +77,8 @@ def test_commutes_with_the_symmetries_of_the_lattice(shape):
     axes = range(2, 2 + len(shape))
     moves = [lambda x, a=a: torch.roll(x, 1, a) for a in axes]
     moves += [lambda x, a=a: torch.flip(x, (a,)) for a in axes]
-    moves += [
-        lambda x, a=a, b=b: x.transpose(a, b) for a, b in itertools.combinations(axes, 2) if shape[a - 2] == shape[b - 2]
-    ]
+    exchanges = [(a, b) for a, b in itertools.combinations(axes, 2) if shape[a - 2] == shape[b - 2]]
+    moves += [lambda x, a=a, b=b: x.transpose(a, b) for a, b in exchanges]
     for move in moves:
         torch.testing.assert_close(apply(network, move(phi), v), move(out), rtol=1e-12, atol=1e-12)
 
@@ -177,7 +176,7 @@ def test_filters_of_a_momentum_do_not_depend_on_the_lattice_size():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("c++") is None, reason="torch.compile needs a compiler")
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="torch.compile needs a C++ compiler")
 def test_fused_layers_give_the_same_numbers(monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
     reference = reference_on((4, 3))
@@ -328,8 +327,10 @@ def test_shell_sum_backward(shape):
 
 def test_displacements_are_those_of_the_hypercubic_group():
     assert shells.displacements((), 3) == ((),)
-    assert shells.displacements((1, 1), 1) == ()
-    for kind, dim in ((kind, dim) for kind in KINDS for dim in range(max(1, len(kind)), 5)):
+    for kind, dim in itertools.product(KINDS, (1, 2, 3, 4)):
+        if len(kind) > dim:
+            assert shells.displacements(kind, dim) == ()
+            continue
         vectors = {
             tuple(sign * m for sign, m in zip(signs, order, strict=True))
             for order in itertools.permutations([*kind, *[0] * (dim - len(kind))])

@@ -39,7 +39,7 @@ class Case:
         self.S = self.action(self.grid.phi)
 
     def conditional(self, noisy, v, values):
-        """``E[values(phi_0) | phi_s]`` for values on the grid ``(points, k)`` and fields ``(n, *lattice)``: ``(n, k)``."""
+        """``E[values(phi_0) | phi_s]`` ``(n, k)`` for values on the grid ``(points, k)``, fields ``(n, *lattice)``."""
         found = []
         for part in noisy.split(500):
             distance = (part.unsqueeze(1) - self.grid.phi).square().flatten(2).sum(2)
@@ -105,7 +105,8 @@ def test_chain_leaves_the_posterior_invariant_and_targets_are_unbiased(case, tim
     for g, level in enumerate(LEVELS):
         phi_s = lattice.to_sites(noisy[g])
         known = case.of_phi_s(noisy[g], k, level)
-        exact = case.conditional(phi_s, float(case.reference.variance(level)), moments(case.filtered(case.grid.phi, k, level)))
+        on_grid = moments(case.filtered(case.grid.phi, k, level))
+        exact = case.conditional(phi_s, float(case.reference.variance(level)), on_grid)
         mean = exact[:, : lattice.volume]
         start = lattice.to_sites(sums[0][g] - known)
         torch.testing.assert_close(start, case.filtered(case.phi0[g], k, level))
@@ -124,7 +125,7 @@ def test_chain_leaves_the_posterior_invariant_and_targets_are_unbiased(case, tim
 
 
 def test_short_steps_conserve_the_energy(case):
-    # Of second order: four times the steps leave a sixteenth of the energy's error, and of the acceptance's distance from 1.
+    # Of second order: four times the steps leave a sixteenth of the energy's error and of the rejections.
     rejected = []
     for n_steps in (2, 8):
         sampler = replace(sampler_for(case, 3, case.curvature), n_steps=n_steps)
