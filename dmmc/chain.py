@@ -101,12 +101,14 @@ def run(
         "n_draws": options.draws,
         "provenance": provenance or {},
     }
+    begun = None if resume else start()  # before anything is written
     writer = RunWriter.resume(path, header) if resume else RunWriter.create(path, header, overwrite=overwrite)
     with writer:
         stored = writer.last_state()
-        state = (
-            start() if stored is None else State(**{k: torch.as_tensor(x, device=device) for k, x in stored.items()})
-        )
+        if stored is not None:
+            state = State(**{name: torch.as_tensor(x, device=device) for name, x in stored.items()})
+        else:
+            state = begun or start()
         accepted, first = 0.0, writer.n_draws
         done = first
         with tqdm(

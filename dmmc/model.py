@@ -6,6 +6,7 @@ one runs no code from it.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -89,6 +90,10 @@ class DiffusionModel:
     def dtype(self) -> torch.dtype:
         """Floating-point type of the weights, and of what the network computes."""
         return self.network.lin.dtype
+
+    def to_float64(self) -> DiffusionModel:
+        """A copy that computes in float64."""
+        return replace(self, network=copy.deepcopy(self.network).double())
 
     def known_action(self) -> Action | None:
         """The action object, where this version knows how to make it from its description."""

@@ -82,8 +82,10 @@ class _Activation(torch.autograd.Function):
         return z * r, r
 
     @staticmethod
-    def backward(ctx: Any, grad_h: Tensor, grad_r: Tensor | None) -> Tensor:
+    def backward(ctx: Any, grad_h: Tensor | None, grad_r: Tensor | None) -> Tensor:
         z, r = ctx.saved_tensors
+        if grad_h is None:
+            grad_h = torch.zeros_like(z)
         if grad_r is not None:
             grad_h = grad_h - z * grad_r
         return r.square().mul_(r).mul_(grad_h)

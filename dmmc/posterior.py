@@ -7,8 +7,8 @@ that a pair (phi_0, phi_s) gives have this mean:
 * ``y_D = -P^-1 (phi_0 - D phi_s)``               (denoising score matching)
 
 and ``y_T - y_D`` is the gradient of the posterior's own action ``U = S(phi_0) + |phi_0 - phi_s|^2 / 2v``: a control
-variate. The mixture ``y_T - a (y_T - y_D)`` has least variance for ``a = <y_T grad U> / <|grad U|^2>``, which by partial
-integration is ``a = k / (k + 1/P)`` with ``k(p) = <S_int''>(p) = <|grad S(p)|^2> - 1/C(p)``, averaged over phi_s.
+variate. The mixture ``y_T - a (y_T - y_D)`` has least variance for ``a = <y_T grad U> / <|grad U|^2>``, which by
+partial integration is ``a = k / (k + 1/P)`` with ``k(p) = <S_int''>(p) = <|grad S(p)|^2> - 1/C(p)``, over phi_s.
 
 A pair gives one draw of a noisy target; but phi_0 is *already* a draw from the posterior of phi_s, so a Markov chain
 started there that leaves the posterior invariant is in equilibrium from its first step, and the average of the target
@@ -158,44 +158,42 @@ class PosteriorSampler:
             """grad V in modes."""
             return modes(action.grad(on_sites(total)).view(phi0.shape)).addcmul_(total, linear, value=-1)
 
-        def potential(x: Tensor, total: Tensor) -> Tensor:
+        def potential(x: Tensor) -> Tensor:
             """U of each field, ``(G, n)``."""
+            total = centre + x
             s = action(on_sites(total)).view(batch)
             return s - 0.5 * norm2(total, weight_linear) + 0.5 * norm2(x, weight_precision)
 
-        # The mixture (1 - a) y_T + a y_D with y_T = grad V + k phi and y_D = (phi_s - phi) / v - phi / C.
+        # The mixture (1 - a) y_T + a y_D with y_T = grad V + k phi, y_D = phi_s / v - phi / P and a = k / (k + 1/P):
+        # the terms in phi cancel.
         share = k / precision
-        keep_force, keep_field = 1 - share, (1 - share) * k - share * inverse_p
         angle = self.angle(level).to(phi0).view(per_level)
         kick, cos, sin = angle / precision, (0.5 * angle).cos(), (0.5 * angle).sin()
         spread = precision.rsqrt()
 
         x = total - centre
-        f, here = force(total), potential(x, total)
-        sum_force, sum_field = f.clone(), total.clone()
+        f, here = force(total), potential(x)
+        sum_force = f.clone()
         for _ in range(self.trajectories):
             pi = spread * white()  # the momentum, times the square root of the covariance 1/A
             before = here + 0.5 * norm2(pi, weight_precision)
-            new_x, new_total, new_f = x, total, f
+            new_x, new_f = x, f
             pi = pi.addcmul_(kick, new_f, value=-LAMBDA)
             for step in range(2 * self.n_steps):
                 new_x, pi = (cos * new_x).addcmul_(sin, pi), (cos * pi).addcmul_(sin, new_x, value=-1)
-                new_total = centre + new_x
-                new_f = force(new_total)
+                new_f = force(centre + new_x)
                 last = step == 2 * self.n_steps - 1
                 pi = pi.addcmul_(kick, new_f, value=-LAMBDA if last else -2 * LAMBDA if step % 2 else 2 * LAMBDA - 1)
-            there = potential(new_x, new_total)
+            there = potential(new_x)
             change = there + 0.5 * norm2(pi, weight_precision) - before
             u = torch.rand(batch, generator=generator, dtype=phi0.dtype, device=phi0.device)
             accept = u.log() < -change  # false for NaN
             accepted += accept.to(accepted).mean(1)
             keep = accept.view(*batch, *(1,) * (lattice.dim + 1))
-            x, total, f = torch.where(keep, new_x, x), torch.where(keep, new_total, total), torch.where(keep, new_f, f)
+            x, f = torch.where(keep, new_x, x), torch.where(keep, new_f, f)
             here = torch.where(accept, there, here)
             sum_force += f
-            sum_field += total
-        n = self.trajectories + 1
-        target = d * (keep_force * (sum_force / n) + keep_field * (sum_field / n) + share * noisy / noise)
+        target = d * ((1 - share) * (sum_force / (self.trajectories + 1)) + share * noisy / noise)
         return torch.view_as_complex(noisy), torch.view_as_complex(target), accepted / max(self.trajectories, 1)
 
 

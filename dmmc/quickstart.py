@@ -120,12 +120,11 @@ def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
             "cluster": workflow.summarise(cluster, found["cluster"], None, stages["cluster"]),
         },
         "table": text,
-        "figures": draw(model.lattice, FlowProposal(model, options.flow_steps), hmc, cluster, sampled, options.seed, out),
+        "figures": draw(FlowProposal(model, options.flow_steps), hmc, cluster, sampled, options.seed, out),
     }
 
 
 def draw(
-    lattice: Lattice,
     proposal: FlowProposal,
     hmc: storage.Run,
     cluster: storage.Run,
@@ -139,7 +138,7 @@ def draw(
     fields = proposal.denoise(proposal.latents(1, generator), levels)
     noise = [float(proposal.model.reference.variance(torch.tensor(level))) ** 0.5 for level in levels]
     runs = {"HMC": hmc, "cluster": cluster, "diffusion": sampled.run}
-    phat2 = lattice.orbit_phat2.numpy()
+    phat2 = proposal.model.lattice.orbit_phat2.numpy()
 
     def two_point(run: storage.Run) -> tuple[Any, Any, Any]:
         by_chain = run.observables["two_point"].mean(1)

@@ -13,9 +13,12 @@ from __future__ import annotations
 import copy
 import json
 import math
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +74,9 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise DmmcError("give the training budget either in steps or in minutes")
-        if (self.steps is not None and self.steps < 1) or (self.minutes is not None and not self.minutes > 0):
+        if (self.steps is not None and self.steps < 1) or (
+            self.minutes is not None and not 0 < self.minutes < math.inf
+        ):
             raise DmmcError(f"the training budget must be positive, got steps={self.steps}, minutes={self.minutes}")
         if min(self.levels, self.fields_per_level, self.posterior_steps, self.validation_every) < 1:
             raise DmmcError("levels, fields_per_level, posterior_steps and validation_every must be positive")
@@ -257,7 +262,7 @@ def fit(
             write_tensors(checkpoint, trainer.tensors(), CHECKPOINT_FORMAT, CHECKPOINT_VERSION, header)
 
     last_save = time.monotonic()
-    try:
+    with _held_interrupt() as interrupted:
         for _ in _progress(trainer, progress):
             began, spent = time.monotonic(), trainer.spent
             batch = _batch(sampler, phi, options, _generator(options.seed, trainer.step, device))
@@ -271,12 +276,11 @@ def fit(
                 trainer.records.append({"step": trainer.step, "loss": loss, "validation": value, "N=0": gaussian_loss})
             trainer.seconds += time.monotonic() - began
             trainer.average_in(trainer.spent - spent)
-            if time.monotonic() - last_save > options.checkpoint_seconds:
+            if interrupted or time.monotonic() - last_save > options.checkpoint_seconds:
                 save()
                 last_save = time.monotonic()
-    except KeyboardInterrupt:
-        save()
-        raise
+            if interrupted:
+                raise KeyboardInterrupt
     history = {
         "options": asdict(options),
         "steps": trainer.step,
@@ -289,6 +293,29 @@ def fit(
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
     return trained
+
+
+@contextmanager
+def _held_interrupt() -> Iterator[list[int]]:
+    """Note Ctrl-C in a list in place of raising, so that a checkpoint is of a whole number of steps.
+
+    A second one does not wait. Outside the main thread, which alone receives signals, this does nothing.
+    """
+    noted: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _restore(trainer: _Trainer, checkpoint: str | Path, identity: dict[str, Any]) -> None:

@@ -211,7 +211,7 @@ def sample(
     *,
     n_steps: int | None = None,
     reference: Tensor | None = None,
-    n_delta: int = 128,
+    n_delta: int = 24,
     resume: bool = False,
     overwrite: bool = False,
     stages: Stages | None = None,

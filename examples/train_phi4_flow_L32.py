@@ -2,8 +2,8 @@
 
     python examples/train_phi4_flow_L32.py OUT
 
-An ensemble from embedded cluster updates, then one training run; the 40 minutes cover both. Interrupted, it goes on where it
-was when it is started again. A budget in minutes is not reproducible bit by bit; the seed fixes everything else.
+An ensemble from embedded cluster updates, then one training run; the 40 minutes cover both. Interrupted, it goes on
+where it was when it is started again. A budget in minutes is not reproducible bit by bit; the seed fixes all else.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from helpers import SIGMA, Grid, rng
 
 LATTICE = Lattice((8, 8))
 ACTION = Phi4(0.26, 0.022)
+N_STEPS = 10
 
 
 def cluster_run(action, path, keep_every=0):
@@ -61,7 +62,9 @@ def comparisons(run, other):
 
 
 def test_every_observable_agrees_with_cluster_updates(model, truth, tmp_path):
-    sampled = sample(model, ACTION, 64, ChainOptions(250, 1, 0, block=50, seed=5), tmp_path / "chain.h5", n_delta=64)
+    sampled = sample(
+        model, ACTION, 64, ChainOptions(250, 1, 0, block=50, seed=5), tmp_path / "chain.h5", n_steps=N_STEPS, n_delta=64
+    )
     z = comparisons(sampled.run, truth)
     assert set(z) >= {"M", "abs_M", "M2", "M4", "phi2", "S_per_site", "chi2", "chi2_signed", "binder", "xi"}
     assert len(z) == 10 + 15
@@ -81,13 +84,13 @@ def test_every_observable_agrees_with_cluster_updates(model, truth, tmp_path):
 def test_a_model_of_another_coupling_still_gives_an_exact_chain(model, tmp_path):
     # The model proposes for kappa = 0.26, the target is 0.245: wrong proposals, low acceptance, right results.
     action, path = Phi4(0.245, 0.022), tmp_path / "chain.h5"
-    kernel = Independence(action, LATTICE, FlowProposal(model))
+    kernel = Independence(action, LATTICE, FlowProposal(model, N_STEPS))
     chain.run(kernel, lambda: kernel.start_from_proposals(64, rng(2)), ChainOptions(200, 1, 0, block=50), path)
     run, other = storage.load_run(path), cluster_run(action, tmp_path / "cluster.h5")
     z = comparisons(run, other)
     assert max(map(abs, z.values())) < bonferroni(len(z)), z
     assert 0.1 < run.stats["accepted"].mean() < 0.8
-    phi, _ = FlowProposal(model).sample(1000, rng(3))
+    phi, _ = FlowProposal(model, N_STEPS).sample(1000, rng(3))
     M2, exact = phi.double().mean((1, 2)).square(), estimates(other)["M2"]
     assert float(M2.mean() - exact.value) > 10 * math.hypot(float(M2.std()) / math.sqrt(1000), exact.error)
 
@@ -98,7 +101,7 @@ def test_two_sites_against_quadrature(two_sector):
     lattice, action, chains = Lattice((2,)), Phi4(0.25, 0.1), 500
     # Wide proposals, whose weights are bounded: the chains then forget their start within a few dozen steps.
     reference = GaussianReference(lattice, torch.tensor([2.4, 1.0]), mean=0.4 if two_sector else 0.0)
-    proposal = FlowProposal(steep_model(reference, two_sector))
+    proposal = FlowProposal(steep_model(reference, two_sector), n_steps=8)
     assert proposal.integrator_error(500, rng()).std < 1e-3
     kernel = Independence(action, lattice, proposal)
     steps = list(kernel.steps(kernel.start_from_proposals(chains, rng(1)), 100, rng(2)))

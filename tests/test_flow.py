@@ -21,6 +21,7 @@ from dmmc.model import DiffusionModel
 from helpers import SIGMA, SMALL, Grid, free_reference, noise, random_model, rng, z_scores
 
 LATTICES = [(4, 4), (3, 5), (6,), (2, 2, 3)]
+CASES = [(shape, False) for shape in LATTICES] + [((3, 4), True), ((5,), True)]
 
 
 def model_on(shape, two_sector=False, strength=0.08, **options):
@@ -38,8 +39,7 @@ def exact_log_q(flow, latents):
     return log_normal - torch.linalg.slogdet(jacobian).logabsdet
 
 
-@pytest.mark.parametrize("two_sector", [False, True])
-@pytest.mark.parametrize("shape", LATTICES, ids=str)
+@pytest.mark.parametrize(("shape", "two_sector"), CASES, ids=str)
 def test_log_q_is_the_density_of_the_map_to_fourth_order(shape, two_sector):
     model = model_on(shape, two_sector)
     latents = noise(model.lattice, 4, seed=7)
@@ -56,8 +56,7 @@ def test_log_q_is_the_density_of_the_map_to_fourth_order(shape, two_sector):
     assert float((log_q + 0.5 * latents.square().flatten(1).sum(1)).std()) > 0.02
 
 
-@pytest.mark.parametrize("two_sector", [False, True])
-@pytest.mark.parametrize("shape", LATTICES, ids=str)
+@pytest.mark.parametrize(("shape", "two_sector"), CASES, ids=str)
 def test_log_q_of_a_pushed_field_is_the_density_returned_with_it(shape, two_sector):
     model = model_on(shape, two_sector)
     flow = FlowProposal(model, 32)
@@ -70,24 +69,18 @@ def test_log_q_of_a_pushed_field_is_the_density_returned_with_it(shape, two_sect
     assert float((coarse.log_q(coarse.push(noise(model.lattice, 10))[0]) - log_q).abs().max()) > 1e-4
 
 
-def test_step_doubling_measures_the_error_of_the_reported_log_q():
-    model = model_on((4, 4))
-    flow, n = FlowProposal(model, 16), 50
-    found = flow.integrator_error(n, rng(3))
-    latents = noise(model.lattice, n, seed=3)
-    exact = replace(flow, n_steps=128).push(latents)[1]
-    error = flow.push(latents)[1] - exact
-    torch.testing.assert_close(found.delta, error, rtol=0, atol=0.1 * float(error.abs().max()))
-    assert found.n_steps == 16 and found.std == pytest.approx(float(found.delta.std()))
-
-
 @pytest.mark.parametrize("shape", LATTICES, ids=str)
-def test_integrator_error_has_the_size_of_the_distance_from_the_density_of_the_map(shape):
-    flow = FlowProposal(model_on(shape), 8)
-    latents = noise(flow.model.lattice, 16, seed=7)
-    exact = float((flow.push(latents)[1] - exact_log_q(flow, latents)).std())
-    # The statistical error of these two standard deviations, heavy-tailed, is up to a factor of 2.
-    assert 1 / 4 < flow.integrator_error(200, rng(3)).std / exact < 4
+def test_integrator_error_is_the_distance_from_the_density_of_the_map(shape):
+    flow, n = FlowProposal(model_on(shape), 12), 48
+    latents = noise(flow.model.lattice, n, seed=3)
+    exact = flow.push(latents)[1] - exact_log_q(flow, latents)
+    error = flow.integrator_error(n, rng(3))  # of the same latents
+    assert error.n_steps == 12 and error.std == pytest.approx(float(error.delta.std()))
+    # Beside the noise of its probe an estimate is right to first order in the error: to half of it, say.
+    difference = error.delta - exact
+    assert abs(float(difference.mean())) < SIGMA * float(difference.std()) / math.sqrt(n) + 0.5 * float(exact.std())
+    # The probe's noise makes the spread larger, not smaller, and not by an order of magnitude.
+    assert 0.7 < error.std / float(exact.std()) < 8
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -148,7 +141,7 @@ def test_q_is_normalised_and_is_what_is_sampled(n_sites, two_sector):
 @pytest.mark.parametrize("shape", [(2,), (4, 4)], ids=str)
 def test_group_average_is_symmetric(shape):
     model = model_on(shape, two_sector=True)
-    flow, n = FlowProposal(model, 16), 600
+    flow, n = FlowProposal(model, 16), 300
     phi, log_q = flow.sample(n, rng())
     torch.testing.assert_close(flow.log_q(-phi), flow.log_q(phi), rtol=1e-14, atol=1e-12)
     torch.testing.assert_close(flow.log_q(phi), log_q, rtol=0, atol=1e-3)

@@ -71,7 +71,7 @@ def steep_flow(where=TWO_SITES, two_sector=False):
     # Half again as wide as the target, which the drift narrows.
     propagator = 1.5 * where.two_point(draws(where.volume)[:2000]).mean(0)
     reference = GaussianReference(where, propagator, mean=0.5 if two_sector else 0.0)
-    return Independence(PHI4, where, FlowProposal(steep_model(reference, two_sector)))
+    return Independence(PHI4, where, FlowProposal(steep_model(reference, two_sector), n_steps=8))
 
 
 # The checks
