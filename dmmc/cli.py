@@ -305,7 +305,7 @@ def _sample(args: argparse.Namespace) -> dict[str, Any]:
     if args.reference is not None:
         fields = storage.load_fields(args.reference, model.lattice.shape)
         # Chains lie one after another in the file: take some of each.
-        reference = torch.as_tensor(fields[:: max(1, len(fields) // 1024)][:1024])
+        reference = torch.as_tensor(fields[:: max(1, len(fields) // 512)][:512])
     stages = workflow.Stages()
     sampled = workflow.sample(
         model, action, args.chains, options, args.out,

@@ -49,7 +49,7 @@ def flow(lattice, phi, two_sector=False):
         reference = GaussianReference(lattice, 0.6 * reference.propagator, mean)
     if lattice.volume < 5:
         return FlowProposal(steep_model(reference, two_sector), n_steps=8)
-    return FlowProposal(random_model(reference, two_sector=two_sector, strength=0.1), n_steps=8)
+    return FlowProposal(random_model(reference, two_sector=two_sector, strength=0.1), n_steps=10)
 
 
 def run(kernel, state, n, seed=3):
