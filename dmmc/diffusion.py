@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmmc.actions import Action
 from dmmc.errors import DmmcError
 from dmmc.lattice import Lattice
 
@@ -56,13 +57,18 @@ class GaussianReference:
         object.__setattr__(self, "v_offset", float(self.v_offset or c.min()))
 
     @classmethod
-    def measure(cls, phi: Tensor, lattice: Lattice, connected: bool = False) -> GaussianReference:
+    def measure(
+        cls, phi: Tensor, lattice: Lattice, connected: bool = False, action: Action | None = None
+    ) -> GaussianReference:
         """The reference of an ensemble ``phi``, ``(n, *lattice)``.
 
         Args:
             phi: fields.
             lattice: their lattice.
             connected: subtract the mean field; else the mean is 0 by symmetry and is not measured.
+            action: reduces the statistical error of C, which a model cannot train away: by partial integration
+                ``<phi(-p) dS/dphi(p)> = 1``, so this is a control variate of ``|phi(p)|^2``. For a free field
+                it makes C exact.
 
         Raises:
             DmmcError: if ``phi`` is not a finite ensemble on ``lattice`` with at least two fields.
@@ -71,10 +77,21 @@ class GaussianReference:
         if len(phi) < 2:
             raise DmmcError(f"a propagator needs at least 2 configurations, got {len(phi)}")
         mean = float(phi.double().mean()) if connected else 0.0
-        total = torch.zeros(len(lattice.orbit_modes), dtype=torch.float64, device=phi.device)
+        square, product = [], []
         for chunk in phi.split(1024):
-            total += lattice.two_point(chunk.double() - mean).sum(0)
-        return cls(lattice, total / len(phi), mean)
+            field = chunk.double() - mean
+            square.append(lattice.two_point(field))
+            if action is not None:
+                force, modes = lattice.to_modes(action.grad(chunk.double())), lattice.to_modes(field)
+                product.append(lattice.orbit_mean((modes.conj() * force).real))
+        x = torch.cat(square)
+        c = x.mean(0)
+        if action is not None:
+            y = torch.cat(product)
+            spread = y - y.mean(0)
+            slope = ((x - c) * spread).mean(0) / spread.square().mean(0)
+            c = c - slope * (y.mean(0) - 1)
+        return cls(lattice, c, mean)
 
     def c(self, like: Tensor) -> Tensor:
         """C(p) on the stored modes, ``half``, in the real dtype and on the device of ``like``."""

@@ -175,7 +175,7 @@ def train(
     if two_sector:
         phi = sectors.align(phi)
     with stages("train"):
-        reference = GaussianReference.measure(phi, lattice, connected=two_sector)
+        reference = GaussianReference.measure(phi, lattice, two_sector, action)
         if init is not None:
             model = init.moved_to(reference, action)
         else:

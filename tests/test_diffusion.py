@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
+from dmmc.actions import AutogradAction, FreeField, Phi4
 from dmmc.diffusion import GaussianReference, posterior_covariance, wiener
 from dmmc.errors import DmmcError
 from dmmc.lattice import Lattice
-from helpers import SIGMA, free_draws, free_reference, noise, z_scores
+from helpers import SIGMA, free_draws, free_reference, hmc_ensemble, noise, z_scores
 
 SHAPES = [(1,), (5,), (4, 4), (6, 3), (2, 3, 4), (2, 2, 3, 2)]
 
@@ -121,3 +122,28 @@ def test_refused_references():
         GaussianReference.measure(noise(lattice, 5).transpose(0, 1), lattice)
     with pytest.raises(DmmcError, match="ensemble has NaN"):
         GaussianReference.measure(torch.full((3, 4, 4), math.nan), lattice)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.5])
+def test_the_action_makes_the_propagator_of_a_free_field_exact(mean):
+    # <phi dS/dphi> = 1 as a control variate: for S = 1/2 phi C^-1 phi it is |phi|^2 / C itself.
+    exact = free_reference(Lattice((4, 6)), 0.7, mean=mean)
+    phi = free_draws(exact, 50)
+    shifted = AutogradAction(lambda x: FreeField(0.7)(x - mean), "shifted")
+    found = GaussianReference.measure(phi, exact.lattice, mean != 0, shifted)
+    if mean:  # at p = 0 the measured mean enters as well
+        torch.testing.assert_close(found.propagator[1:], exact.propagator[1:])
+    else:
+        torch.testing.assert_close(found.propagator, exact.propagator)
+
+
+def test_the_action_makes_the_propagator_of_phi4_more_precise():
+    action, lattice, groups = Phi4(0.2, 0.1), Lattice((4, 4)), 40
+    phi = hmc_ensemble(action, (4, 4), n=8000)
+    plain, better = (
+        torch.stack([GaussianReference.measure(part, lattice, action=use).propagator for part in phi.split(200)])
+        for use in (None, action)
+    )
+    assert bool((better.std(0) < 0.5 * plain.std(0)).all())
+    difference = better - plain
+    assert float((difference.mean(0) / difference.std(0) * math.sqrt(groups)).abs().max()) < SIGMA
