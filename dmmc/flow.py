@@ -23,8 +23,8 @@ from torch import Tensor
 from dmmc.errors import DmmcError
 from dmmc.model import DiffusionModel
 
-DEFAULT_STEPS = 25
-"""Five for each interval between the spline knots of the default network: steps that do not straddle a knot, where
+DEFAULT_STEPS = 30
+"""Six for each interval between the spline knots of the default network: steps that do not straddle a knot, where
 third derivatives jump, keep their fourth order."""
 
 
