@@ -369,6 +369,9 @@ def _print_run(summary: dict[str, Any], found: dict[str, Any]) -> None:
 
     print(table.comparison({summary["kernel"]: found}, reference=summary["kernel"]))
     _print_weights(summary)
+    if "energy_error" in summary:
+        error = summary["energy_error"]
+        print(f"energy error dH: std {error['std']:.3f}, <exp(-dH)> = {error['mean_exp_minus']:.4f} (1 in equilibrium)")
     print(f"{summary['chains']} chains of {summary['draws']} draws: {summary['file']}")
 
 

@@ -297,6 +297,15 @@ def summarise(
         "observables": {name: {"value": x.value, "error": x.error, "tau_int": x.tau_int} for name, x in found.items()},
         "wall_seconds": {} if stages is None else {name: round(value, 3) for name, value in stages.seconds.items()},
     }
+    if "energy_error" in run.stats:
+        dH = run.stats["energy_error"]
+        finite = dH[np.isfinite(dH)]
+        # In equilibrium <exp(-dH)> = 1 (Creutz); a trajectory that ran away counts as exp(-inf).
+        summary["energy_error"] = {
+            "mean": float(finite.mean()),
+            "std": float(finite.std()),
+            "mean_exp_minus": float(np.exp(-dH).mean()),
+        }
     if "log_w_proposed" in run.stats:
         log_w = run.stats["log_w_proposed"]
         summary["ess_fraction"] = diagnostics.ess_fraction(log_w)

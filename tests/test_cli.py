@@ -64,6 +64,9 @@ def check_run_summary(found, path, chains, draws):
     assert found["file"] == str(path) and found["lattice"] == [4, 4]
     assert found["action"] == {"name": "phi4", "kappa": 0.2, "lam": 0.05, "scale": 1.0}
     assert found["acceptance"] == pytest.approx(run.stats["accepted"].mean())
+    assert ("energy_error" in found) == ("energy_error" in run.stats)
+    if "energy_error" in found:
+        assert found["energy_error"]["mean_exp_minus"] == pytest.approx(np.exp(-run.stats["energy_error"]).mean())
     names = {"M", "abs_M", "M2", "M4", "phi2", "S_per_site", "chi2", "chi2_signed", "binder", "xi"}
     assert found["observables"].keys() == names
     for entry in found["observables"].values():
