@@ -20,12 +20,10 @@ from tqdm import tqdm
 from dmmc.errors import DmmcError
 from dmmc.kernels.base import Kernel, State
 from dmmc.observables import measure
+from dmmc.rng import stream
 from dmmc.storage import RunWriter
 
 Array = NDArray[Any]
-
-START_STREAM = 2**40
-"""Number of the random stream that initial states and warm-ups use; blocks use 0, 1, 2, ..."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,6 @@ class ChainOptions:
             raise DmmcError(f"draws, steps_per_draw and block must be positive, keep_every not negative: {self}")
         if not 0 <= self.seed < 2**63:
             raise DmmcError(f"seed must be between 0 and 2^63 - 1, got {self.seed}")
-
-
-def stream(seed: int, number: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """The generator of random stream ``number`` of a run with ``seed``."""
-    (word,) = np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(word) >> 1)
 
 
 def run(

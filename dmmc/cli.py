@@ -356,7 +356,8 @@ def _print_weights(summary: dict[str, Any]) -> None:
         print(f", ESS/N {summary['ess_fraction']:.3f}, std(log w) {summary['std_log_w']:.3f}", end="")
     print()
     if summary["bias_bound_sigma"] is not None:
-        print(f"bias of any observable: at most {summary['bias_bound_sigma']:.1e} of its standard deviation")
+        bound = summary["bias_bound_sigma"]
+        print(f"bias from the integrator: at most about {bound:.1e} of an observable's standard deviation")
     if summary["rejected_not_finite"]:
         print(f"warning: {summary['rejected_not_finite']} proposals were not finite and were rejected")
     if summary["kl"] is not None:

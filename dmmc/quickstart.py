@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmmc import chain, storage, workflow
+from dmmc import chain, rng, storage, workflow
 from dmmc.actions import Phi4
 from dmmc.errors import FileError
 from dmmc.flow import FlowProposal
@@ -80,7 +80,7 @@ def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
     cluster = baseline("cluster", "cluster", keep_every=0)
     print("3/4  training a diffusion model on the HMC ensemble", flush=True)
     phi = torch.as_tensor(hmc.cfgs(), dtype=torch.float32)
-    order = torch.randperm(len(phi), generator=chain.stream(options.seed, chain.START_STREAM))
+    order = torch.randperm(len(phi), generator=rng.stream(options.seed, rng.START_STREAM))
     phi = phi[order]
     # The reference configurations that are weighed below must not have been trained on.
     reference, phi = phi[:1024], phi[1024:]
@@ -134,7 +134,7 @@ def draw(
 ) -> list[str]:
     """The figures of the quickstart, as PNG files in ``out``; returns their paths."""
     levels = [1.0, 0.75, 0.5, 0.25, 0.0]
-    generator = chain.stream(seed, chain.START_STREAM + 2, proposal.model.device)
+    generator = rng.stream(seed, rng.START_STREAM + 2, proposal.model.device)
     fields = proposal.denoise(proposal.latents(1, generator), levels)
     noise = [float(proposal.model.reference.variance(torch.tensor(level))) ** 0.5 for level in levels]
     runs = {"HMC": hmc, "cluster": cluster, "diffusion": sampled.run}

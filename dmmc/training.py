@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -33,6 +32,7 @@ from dmmc.errors import DmmcError, MismatchError
 from dmmc.model import DiffusionModel, read_tensors, write_tensors
 from dmmc.network import InteractionNetwork
 from dmmc.posterior import PosteriorSampler, tune
+from dmmc.rng import START_STREAM, stream
 
 CHECKPOINT_FORMAT = "dmmc-training"
 CHECKPOINT_VERSION = 1
@@ -172,12 +172,6 @@ def path_loss(network: Callable[[Tensor, Tensor], Tensor], noisy: Tensor, target
     return (square * weight.to(square)).mean()
 
 
-def _generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    # One stream a step: a resumed run needs no generator state, only the number of the step.
-    (word,) = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(word) >> 1)
-
-
 def _batch(
     sampler: PosteriorSampler, phi: Tensor, options: TrainingOptions, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -244,7 +238,7 @@ def fit(
         _restore(trainer, checkpoint, identity)
         sampler = replace(sampler, angles=trainer.angles)
     else:
-        sampler = tune(sampler, phi, _generator(options.seed, 2**40, device))
+        sampler = tune(sampler, phi, stream(options.seed, START_STREAM, device))
         trainer.angles = sampler.angles
     validation = _validation_batches(sampler, held, options, device)
     gaussian_loss = sum(_zero_loss(model, batch) for batch in validation) / len(validation)
@@ -265,7 +259,7 @@ def fit(
     with _held_interrupt() as interrupted:
         for _ in _progress(trainer, progress):
             began, spent = time.monotonic(), trainer.spent
-            batch = _batch(sampler, phi, options, _generator(options.seed, trainer.step, device))
+            batch = _batch(sampler, phi, options, stream(options.seed, trainer.step, device))
             loss = trainer.update(*batch)
             if not math.isfinite(loss):
                 raise DmmcError(f"the loss is {loss} after {trainer.step} steps; lower the learning rate")
@@ -333,7 +327,7 @@ def _restore(trainer: _Trainer, checkpoint: str | Path, identity: dict[str, Any]
 def _validation_batches(
     sampler: PosteriorSampler, held: Tensor, options: TrainingOptions, device: torch.device
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    return [_batch(sampler, held, options, _generator(options.seed, 2**41 + i, device)) for i in range(4)]
+    return [_batch(sampler, held, options, stream(options.seed, 2 * START_STREAM + i, device)) for i in range(4)]
 
 
 def _can_fuse(network: InteractionNetwork, batch: tuple[Tensor, Tensor, Tensor]) -> bool:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmmc import chain, diagnostics, sectors, storage
+from dmmc import chain, diagnostics, rng, sectors, storage
 from dmmc.actions import Action, Phi4
 from dmmc.diagnostics import DiagnosticsWarning, Estimate
 from dmmc.diffusion import GaussianReference
@@ -95,7 +95,7 @@ def make_ensemble(
     if options.method == "cluster" and not isinstance(action, Phi4):
         raise DmmcError("cluster updates are for phi^4 only; use --method hmc")
     with stages("warm-up"):
-        generator = chain.stream(options.run.seed, chain.START_STREAM)
+        generator = rng.stream(options.run.seed, rng.START_STREAM)
         # Nearly uniform fields of either sign. Rough ones would fall into domains in a broken phase, whose walls live
         # for long, or begin in the steep tail of the potential, where a step size tuned elsewhere is rejected.
         scale = action.scale if isinstance(action, Phi4) else 1.0
@@ -179,7 +179,7 @@ def train(
         if init is not None:
             model = init.moved_to(reference, action)
         else:
-            generator = chain.stream(options.seed, chain.START_STREAM)
+            generator = rng.stream(options.seed, rng.START_STREAM)
             model = DiffusionModel.untrained(reference, action, size, two_sector, generator)
         model.network.to(device)
         model = fit(model, action, phi, options, checkpoint=f"{path}.checkpoint", resume=resume)
@@ -242,7 +242,7 @@ def sample(
     proposal = FlowProposal(model) if n_steps is None else FlowProposal(model, n_steps)
     kernel = Independence(action, model.lattice, proposal)
     device = model.device
-    generator = chain.stream(options.seed, chain.START_STREAM, device)
+    generator = rng.stream(options.seed, rng.START_STREAM, device)
     with stages("chain"):
         chain.run(
             kernel,
@@ -255,7 +255,7 @@ def sample(
             device=device,
         )
     with stages("certificate"):
-        generator = chain.stream(options.seed, chain.START_STREAM + 1, device)
+        generator = rng.stream(options.seed, rng.START_STREAM + 1, device)
         delta = proposal.integrator_error(n_delta, generator).std
     log_w = np.empty(0)
     if reference is not None:

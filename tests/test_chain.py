@@ -21,6 +21,7 @@ from dmmc.kernels.hmc import HMC
 from dmmc.kernels.independence import Independence
 from dmmc.lattice import Lattice
 from dmmc.observables import measure
+from dmmc.rng import START_STREAM, stream
 from dmmc.storage import Run, load_run
 from helpers import free_reference, random_model, rng
 
@@ -119,7 +120,7 @@ def test_the_chain_is_that_of_the_kernel(tmp_path):
     kernel, start = make("hmc")
     state, phi, accepted = start(), [], []
     for number, draws in enumerate((4, 2)):
-        for after, statistics in kernel.steps(state, 3 * draws, chain.stream(3, number)):
+        for after, statistics in kernel.steps(state, 3 * draws, stream(3, number)):
             state = after
             phi.append(state.phi)
             accepted.append(statistics["accepted"].double())
@@ -154,11 +155,11 @@ def test_a_seed_makes_the_run(name, tmp_path):
 
 
 def test_streams_differ():
-    first = {int(torch.randint(2**62, (1,), generator=chain.stream(s, n))) for s in range(20) for n in range(20)}
+    first = {int(torch.randint(2**62, (1,), generator=stream(s, n))) for s in range(20) for n in range(20)}
     assert len(first) == 400
-    assert chain.stream(3, 5).initial_seed() == chain.stream(3, 5).initial_seed()
+    assert stream(3, 5).initial_seed() == stream(3, 5).initial_seed()
     # Those of starts are beyond any block.
-    assert chain.START_STREAM > 10**9
+    assert START_STREAM > 10**9
 
 
 def test_no_random_number_is_used_in_two_blocks(tmp_path):
