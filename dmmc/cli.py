@@ -227,8 +227,11 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     from dmmc.training import TrainingOptions
 
     _check_out(args.out, args)
-    if args.resume and args.out.exists() and not (Path(f"{args.out}.checkpoint").exists() or args.overwrite):
-        raise FileError(f"{args.out} is finished, there is nothing to resume; to train on, pass it as --init")
+    if args.resume and not Path(f"{args.out}.checkpoint").exists():
+        if not args.out.exists():
+            raise FileError(f"there is no training to resume at {args.out}; start it without --resume")
+        if not args.overwrite:
+            raise FileError(f"{args.out} is finished, there is nothing to resume; to train on, pass it as --init")
     device = _device(args)
     phi = torch.as_tensor(storage.load_fields(args.ensemble), dtype=torch.float32)
     lattice = Lattice(tuple(phi.shape[1:]))
@@ -319,26 +322,20 @@ def _sample(args: argparse.Namespace) -> dict[str, Any]:
 
 def _quickstart(args: argparse.Namespace) -> dict[str, Any]:
     from dmmc import quickstart
-    from dmmc.training import TrainingOptions
 
     device = _device(args)
     if args.out.exists() and not args.out.is_dir():
         raise FileError(f"--out {args.out} is a file; name a directory")
     _check_folder(args.out)
-    # Bad numbers are refused here: before an hour of work, and before an earlier result is removed.
-    minutes = None if args.steps is not None else args.minutes
-    TrainingOptions(steps=args.steps, minutes=minutes)
-    _check_draws(args)
-    if args.baseline_draws < 60:
-        raise DmmcError(f"--baseline-draws must be at least 60, to leave fields to train on; got {args.baseline_draws}")
+    # Bad numbers are refused here, before an earlier result is removed.
+    options = quickstart.QuickstartOptions(
+        minutes=args.minutes, steps=args.steps, draws=args.draws,
+        baseline_draws=args.baseline_draws, seed=args.seed, device=device,
+    )  # fmt: skip
     if args.overwrite and args.out.is_dir():
         for name in quickstart.FILES:
             (args.out / name).unlink(missing_ok=True)
             shutil.rmtree(args.out / f"{name}.partial", ignore_errors=True)
-    options = quickstart.QuickstartOptions(
-        minutes=minutes, steps=args.steps, draws=args.draws,
-        baseline_draws=args.baseline_draws, seed=args.seed, device=device,
-    )  # fmt: skip
     summary = quickstart.quickstart(options, args.out)
     print()
     print(summary["table"])
@@ -389,7 +386,7 @@ def _threads(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 for refused input, 130 after Ctrl-C."""
+    """Run the command line; returns the exit code: 0, 1 if the system fails, 2 for refused input, 130 after Ctrl-C."""
     args = _parser().parse_args(argv)
     try:
         _check_json(args)
@@ -404,6 +401,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DmmcError as error:
         print(f"dmmc {args.command}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"dmmc {args.command}: {error}; make room or mend that, then go on with --resume", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         hint = "" if args.command == "quickstart" else "; go on with the same command and --resume"
         print(f"\ndmmc {args.command}: interrupted{hint}", file=sys.stderr)

@@ -11,11 +11,15 @@ import torch
 
 from dmmc import chain, rng, storage, workflow
 from dmmc.actions import Phi4
-from dmmc.errors import FileError
+from dmmc.diagnostics.autocorrelation import MIN_DRAWS
+from dmmc.errors import DmmcError, FileError
 from dmmc.flow import FlowProposal
 from dmmc.lattice import Lattice
 from dmmc.report import figures, table
 from dmmc.training import TrainingOptions
+
+KEEP_EVERY = 12
+"""Draws of HMC between two fields of the training ensemble."""
 
 FILES = ("hmc.h5", "cluster.h5", "model.safetensors", "chain.h5")
 
@@ -23,6 +27,9 @@ FILES = ("hmc.h5", "cluster.h5", "model.safetensors", "chain.h5")
 @dataclass(frozen=True)
 class QuickstartOptions:
     """Sizes of the run; the defaults take under 6 minutes on 2 cores.
+
+    Raises:
+        DmmcError: if a number is out of its range, so that nothing fails after minutes of work.
 
     Attributes:
         kappa: hopping parameter; kappa_c = 0.27088 in infinite volume at this lam.
@@ -50,6 +57,22 @@ class QuickstartOptions:
     seed: int = 1
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        _ = self.training
+        if min(self.draws, self.baseline_draws) < MIN_DRAWS:
+            raise DmmcError(f"--draws must be at least {MIN_DRAWS}, for errors to be estimated")
+        if self.baseline_draws < 5 * KEEP_EVERY:
+            raise DmmcError(
+                f"--baseline-draws must be at least {5 * KEEP_EVERY}, to leave fields to train on; "
+                f"got {self.baseline_draws}"
+            )
+
+    @property
+    def training(self) -> TrainingOptions:
+        """The training budget: ``steps`` if they are given, else ``minutes``."""
+        minutes = self.minutes if self.steps is None else None
+        return TrainingOptions(steps=self.steps, minutes=minutes, seed=self.seed)
+
 
 def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
     """Run it all; files, figures and the table are in ``out``.
@@ -75,7 +98,7 @@ def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
         )
 
     print("1/4  HMC ensemble", flush=True)
-    hmc = baseline("hmc", "HMC", keep_every=12)
+    hmc = baseline("hmc", "HMC", keep_every=KEEP_EVERY)
     print("2/4  cluster chain, the second source of truth", flush=True)
     cluster = baseline("cluster", "cluster", keep_every=0)
     print("3/4  training a diffusion model on the HMC ensemble", flush=True)
@@ -84,12 +107,11 @@ def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
     phi = phi[order]
     # The reference configurations that are weighed below must not have been trained on.
     reference, phi = phi[:1024], phi[1024:]
-    budget = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
     model = workflow.train(
         action,
         lattice,
         phi,
-        TrainingOptions(**budget, seed=options.seed),
+        options.training,
         out / "model.safetensors",
         device=options.device,
         stages=stages["train"],

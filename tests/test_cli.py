@@ -376,6 +376,7 @@ BAD = [
     (f"{BASE} --out text --resume", "not an HDF5 file"),
     (f"{LEARN} --ensemble hmc.h5 --out model.safetensors", "exists"),
     (f"{LEARN} --ensemble hmc.h5 --out model.safetensors --resume", "nothing to resume"),
+    (f"{LEARN} --ensemble hmc.h5 --out never-begun --resume", "no training to resume"),
     (f"{LEARN} --ensemble hmc.h5 --out directory", "is a directory"),
     (f"{MODEL} --out chain.h5", "exists"),
     (f"{MODEL} --resume", "nothing to resume"),
@@ -496,6 +497,21 @@ def test_a_folder_without_permission_is_refused(tmp_path, capsys):
     tmp_path.chmod(0o500)
     assert dmmc(*ENSEMBLE, "--out", tmp_path / "new.h5") == 2
     assert "can be written to" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "_commit", full)
+    assert dmmc(*ENSEMBLE, "--out", tmp_path / "new.h5") == 1
+    assert "No space left on device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"draws": 3}, {"baseline_draws": 59}, {"minutes": math.inf}])
+def test_bad_sizes_of_a_quickstart_are_refused_from_python_too(options):
+    with pytest.raises(quickstart.DmmcError):
+        quickstart.QuickstartOptions(**options)
 
 
 def test_pretrained_models_are_known_by_name(capsys, tmp_path):
