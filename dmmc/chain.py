@@ -6,7 +6,8 @@ disk: a run that is killed and resumed is the run that was not killed, bit for b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def run(
     provenance: dict[str, Any] | None = None,
     device: str | torch.device = "cpu",
     progress: bool = True,
+    evaluate: Callable[[], Mapping[str, Array]] | None = None,
 ) -> Path:
     """Run chains and store them.
 
@@ -74,6 +76,7 @@ def run(
         provenance: recorded in the header; compared on resumption like everything else in it.
         device: where the random numbers are made.
         progress: show a bar with the acceptance (on a terminal).
+        evaluate: called after the last draw; the arrays that it returns are stored beside the chains.
 
     Returns:
         ``path``.
@@ -84,6 +87,7 @@ def run(
     """
     header = {
         "kernel": kernel.describe(),
+        "evaluations": kernel.evaluations,
         "action": kernel.action.describe(),
         "lattice": list(kernel.lattice.shape),
         "seed": options.seed,
@@ -102,7 +106,7 @@ def run(
         else:
             state = begun or start()
         accepted, first = 0.0, writer.n_draws
-        done = first
+        done, began = first, time.monotonic()
         with tqdm(
             total=options.draws, initial=first, desc="chain", unit="draw", disable=None if progress else True
         ) as bar:
@@ -115,7 +119,10 @@ def run(
                 done += length
                 bar.update(length)
                 bar.set_postfix_str(f"acceptance {accepted / (done - first):.3f}", refresh=False)
-        return writer.finish({})
+        seconds = time.monotonic() - began
+        # Of this process alone: a run that was interrupted has no record of the time before.
+        summary = {"wall_seconds": {"chain": seconds}, "wall_draws": done - first}
+        return writer.finish(summary, None if evaluate is None else evaluate())
 
 
 def _array(x: Tensor) -> Array:

@@ -212,7 +212,7 @@ def _ensemble(args: argparse.Namespace) -> dict[str, Any]:
         resume=args.resume, overwrite=args.overwrite, device=_device(args), stages=stages,
     )  # fmt: skip
     found = workflow.estimates(made)
-    summary = workflow.summarise(made, found, None, stages)
+    summary = workflow.summarise(made, found, stages)
     _print_run(summary, found)
     return summary
 
@@ -310,12 +310,12 @@ def _sample(args: argparse.Namespace) -> dict[str, Any]:
         # Chains lie one after another in the file: take some of each.
         reference = torch.as_tensor(fields[:: max(1, len(fields) // 512)][:512])
     stages = workflow.Stages()
-    sampled = workflow.sample(
+    made = workflow.sample(
         model, action, args.chains, options, args.out,
         n_steps=args.flow_steps, reference=reference, resume=args.resume, overwrite=args.overwrite, stages=stages,
     )  # fmt: skip
-    found = workflow.estimates(sampled.run)
-    summary = workflow.summarise(sampled.run, found, sampled, stages)
+    found = workflow.estimates(made)
+    summary = workflow.summarise(made, found, stages)
     _print_run(summary, found)
     return summary
 

@@ -84,6 +84,11 @@ class FlowProposal:
         }
 
     @property
+    def evaluations(self) -> int:
+        """Network evaluations of a proposal: four a step; those of the mirror sector too, if there are two."""
+        return 4 * self.n_steps * (2 if self.model.two_sector else 1)
+
+    @property
     def chunk(self) -> int:
         """Fields in a chunk."""
         return max(1, self.chunk_sites // self.model.lattice.volume)

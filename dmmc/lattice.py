@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from dmmc import momenta
 from dmmc.errors import DmmcError
 
 
@@ -84,53 +85,26 @@ class Lattice:
         return weights.expand(self.half).clone()
 
     @cached_property
-    def _orbits(self) -> tuple[Tensor, tuple[tuple[int, ...], ...]]:
-        # The orbit of p under reflections and exchanges of axes of equal extent is labelled by the folded
-        # mode numbers |n_mu|, sorted within each class of axes of equal extent.
-        axes_of: dict[int, list[int]] = {}
-        for axis, extent in enumerate(self.shape):
-            axes_of.setdefault(extent, []).append(axis)
-        labels: dict[tuple[int, ...], list[int]] = {}
-        for flat, mode in enumerate(itertools.product(*(range(n) for n in self.half))):
-            folded = [min(n, extent - n) for n, extent in zip(mode, self.shape, strict=True)]
-            for axes in axes_of.values():
-                for axis, value in zip(axes, sorted((folded[a] for a in axes), reverse=True), strict=True):
-                    folded[axis] = value
-            labels.setdefault(tuple(folded), []).append(flat)
-        names = sorted(
-            labels, key=lambda n: (sum(math.sin(math.pi * a / b) ** 2 for a, b in zip(n, self.shape, strict=True)), n)
-        )
-        index = torch.empty(math.prod(self.half), dtype=torch.int64)
-        for number, name in enumerate(names):
-            index[labels[name]] = number
-        return index.view(self.half), tuple(names)
-
-    @property
     def orbit_index(self) -> Tensor:
-        """Number of the hypercubic orbit of each stored mode, shape ``half``; orbit 0 is p = 0.
-
-        An orbit is a set of momenta that reflections, and exchanges of axes of equal extent, map onto
-        each other; orbits are numbered by increasing ``phat2``.
-        """
-        return self._orbits[0]
+        """Number of the hypercubic orbit (see :mod:`dmmc.momenta`) of each stored mode, shape ``half``."""
+        number = {mode: k for k, mode in enumerate(self.orbit_modes)}
+        stored = itertools.product(*map(range, self.half))
+        return torch.tensor([number[momenta.representative(mode, self.shape)] for mode in stored]).view(self.half)
 
     @property
     def orbit_modes(self) -> tuple[tuple[int, ...], ...]:
         """One representative of each orbit: mode numbers n with ``p = 2 pi n / L``."""
-        return self._orbits[1]
+        return momenta.orbit_modes(self.shape)
 
     @cached_property
     def orbit_size(self) -> Tensor:
         """Number of momenta in each orbit, shape ``(n_orbits,)``; sums to V."""
-        size = torch.zeros(len(self.orbit_modes), dtype=torch.float64)
-        return size.index_add(0, self.orbit_index.flatten(), self.multiplicity.flatten())
+        return torch.from_numpy(momenta.orbit_size(self.shape))
 
     @cached_property
     def orbit_phat2(self) -> Tensor:
         """``phat2`` of each orbit, shape ``(n_orbits,)``, increasing."""
-        total = torch.zeros(len(self.orbit_modes), dtype=torch.float64)
-        total = total.index_add(0, self.orbit_index.flatten(), (self.multiplicity * self.phat2).flatten())
-        return total / self.orbit_size
+        return torch.from_numpy(momenta.orbit_phat2(self.shape))
 
     def to_modes(self, phi: Tensor) -> Tensor:
         """Orthonormal real Fourier transform, ``(..., *shape) -> (..., *half)`` complex."""

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmmc import chain, rng, storage, workflow
+from dmmc import chain, momenta, rng, storage, workflow
 from dmmc.actions import Phi4
 from dmmc.diagnostics.autocorrelation import MIN_DRAWS
 from dmmc.errors import DmmcError, FileError
-from dmmc.flow import FlowProposal
 from dmmc.lattice import Lattice
 from dmmc.report import figures, table
 from dmmc.training import TrainingOptions
@@ -127,50 +126,39 @@ def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
         reference=reference,
         stages=stages["diffusion"],
     )
-    found = {
-        name: workflow.estimates(run) for name, run in (("cluster", cluster), ("HMC", hmc), ("diffusion", sampled.run))
-    }
+    runs = {"cluster": cluster, "HMC": hmc, "diffusion": sampled}
+    found = {name: workflow.estimates(run) for name, run in runs.items()}
     text = table.comparison(found, reference="cluster")
     (out / "table.txt").write_text(text + "\n")
-    summary = workflow.summarise(sampled.run, found["diffusion"], sampled, stages["diffusion"])
+    summary = workflow.summarise(sampled, found["diffusion"], stages["diffusion"])
     summary["wall_seconds"] |= {f"{name} {part}": round(s, 3) for name in ("HMC", "cluster", "train")
                                 for part, s in stages[name].seconds.items()}  # fmt: skip
     return {
         **summary,
         "baselines": {
-            "HMC": workflow.summarise(hmc, found["HMC"], None, stages["HMC"]),
-            "cluster": workflow.summarise(cluster, found["cluster"], None, stages["cluster"]),
+            "HMC": workflow.summarise(hmc, found["HMC"], stages["HMC"]),
+            "cluster": workflow.summarise(cluster, found["cluster"], stages["cluster"]),
         },
         "table": text,
-        "figures": draw(FlowProposal(model, options.flow_steps), hmc, cluster, sampled, options.seed, out),
+        "figures": draw(hmc, cluster, sampled, out),
     }
 
 
-def draw(
-    proposal: FlowProposal,
-    hmc: storage.Run,
-    cluster: storage.Run,
-    sampled: workflow.Sampled,
-    seed: int,
-    out: Path,
-) -> list[str]:
+def draw(hmc: storage.Run, cluster: storage.Run, sampled: storage.Run, out: Path) -> list[str]:
     """The figures of the quickstart, as PNG files in ``out``; returns their paths."""
-    levels = [1.0, 0.75, 0.5, 0.25, 0.0]
-    generator = rng.stream(seed, rng.START_STREAM + 2, proposal.model.device)
-    fields = proposal.denoise(proposal.latents(1, generator), levels)
-    noise = [float(proposal.model.reference.variance(torch.tensor(level))) ** 0.5 for level in levels]
-    runs = {"HMC": hmc, "cluster": cluster, "diffusion": sampled.run}
-    phat2 = proposal.model.lattice.orbit_phat2.numpy()
+    runs = {"HMC": hmc, "cluster": cluster, "diffusion": sampled}
+    phat2 = momenta.orbit_phat2(tuple(sampled.header["lattice"]))
 
     def two_point(run: storage.Run) -> tuple[Any, Any, Any]:
         by_chain = run.observables["two_point"].mean(1)
         return phat2, by_chain.mean(0), by_chain.std(0, ddof=1) / np.sqrt(len(by_chain))
 
+    beside = sampled.evaluation
     made = {
-        "denoising": figures.denoising(np.stack([x[0].cpu().numpy() for x in fields]), np.array(noise)),
+        "denoising": figures.denoising(beside["denoising"], beside["denoising_noise"]),
         "magnetisation": figures.magnetisation({name: run.observables["M"] for name, run in runs.items()}),
         "autocorrelation": figures.autocorrelation({name: run.observables for name, run in runs.items()}),
-        "log_weights": figures.log_weights(sampled.run.stats["log_w_proposed"], sampled.log_w_reference),
+        "log_weights": figures.log_weights(sampled.stats["log_w_proposed"], beside["log_w_reference"]),
         "two_point": figures.two_point({name: two_point(run) for name, run in runs.items()}),
     }
     paths = []

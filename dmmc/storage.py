@@ -12,6 +12,7 @@ A finished file holds::
     /observables/<name>   (chain, draw, ...)
     /sample_stats/<name>  (chain, draw, ...)
     /state/<name>         the chains' state after the last draw, from which a run is extended
+    /evaluation/<name>    what was measured once, beside the chains; empty for most samplers
 
 with root attributes ``format``, ``format_version``, ``run_id``, ``n_blocks`` and, as JSON, ``header``,
 ``summary`` and ``versions``. Every dataset carries HDF5's Fletcher-32 checksums, verified on each read, and the
@@ -28,6 +29,8 @@ import os
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -435,11 +438,12 @@ class RunWriter:
         last = self.path if self.n_blocks == self._manifest["base_blocks"] else self._block_path(self.n_blocks - 1)
         return _verified(last, lambda file: _read_group(file, "state"))
 
-    def finish(self, extra: dict[str, Any]) -> Path:
+    def finish(self, extra: dict[str, Any], evaluation: Mapping[str, Array] | None = None) -> Path:
         """Assemble the finished file, remove the journal, and release the run.
 
         Args:
             extra: the run's summary, JSON values.
+            evaluation: arrays that are not part of the chains, of any shape.
 
         Returns:
             The path of the finished file.
@@ -455,16 +459,17 @@ class RunWriter:
         temporary = self._journal / "assembled.h5.tmp"
         with h5py.File(temporary, "w", libver=LIBVER) as file:
             self._assemble(file)
+            group = file.create_group("evaluation")
+            for name, array in (evaluation or {}).items():
+                _write(group, name, np.asarray(array))
             _set_text(file, "format", FORMAT)
             file.attrs["format_version"] = FORMAT_VERSION
             _set_text(file, "run_id", self._manifest["run_id"])
             file.attrs["n_blocks"] = self.n_blocks
             _set_text(file, "header", _json(self.header, "header"))
             _set_text(file, "summary", summary)
-            versions = {"dmmc": dmmc.__version__, "numpy": np.__version__, "h5py": h5py.__version__}
-            if "torch" in self.header:
-                versions["torch"] = self.header["torch"]
-            _set_text(file, "versions", _json(versions, "versions"))
+            versions = {name: version(name) for name in ("numpy", "h5py", "torch") if find_spec(name)}
+            _set_text(file, "versions", _json({"dmmc": dmmc.__version__, **versions}, "versions"))
         _commit(temporary, self.path)
         _remove(self._journal)
         self.close()
@@ -618,6 +623,7 @@ class Run:
         observables: arrays ``(chain, draw, ...)`` by name.
         stats: sample statistics, ``(chain, draw, ...)`` by name.
         state: the chains' state after the last draw.
+        evaluation: arrays measured beside the chains, of any shape, by name; may be empty.
         cfg_index: chain and draw of each kept configuration, ``(N, 2)``; N may be 0.
         run_id: identifies the run through all its extensions.
         n_blocks: number of blocks it was written in.
@@ -630,6 +636,7 @@ class Run:
     observables: Arrays = field(repr=False)
     stats: Arrays = field(repr=False)
     state: Arrays = field(repr=False)
+    evaluation: Arrays = field(repr=False)
     cfg_index: Array = field(repr=False)
     run_id: str
     n_blocks: int
@@ -687,6 +694,7 @@ def load_run(path: str | Path) -> Run:
             observables=_read_group(file, "observables"),
             stats=_read_group(file, "sample_stats"),
             state=_read_group(file, "state"),
+            evaluation=_read_group(file, "evaluation") if "evaluation" in list(file) else {},
             cfg_index=_read(file["cfg_index"]) if "cfg_index" in list(file) else np.empty((0, 2), dtype=np.int64),
             run_id=_text(file, "run_id") or "",
             n_blocks=int(file.attrs["n_blocks"]),

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,21 @@ WARM_UP = 60
 
 
 class Stages:
-    """Wall seconds of each stage of a command."""
+    """Wall seconds of each stage of a command; what a stage within a stage takes does not count in the outer one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._inner = 0.0
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
+        began, before, self._inner = time.monotonic(), self._inner, 0.0
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+            spent = time.monotonic() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent - self._inner
+            self._inner = before + spent
 
 
 @dataclass(frozen=True)
@@ -187,19 +190,8 @@ def train(
     return model
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """A diffusion chain and what was measured beside it.
-
-    Attributes:
-        run: the stored chain.
-        bias_bound_sigma: std(delta) of the integrator: bounds the bias of an observable in units of its std.
-        log_w_reference: log weights of reference configurations, ``(n,)``; empty without them.
-    """
-
-    run: storage.Run
-    bias_bound_sigma: float
-    log_w_reference: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+DENOISING_LEVELS = (1.0, 0.75, 0.5, 0.25, 0.0)
+"""Noise levels of the sequence that is stored with a diffusion chain, for looking at."""
 
 
 def sample(
@@ -215,8 +207,12 @@ def sample(
     resume: bool = False,
     overwrite: bool = False,
     stages: Stages | None = None,
-) -> Sampled:
+) -> storage.Run:
     """Run the exact diffusion chain.
+
+    Stored beside the chain, in ``Run.evaluation``: ``delta`` of the integrator on ``n_delta`` proposals;
+    ``log_w_reference`` of the reference configurations, if there are any; ``denoising``, a field at the noise levels
+    ``denoising_level``, with noise of standard deviation ``denoising_noise``.
 
     Args:
         model: gives the proposals.
@@ -243,6 +239,23 @@ def sample(
     kernel = Independence(action, model.lattice, proposal)
     device = model.device
     generator = rng.stream(options.seed, rng.START_STREAM, device)
+
+    def evaluate() -> dict[str, NDArray[np.float64]]:
+        found = {}
+        with stages("certificate"):
+            generator = rng.stream(options.seed, rng.START_STREAM + 1, device)
+            found["delta"] = proposal.integrator_error(n_delta, generator).delta
+        if reference is not None:
+            with stages("reference weights"):
+                phi = reference.to(device=device, dtype=torch.float64)
+                found["log_w_reference"] = -action(phi) - proposal.log_q(phi)
+        latent = proposal.latents(1, rng.stream(options.seed, rng.START_STREAM + 2, device))
+        level = torch.tensor(DENOISING_LEVELS, dtype=torch.float64)
+        found["denoising"] = torch.cat(proposal.denoise(latent, DENOISING_LEVELS))
+        found["denoising_level"] = level
+        found["denoising_noise"] = model.reference.variance(level).sqrt()
+        return {name: x.double().cpu().numpy() for name, x in found.items()}
+
     with stages("chain"):
         chain.run(
             kernel,
@@ -253,16 +266,9 @@ def sample(
             overwrite=overwrite,
             provenance={"chains": chains},
             device=device,
+            evaluate=evaluate,
         )
-    with stages("certificate"):
-        generator = rng.stream(options.seed, rng.START_STREAM + 1, device)
-        delta = proposal.integrator_error(n_delta, generator).std
-    log_w = np.empty(0)
-    if reference is not None:
-        with stages("reference weights"):
-            phi = reference.to(device=device, dtype=torch.float64)
-            log_w = (-action(phi) - proposal.log_q(phi)).cpu().numpy()
-    return Sampled(storage.load_run(path), delta, log_w)
+    return storage.load_run(path)
 
 
 def estimates(run: storage.Run) -> dict[str, Estimate]:
@@ -274,9 +280,15 @@ def estimates(run: storage.Run) -> dict[str, Estimate]:
         return diagnostics.summary(run.observables, lattice.volume, phat2)
 
 
-def summarise(
-    run: storage.Run, found: Mapping[str, Estimate], sampled: Sampled | None = None, stages: Stages | None = None
-) -> dict[str, Any]:
+def bias_bound_sigma(run: storage.Run) -> float | None:
+    """std(delta) of the integrator, which bounds the bias of an observable in units of its standard deviation.
+
+    None for a chain without an integrator in its proposal.
+    """
+    return float(np.std(run.evaluation["delta"], ddof=1)) if "delta" in run.evaluation else None
+
+
+def summarise(run: storage.Run, found: Mapping[str, Estimate], stages: Stages | None = None) -> dict[str, Any]:
     """The machine-readable summary of a run; entries that do not apply are null."""
     tau = found["M2"]
     summary: dict[str, Any] = {
@@ -290,7 +302,7 @@ def summarise(
         "acceptance": float(np.mean(run.stats["accepted"])),
         "ess_fraction": None,
         "std_log_w": None,
-        "bias_bound_sigma": None,
+        "bias_bound_sigma": bias_bound_sigma(run),
         "rejected_not_finite": 0,
         "kl": None,
         "tau_int": {"M2": {"value": tau.tau_int, "error": tau.tau_int_error, "unit": "draws, 1/2 for a white series"}},
@@ -312,23 +324,22 @@ def summarise(
         summary["std_log_w"] = diagnostics.std_log_w(log_w)
         summary["expected_acceptance"] = diagnostics.expected_acceptance(log_w)
         summary["rejected_not_finite"] = diagnostics.n_zero_weight(log_w)
-    if sampled is not None:
-        summary["bias_bound_sigma"] = sampled.bias_bound_sigma
+    if summary["bias_bound_sigma"] is not None:
         for name in found:
             # Primary observables only: the bound is on the mean of something measured on single configurations.
             if name in run.observables:
-                bound = float(np.std(run.observables[name])) * sampled.bias_bound_sigma
+                bound = float(np.std(run.observables[name])) * summary["bias_bound_sigma"]
                 summary["observables"][name]["bias_bound"] = bound
-        if len(sampled.log_w_reference):
-            gap = diagnostics.kl_gap(run.stats["log_w_proposed"], sampled.log_w_reference)
-            summary["kl"] = {
-                "KL(q||p) from proposals": gap.kl_q_p,
-                "KL(p||q) from reference configurations": gap.kl_p_q,
-                "std_log_w_reference": gap.std_p,
-                "log_z": gap.log_z,
-                "log_z_error": gap.log_z_error,
-                "log_z_reference": gap.log_z_reference,
-            }
+    if "log_w_reference" in run.evaluation:
+        gap = diagnostics.kl_gap(run.stats["log_w_proposed"], run.evaluation["log_w_reference"])
+        summary["kl"] = {
+            "KL(q||p) from proposals": gap.kl_q_p,
+            "KL(p||q) from reference configurations": gap.kl_p_q,
+            "std_log_w_reference": gap.std_p,
+            "log_z": gap.log_z,
+            "log_z_error": gap.log_z_error,
+            "log_z_reference": gap.log_z_reference,
+        }
     return _finite(summary)
 
 

@@ -97,6 +97,7 @@ class Gaussian:
 
     mean: torch.Tensor
     covariance: torch.Tensor
+    evaluations = 0
 
     @classmethod
     def of(cls, lattice, propagator, mean=0.0):
@@ -127,6 +128,7 @@ class Mixture:
 
     weights: tuple[float, ...]
     parts: tuple[Gaussian, ...]
+    evaluations = 0
 
     def sample(self, n, generator):
         which = torch.multinomial(torch.tensor(self.weights), n, replacement=True, generator=generator)

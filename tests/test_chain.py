@@ -32,6 +32,8 @@ STATISTICS = {
     "cluster": {"accepted", "energy_error", "n_clusters"},
     "flow": {"accepted", "log_q", "log_w", "log_w_proposed"},
 }
+# HMC below: 3 forces; cluster: two of its trajectories and the sweep; flow: two steps of four evaluations.
+EVALUATIONS = {"hmc": {"force": 3}, "cluster": {"force": 7}, "flow": {"network": 8}}
 
 
 def make(name):
@@ -83,6 +85,7 @@ def test_contents(name, tmp_path):
     assert (found.n_chains, found.n_draws, found.n_blocks) == (CHAINS, 11, 3)
     assert found.header == {
         "kernel": make(name)[0].describe(),
+        "evaluations": make(name)[0].evaluations,
         "action": ACTION.describe(),
         "lattice": [4, 3],
         "seed": 7,
@@ -92,6 +95,19 @@ def test_contents(name, tmp_path):
         "n_draws": 11,
         "provenance": {"why": "test"},
     }
+
+
+def test_what_a_step_costs():
+    assert {name: make(name)[0].evaluations for name in STATISTICS} == EVALUATIONS
+
+
+def test_an_evaluation_is_stored_beside_the_chains(tmp_path):
+    made = run("hmc", ChainOptions(draws=5, block=4), tmp_path / "run.h5", evaluate=lambda: {"delta": np.arange(3.0)})
+    assert list(made.evaluation) == ["delta"]
+    np.testing.assert_array_equal(made.evaluation["delta"], np.arange(3.0))
+    assert made.summary["wall_draws"] == 5 and made.summary["wall_seconds"]["chain"] > 0
+    extended = run("hmc", ChainOptions(draws=7, block=4), tmp_path / "run.h5", resume=True)
+    assert extended.evaluation == {} and extended.summary["wall_draws"] == 2
 
 
 @pytest.mark.parametrize("name", STATISTICS)

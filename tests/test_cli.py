@@ -127,6 +127,12 @@ def test_sample(made):
         found["bias_bound_sigma"] * run.observables["M2"].std()
     )
     assert "bias_bound" not in found["observables"]["xi"]
+    assert found["bias_bound_sigma"] == pytest.approx(run.evaluation["delta"].std(ddof=1))
+    assert run.evaluation["log_w_reference"].shape == (len(storage.load_run(made / "hmc.h5").cfg_index),)
+    # From the prior at the largest noise level to a field of the model.
+    assert run.evaluation["denoising"].shape == (5, 4, 4)
+    np.testing.assert_array_equal(run.evaluation["denoising_level"], [1, 0.75, 0.5, 0.25, 0])
+    assert run.evaluation["denoising_noise"][-1] == 0 and (np.diff(run.evaluation["denoising_noise"]) < 0).all()
 
 
 def test_the_model_of_one_lattice_starts_that_of_another(made, tmp_path):

@@ -21,7 +21,7 @@ from dmmc.kernels.independence import Independence
 from dmmc.lattice import Lattice
 from dmmc.network import NetworkSize
 from dmmc.training import TrainingOptions
-from dmmc.workflow import EnsembleOptions, estimates, make_ensemble, sample, train
+from dmmc.workflow import EnsembleOptions, bias_bound_sigma, estimates, make_ensemble, sample, train
 from helpers import SIGMA, Grid, rng
 
 LATTICE = Lattice((8, 8))
@@ -65,17 +65,17 @@ def test_every_observable_agrees_with_cluster_updates(model, truth, tmp_path):
     sampled = sample(
         model, ACTION, 64, ChainOptions(250, 1, 0, block=50, seed=5), tmp_path / "chain.h5", n_steps=N_STEPS, n_delta=64
     )
-    z = comparisons(sampled.run, truth)
+    z = comparisons(sampled, truth)
     assert set(z) >= {"M", "abs_M", "M2", "M4", "phi2", "S_per_site", "chi2", "chi2_signed", "binder", "xi"}
     assert len(z) == 10 + 15
     assert max(map(abs, z.values())) < bonferroni(len(z)), z
     # A comparison that means something: rejections, errors of a few per cent at most, ...
-    accepted, log_w = sampled.run.stats["accepted"], sampled.run.stats["log_w_proposed"]
+    accepted, log_w = sampled.stats["accepted"], sampled.stats["log_w_proposed"]
     assert 0.5 < accepted.mean() < 0.98
-    found = estimates(sampled.run)
+    found = estimates(sampled)
     assert all(found[name].error < 0.03 * found[name].value for name in ("M2", "chi2", "xi", "phi2", "S_per_site"))
     # ... and an integrator whose error is far below them.
-    assert sampled.bias_bound_sigma < 5e-3
+    assert bias_bound_sigma(sampled) < 5e-3
     # Chains are stationary but for their first draws: their acceptance is that of their weights.
     by_chain = accepted.mean(1) - np.array([diagnostics.expected_acceptance(x) for x in log_w])
     assert abs(by_chain.mean()) < SIGMA * by_chain.std(ddof=1) / math.sqrt(len(by_chain))

@@ -53,6 +53,11 @@ class Kernel(Protocol):
         """Where."""
         ...
 
+    @property
+    def evaluations(self) -> dict[str, int]:
+        """What a step of one chain costs: evaluations of the ``force`` dS/dphi, of the ``network`` with its trace."""
+        ...
+
     def start(self, phi: Tensor) -> State:
         """The state of chains that begin at ``phi``, ``(n, *lattice)``."""
         ...

@@ -62,6 +62,11 @@ class Cluster:
         """The lattice of the chains."""
         return self.local.lattice
 
+    @property
+    def evaluations(self) -> dict[str, int]:
+        """The forces of the HMC part; the cluster part, which has none, costs about as much as one of them."""
+        return {"force": self.n_local * self.local.n_leapfrog + 1}
+
     def start(self, phi: Tensor) -> State:
         """The state of chains that begin at ``phi``, ``(n, *lattice)``.
 

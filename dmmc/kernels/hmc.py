@@ -67,6 +67,11 @@ class HMC:
         """Trajectory length ``n_leapfrog * step_size``."""
         return self.n_leapfrog * self.step_size
 
+    @property
+    def evaluations(self) -> dict[str, int]:
+        """One force a leapfrog step."""
+        return {"force": self.n_leapfrog}
+
     def start(self, phi: Tensor) -> State:
         """The state of chains that begin at ``phi``, ``(n, *lattice)``.
 

@@ -30,6 +30,11 @@ class Proposal(Protocol):
         """Log density ``(n,)`` of given fields ``(n, *lattice)``."""
         ...
 
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations (with trace) of one proposal."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """JSON-ready identity, recorded with a chain and compared on resumption."""
         ...
@@ -48,6 +53,11 @@ class Independence:
     action: Action
     lattice: Lattice
     proposal: Proposal
+
+    @property
+    def evaluations(self) -> dict[str, int]:
+        """Those of a proposal."""
+        return {"network": self.proposal.evaluations}
 
     def start(self, phi: Tensor) -> State:
         """Chains that begin at given fields.
