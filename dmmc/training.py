@@ -11,6 +11,7 @@ network has removed from its Gaussian reference. ``y`` is the target of :mod:`dm
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import signal
@@ -232,7 +233,7 @@ def fit(
         "lattice": list(lattice.shape),
         "network": model.network.size.describe(),
         "reference": model.reference.describe(),
-        "ensemble": [len(phi), float(phi.double().square().sum())],
+        "ensemble": hashlib.sha256(phi.cpu().contiguous().numpy().tobytes()).hexdigest(),
     }
     if checkpoint is not None and resume and Path(checkpoint).exists():
         _restore(trainer, checkpoint, identity)
