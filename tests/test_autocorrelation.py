@@ -289,7 +289,134 @@ def test_format_value(value, error, text):
     assert str(Estimate(value, error, 0.5, 0.1, 1, 100)) == text
 
 
+@pytest.mark.parametrize("tau, chains, length", [(1, 1, 1000), (1, 16, 4000), (10, 4, 1000), (100, 4, 1000)])
+def test_errors_of_tau_int_cover(tau, chains, length):
+    # length: tau_int in all chains together
+    rng = default_rng(20)
+    estimates = [gamma_method(ar1(tau, chains, length * tau // chains, rng)) for _ in range(200)]
+    assert np.mean([abs(e.tau_int - tau) < 2 * e.tau_int_error for e in estimates]) >= 0.93
+
+
+def test_short_records_that_do_not_warn_still_cover_roughly():
+    rng, inside = default_rng(21), []
+    for _ in range(400):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            estimate = gamma_method(ar1(10.0, 4, 500, rng))
+        if not caught:
+            inside.append(abs(estimate.tau_int - 10) < 2 * estimate.tau_int_error)
+    # 200 tau_int: 0.945 with an error of 1.1 % from the repetitions
+    assert len(inside) > 380 and np.mean(inside) > 0.945 - 4 * 0.0115
+
+
+def two_times(fast: float, slow: float, share: float, chains: int, draws: int, rng) -> np.ndarray:
+    """A series of unit variance with a weakly coupled slow mode."""
+    mode = ar1(slow, chains, draws, rng)
+    return math.sqrt(1 - share) * ar1(fast, chains, draws, rng) + math.sqrt(share) * mode
+
+
+def test_tail_equals_pyerrors():
+    x = two_times(2.0, 50.0, 0.05, 1, 20_000, default_rng(22))
+    ours, theirs = gamma_method(x, tau_exp=50.0), pyerrors.Obs([x[0]], ["chain"])
+    theirs.gamma_method(tau_exp=50.0, N_sigma=3)
+    # Their errors of rho sum noise over all lags, so their window may differ; the tail is there to make that harmless.
+    assert abs(ours.window - theirs.e_windowsize["chain"]) < 50
+    assert abs(ours.tau_int - theirs.e_tauint["chain"]) < ours.tau_int_error
+    assert ours.error == pytest.approx(theirs.dvalue, rel=0.1)
+    derived = gamma_derived(lambda a: a, [x], tau_exp=50.0)
+    assert derived.tau_int == pytest.approx(ours.tau_int, rel=1e-9)
+
+
+def test_tail_finds_a_slow_mode_that_the_window_cuts_off():
+    rng, exact, taus = default_rng(23), 0.95 * 2 + 0.05 * 50, []
+    for _ in range(60):
+        x = two_times(2.0, 50.0, 0.05, 1, 20_000, rng)
+        taus.append([gamma_method(x).tau_int, gamma_method(x, tau_exp=50.0).tau_int])
+    plain, tail = np.mean(taus, axis=0)
+    # The slow mode makes up 2.5 of 4.4. Wolff's window, closed after a few times 2, misses most of it; the tail
+    # does not.
+    # 0.6 each, the scatter of one estimate: eight standard errors of the mean.
+    assert plain < exact - 1.2 + 0.6
+    assert abs(tail - exact) < 0.6
+
+
+@pytest.mark.parametrize("options", [{"S": 0.0}, {"S": -1.0}, {"tau_exp": 0.0}, {"tau_exp": math.inf}])
+def test_bad_options_are_refused(options):
+    with pytest.raises(DmmcError, match="must be"):
+        gamma_method(np.random.default_rng(0).normal(size=(2, 20)), **options)
+
+
+# Every value below comes without a word from emcee and pyerrors; test_convergence.py has ArviZ.
+
+
+@pytest.mark.parametrize("chains", [4, 16])
+def test_one_stuck_chain_warns(chains):
+    x = ar1(2.0, chains, 2000, default_rng(24))
+    x[1] = 0.3
+    with pytest.warns(DiagnosticsWarning, match=r"chains \[1\], none ever changed"):
+        gamma_method(x)
+    obs = pyerrors.Obs(list(x), [f"e|r{k}" for k in range(chains)])
+    obs.gamma_method()
+    assert obs.dvalue > 0
+    assert emcee.autocorr.integrated_time(x.T[:, :, None])[0] > 0
+
+
+def test_a_rare_event_is_no_stuck_chain():
+    # One step in a hundred is rejected: that a chain of 40 has no rejection is likely.
+    accepted = default_rng(25).random((16, 40)) > 0.01
+    assert (accepted.all(axis=1)).any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gamma_method(accepted)
+
+
+@pytest.mark.parametrize("chains", [2, 4, 16])
+@pytest.mark.parametrize("shift", [0.5, 1.0, 2.0, 20.0])
+def test_chains_in_different_modes_warn(chains, shift):
+    x = ar1(2.0, chains, 2000, default_rng(26))
+    x[0] += shift
+    match = "the chains differ" if shift < 20 else "the chains differ|too few"
+    with pytest.warns(DiagnosticsWarning, match=match):
+        estimate = gamma_method(x)
+    if chains == 16:
+        assert estimate.error == pytest.approx(x.mean(axis=1).std(ddof=1) / 4, rel=1e-9)
+    with pytest.warns(DiagnosticsWarning, match=match):
+        gamma_derived(lambda a: a, [x])
+    obs = pyerrors.Obs(list(x), [f"e|r{k}" for k in range(chains)])
+    obs.gamma_method()
+    # Fluctuations about each replicum's own mean: the error does not know of the shift.
+    assert obs.dvalue < 1.5 * math.sqrt(2 * 2.0 / x.size)
+
+
+@pytest.mark.parametrize(
+    "chains, draws, tau", [(2, 40, 0.5), (4, 30, 0.5), (4, 600, 4.0), (64, 300, 4.0), (8, 2000, 9)]
+)
+def test_chains_that_are_alike_do_not_warn(chains, draws, tau):
+    rng = default_rng(27)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*the chains differ.*", category=DiagnosticsWarning)
+        warnings.filterwarnings("ignore", message=".*too few.*", category=DiagnosticsWarning)
+        for _ in range(100):
+            gamma_method(ar1(tau, chains, draws, rng))
+
+
 def test_diagnostics_need_numpy_only():
-    code = "import sys, dmmc.diagnostics; print([m for m in ('torch', 'scipy', 'arviz', 'h5py') if m in sys.modules])"
+    modules = ("torch", "scipy", "arviz", "emcee", "pyerrors", "matplotlib", "h5py")
+    code = f"import sys, dmmc.diagnostics; print([m for m in {modules} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_long_records_fit_in_memory():
+    # 16 chains of 10^6 draws take 122 MiB; everything else is a few copies of that.
+    code = """
+import resource, numpy as np, scipy.special
+import dmmc.diagnostics as d
+x = np.random.default_rng(0).normal(size=(4, 500_000))
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+d.gamma_method(x), d.autocorrelation_function(x, 100), d.convergence_summary(x)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) * 1024 / x.nbytes)
+"""
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    # 2 GiB less 100 MiB of libraries hold 15 copies besides the record.
+    assert float(result.stdout) < 15

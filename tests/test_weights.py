@@ -134,3 +134,86 @@ def test_kl_gap_with_weights_of_zero():
     assert gap.n_zero == 1 and gap.kl_q_p == math.inf and math.isfinite(gap.kl_p_q)
     with pytest.raises(DmmcError, match="reference"):
         diagnostics.kl_gap(np.zeros(3), np.array([0.0, np.nan]))
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize("n", [25, 400, 20_000])
+def test_pareto_k_is_that_of_arviz(sigma, n):
+    arviz = pytest.importorskip("arviz")
+    if not hasattr(arviz, "psislw"):
+        pytest.skip("this ArviZ has no psislw")
+    log_w = np.random.default_rng(6).normal(0, sigma, n)
+    with np.errstate(over="ignore"):
+        expected = float(arviz.psislw(log_w)[1])
+    assert diagnostics.pareto_k(log_w + 700) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
+def test_pareto_k_of_pareto_weights(k):
+    # Weights u^-k have an exact Pareto tail of shape k; the fit sees 3 sqrt(N) of them and has the error of
+    # (1 + k) / sqrt(tail) (Smith 1987) with 10 more of prior.
+    n, tail = 200_000, 3 * math.sqrt(200_000)
+    log_w = -k * np.log(np.random.default_rng(7).random(n))
+    prior = (tail * k + 5) / (tail + 10)
+    assert abs(diagnostics.pareto_k(log_w) - prior) < 5 * (1 + k) / math.sqrt(tail)
+
+
+def test_pareto_k_where_there_is_no_tail():
+    assert math.isnan(diagnostics.pareto_k(np.zeros(1000)))
+    assert math.isnan(diagnostics.pareto_k(np.random.default_rng(8).normal(size=20)))
+    assert diagnostics.pareto_k(np.r_[np.zeros(3), np.full(97, -1000.0)]) == math.inf
+    assert diagnostics.pareto_k(np.full(100, -np.inf)) == math.inf
+
+
+def test_largest_share():
+    log_w = np.log([1.0, 6.0, 2.0, 1.0]) + 800
+    assert diagnostics.largest_weight_share(log_w) == pytest.approx(0.6)
+    assert diagnostics.largest_weight_share(log_w, 2) == pytest.approx(0.8)
+    assert diagnostics.largest_weight_share(log_w, 9) == pytest.approx(1.0)
+    assert math.isnan(diagnostics.largest_weight_share(np.full(3, -np.inf)))
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.5, 3.0])
+def test_what_is_expected_out_of_reach(sigma):
+    # Gaussian log weights: the target has them shifted by sigma^2. The mean of both sides over 100 repetitions.
+    rng = np.random.default_rng(9)
+    found = [
+        diagnostics.unreached(rng.normal(-(sigma**2) / 2, sigma, 1000), rng.normal(sigma**2 / 2, sigma, (1, 2000)))
+        for _ in range(100)
+    ]
+    fraction, expected = (np.array([getattr(x, name) for x in found]) for name in ("fraction", "expected"))
+    # Less than expected by the factor of two that is asked for; never clearly more, but by a chance of 1 in 100 each
+    # (5 of 100: 0.3 %).
+    assert fraction.mean() < expected.mean() + 5 * (fraction - expected).std() / 10
+    clearly = fraction > 3 * expected + 3 * np.array([x.error for x in found])
+    assert clearly.sum() < 5
+
+
+def test_a_missed_mode_is_out_of_reach():
+    rng = np.random.default_rng(10)
+    q, p = rng.normal(-0.02, 0.2, 4000), rng.normal(0.02, 0.2, (10, 200))
+    missed = rng.random(p.shape) < 0.3
+    found = diagnostics.unreached(q, p + 40 * missed)
+    assert found.fraction == missed.mean() and found.n_reference == 2000
+    assert found.error == pytest.approx(math.sqrt(0.3 * 0.7 / 2000), rel=0.2)
+    assert found.expected < 0.01
+    assert diagnostics.unreached(q, p).fraction == 0
+    # The same where the model is too narrow besides, so that its own largest weights carry much of the weight.
+    broad = rng.exponential(0.75, 4000)
+    assert diagnostics.largest_weight_share(broad, 10) > 0.1
+    found = diagnostics.unreached(broad, p + 40 * missed)
+    assert found.fraction == missed.mean() and found.expected < 0.03
+
+
+def test_rounding_is_not_out_of_reach():
+    rng = np.random.default_rng(11)
+    q, p = 300 + 1e-6 * rng.normal(size=1000), 300 + 1e-6 + 1e-6 * rng.normal(size=1000)
+    assert diagnostics.unreached(q, p).fraction == 0
+    assert diagnostics.unreached(np.zeros(1000), np.zeros(1000)).fraction == 0
+
+
+def test_out_of_reach_refuses():
+    with pytest.raises(DmmcError, match="at least 10"):
+        diagnostics.unreached(np.zeros(5), np.zeros(10))
+    with pytest.raises(DmmcError, match="log_w_reference"):
+        diagnostics.unreached(np.zeros(50), np.array([0.0, np.nan]))

@@ -2,23 +2,31 @@
 
 Log weights may have any shape and any common offset (the unknown log Z). A proposal of weight zero (-inf), or
 with a NaN, is one that can never be accepted: it counts in N with weight zero. Nothing here sees regions that
-the model never proposes; :func:`kl_gap` compares with an independent reference ensemble for that reason.
+the model never proposes; :func:`kl_gap` and :func:`unreached` compare with an independent reference ensemble for that
+reason.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, gamma_method
 from dmmc.errors import DmmcError
 
 Array = NDArray[np.float64]
 
 
-def _flat(log_w: ArrayLike, name: str = "log_w") -> Array:
+def flat_log_w(log_w: ArrayLike, name: str = "log_w") -> Array:
+    """Checked log weights in one dimension, NaN turned into -inf: a weight of zero.
+
+    Raises:
+        DmmcError: if there are none, or one is +inf.
+    """
     flat = np.asarray(log_w, dtype=np.float64).ravel()
     if flat.size == 0:
         raise DmmcError(f"{name} is empty; draw some proposals first")
@@ -27,16 +35,16 @@ def _flat(log_w: ArrayLike, name: str = "log_w") -> Array:
     return np.where(np.isnan(flat), -np.inf, flat)
 
 
-def _weights(log_w: ArrayLike) -> Array:
+def relative_weights(log_w: ArrayLike) -> Array:
     """Weights up to a common factor, the largest being 1; all zero if no proposal has a finite weight."""
-    flat = _flat(log_w)
+    flat = flat_log_w(log_w)
     top = flat.max()
     return np.exp(flat - top) if np.isfinite(top) else np.zeros_like(flat)
 
 
 def n_zero_weight(log_w: ArrayLike) -> int:
     """Number of proposals with weight zero, -inf or NaN: those that can never be accepted."""
-    return int(np.isneginf(_flat(log_w)).sum())
+    return int(np.isneginf(flat_log_w(log_w)).sum())
 
 
 def ess_fraction(log_w: ArrayLike) -> float:
@@ -47,13 +55,13 @@ def ess_fraction(log_w: ArrayLike) -> float:
     Raises:
         DmmcError: if there are no weights, or one is +inf.
     """
-    w = _weights(log_w)
+    w = relative_weights(log_w)
     return float(w.sum() ** 2 / (w.size * (w @ w))) if w.any() else 0.0
 
 
 def std_log_w(log_w: ArrayLike) -> float:
     """Standard deviation of the finite log weights (nan with fewer than two)."""
-    finite = _flat(log_w)
+    finite = flat_log_w(log_w)
     finite = finite[np.isfinite(finite)]
     return float(finite.std(ddof=1)) if finite.size > 1 else math.nan
 
@@ -69,7 +77,7 @@ def expected_acceptance(log_w: ArrayLike) -> float:
     Raises:
         DmmcError: if there are no weights, or one is +inf.
     """
-    w = np.sort(_weights(log_w))[::-1]
+    w = np.sort(relative_weights(log_w))[::-1]
     pairs = 2 * np.arange(w.size) + 1
     return float(pairs @ w / (w.size * w.sum())) if w.any() else 0.0
 
@@ -83,12 +91,129 @@ def log_z(log_w: ArrayLike) -> tuple[float, float]:
     Raises:
         DmmcError: if there are no weights, or one is +inf.
     """
-    flat = _flat(log_w)
-    w = _weights(flat)
+    flat = flat_log_w(log_w)
+    w = relative_weights(flat)
     if not w.any():
         return -math.inf, math.nan
     error = float(w.std(ddof=1) / (w.mean() * math.sqrt(w.size))) if w.size > 1 else math.nan
     return float(flat.max() + math.log(w.mean())), error
+
+
+def largest_weight_share(log_w: ArrayLike, n: int = 1) -> float:
+    """Share of all weight that the ``n`` largest weights carry, ``n / N`` to 1 (nan: no finite weight).
+
+    Raises:
+        DmmcError: if there are no weights, or one is +inf.
+    """
+    w = relative_weights(log_w)
+    top = np.partition(w, w.size - n)[w.size - n :] if n < w.size else w
+    return float(top.sum() / w.sum()) if w.any() else math.nan
+
+
+def pareto_k(log_w: ArrayLike) -> float:
+    """Shape k of the generalised Pareto distribution that fits the largest weights: how heavy their tail is.
+
+    Weights have finite moments of order below 1/k. For k < 0.5 the variance is finite; above 0.7 averages over
+    weights converge too slowly to be of use, above 1 they do not converge. Vehtari, Simpson, Gelman, Yao, Gabry,
+    J. Mach. Learn. Res. 25 (2024) 72, 1507.02646: tail of ``min(N/5, 3 sqrt(N))`` weights, weak prior towards 0.5.
+
+    Returns:
+        k; inf if the fifth largest weight is below 1e-308 of the largest, or there is no finite weight; nan if there
+        are fewer than 25 weights, or no tail because the largest are all equal.
+
+    Raises:
+        DmmcError: if there are no weights, or one is +inf.
+    """
+    w = np.sort(relative_weights(log_w))
+    if not w.any():
+        return math.inf
+    n_tail = math.ceil(min(w.size / 5, 3 * math.sqrt(w.size)))
+    if n_tail < 5:
+        return math.nan
+    cutoff = max(float(w[-n_tail - 1]), np.finfo(float).tiny)
+    excess = w[w > cutoff] - cutoff
+    if len(excess) < 5:
+        return math.inf if w[-5] < np.finfo(float).tiny else math.nan
+    return _generalised_pareto_shape(excess)
+
+
+def _generalised_pareto_shape(x: Array) -> float:
+    """Zhang and Stephens, Technometrics 51 (2009) 316: posterior mean over their grid; ``x`` positive and sorted."""
+    n = len(x)
+    j = np.arange(1, 31 + int(math.sqrt(n)))
+    # theta = -k / sigma; quartile and grid as in Section 3 of the paper, signs as in Vehtari et al.
+    theta = 1 / x[-1] + (1 - np.sqrt(len(j) / (j - 0.5))) / (3 * x[int(n / 4 + 0.5) - 1])
+    k = np.log1p(-theta[:, None] * x).mean(axis=1)
+    profile = n * (np.log(-theta / k) - k - 1)
+    posterior = np.exp(profile - profile.max())
+    shape = float(np.log1p(-(posterior @ theta / posterior.sum()) * x).mean())
+    # As much prior as ten observations of k = 0.5, Appendix C of Vehtari et al.
+    return (n * shape + 10 * 0.5) / (n + 10)
+
+
+@dataclass(frozen=True)
+class Unreached:
+    """A part of the target that the proposals did not reach; see :func:`unreached`.
+
+    Attributes:
+        fraction: fraction of the reference above the proposals.
+        error: its standard error, autocorrelations included.
+        expected: what the weights of the proposals lead one to expect.
+        n_reference: number of reference configurations.
+    """
+
+    fraction: float
+    error: float
+    expected: float
+    n_reference: int
+
+
+RANK = 10
+"""Rank of the weight that counts as the upper end of the proposals; the share above it is known to 1 / sqrt(10)."""
+
+CLEARLY = 3.0
+"""A fraction out of reach this many times the expected one is not chance."""
+
+
+def unreached(log_w_proposals: ArrayLike, log_w_reference: ArrayLike) -> Unreached:
+    """The fraction of reference configurations whose weight is beyond what proposals have, and what is to be expected.
+
+    A model that misses a mode and one with broad weights both show reference configurations of larger weight than any
+    proposal. They can be told apart: the probability under the target of a weight above the r-th largest of N
+    proposals is, on average, the share that the r largest of them have of all weight (one more proposal has rank r or
+    better with probability ``r / (N + 1)``, and the target counts it with its weight; the argument of Good, Biometrika
+    40 (1953) 237). Here r = 10, and the reference must exceed that weight by a factor of two, so that rounding cannot
+    make a difference. For log weights that are Gaussian with any variance a fraction above three times ``expected`` is
+    rarer than 1 in 100; where a mode is missed, ``fraction`` is its probability and ``expected`` is next to nothing.
+
+    If the model is also too narrow, so that few weights dominate, the same is asked for a factor of e^10, with the
+    share beyond it extrapolated along the Pareto tail, ``e^(10 (1 - 1/k))``. What is returned is the clearer of both.
+
+    Args:
+        log_w_proposals: any shape, at least 10.
+        log_w_reference: ``(chain, draw)``, or ``(n,)`` for one series.
+
+    Raises:
+        DmmcError: if either side is empty or too short, has +inf, or the reference has a weight of zero.
+    """
+    q, p = flat_log_w(log_w_proposals), np.atleast_2d(np.asarray(log_w_reference, dtype=np.float64))
+    if q.size < RANK:
+        raise DmmcError(f"at least {RANK} proposals are needed for a comparison, got {q.size}")
+    if not np.isfinite(p).all():
+        raise DmmcError("log_w_reference has NaN or infinities; every field of the reference needs a finite log weight")
+    top, k = float(np.partition(q, q.size - RANK)[q.size - RANK]), pareto_k(q)
+    share = largest_weight_share(q, RANK) if np.isfinite(q).any() else 1.0
+    # Without a tail, or with one that has no mean, there is nothing to extrapolate.
+    far = share * math.exp(10 * (1 - 1 / k)) if 0 < k < 1 else share
+    candidates = [(p > top + margin, expected) for margin, expected in ((math.log(2), share), (10.0, far))]
+    beyond, expected = max(candidates, key=lambda x: float(x[0].mean()) - CLEARLY * x[1])
+    fraction = float(beyond.mean())
+    error = 0.0
+    if 0 < fraction < 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DiagnosticsWarning)
+            error = gamma_method(beyond).error
+    return Unreached(fraction, error, expected, p.size)
 
 
 @dataclass(frozen=True)
@@ -134,7 +259,7 @@ def kl_gap(log_w_proposals: ArrayLike, log_w_reference: ArrayLike) -> KlGap:
         DmmcError: if either side is empty, has +inf, or the reference has a weight zero (a field that S or
             log_q cannot evaluate).
     """
-    q, p = _flat(log_w_proposals, "log_w_proposals"), _flat(log_w_reference, "log_w_reference")
+    q, p = flat_log_w(log_w_proposals, "log_w_proposals"), flat_log_w(log_w_reference, "log_w_reference")
     if not np.isfinite(p).all():
         raise DmmcError("log_w_reference has NaN or -inf; every field of the reference needs a finite log weight")
     z, z_error = log_z(q)

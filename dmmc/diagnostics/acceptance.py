@@ -1,0 +1,224 @@
+"""What the accept/reject record of a chain says: rates, their course, runs of rejections, autocorrelation.
+
+``accepted`` is ``(chain, draw)``: whether the step that led to this draw was accepted, true or false; with several
+steps a draw the fraction of them that was. Rejections are counted in draws: those of which all steps were rejected.
+
+In an independence chain a step either replaces the configuration by an unrelated one or leaves it alone. The
+rejection history therefore holds an autocorrelation function that belongs to no observable in particular
+(Albergo, Kanwar, Shanahan, 1904.12072): the probability of t rejections in a row.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, as_series, gamma_method
+from dmmc.diagnostics.weights import relative_weights
+from dmmc.errors import DmmcError
+
+Array = NDArray[np.float64]
+
+
+def _as_accepted(accepted: ArrayLike) -> Array:
+    series = as_series(accepted, "accepted")
+    if not ((series >= 0) & (series <= 1)).all():
+        raise DmmcError("accepted must be true or false for every draw, or the fraction of its steps accepted")
+    return series
+
+
+def acceptance_rate(accepted: ArrayLike, S: float = 1.5) -> Estimate:
+    """Acceptance rate with its error, by the Gamma method.
+
+    Args:
+        accepted: ``(chain, draw)``.
+        S: window parameter of the Gamma method.
+
+    Raises:
+        DmmcError: if it is not from 0 to 1 and of shape ``(chain, draw)``, four draws a chain or more.
+    """
+    return gamma_method(_as_accepted(accepted), S, "acceptance")
+
+
+def _error_of_mean(accepted: Array, n: int) -> float:
+    """Standard error of the mean of n successive entries, from the fluctuations within the chains that moved at all."""
+    moved = accepted[np.ptp(accepted, axis=1) > 0]
+    if not len(moved):
+        return math.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DiagnosticsWarning)  # a chain that stands out is what the caller looks for
+        estimate = gamma_method(moved - moved.mean(axis=1, keepdims=True))
+    return estimate.error * math.sqrt(moved.size / n)
+
+
+def acceptance_by_chain(accepted: ArrayLike) -> tuple[Array, float]:
+    """Acceptance rate of every chain, ``(chain,)``, and the standard error that one chain's rate has.
+
+    The error comes from the fluctuations within the chains: it is the scatter to be expected if all chains were alike,
+    so a chain many errors away from the rest is stuck or elsewhere.
+
+    Raises:
+        DmmcError: as :func:`acceptance_rate`.
+    """
+    array = _as_accepted(accepted)
+    return array.mean(axis=1), _error_of_mean(array, array.shape[1])
+
+
+def acceptance_over_time(accepted: ArrayLike, bins: int = 40) -> tuple[Array, Array, Array]:
+    """Acceptance rate of all chains in successive bins of draws.
+
+    Args:
+        accepted: ``(chain, draw)``.
+        bins: how many; fewer are made if there are fewer draws.
+
+    Returns:
+        Centres of the bins in draws, rates, and standard errors (as in :func:`acceptance_by_chain`), ``(bins,)``
+        each. Where the number of draws is not a multiple, bins differ in length by one draw.
+
+    Raises:
+        DmmcError: as :func:`acceptance_rate`; also if ``bins`` is not positive.
+    """
+    array = _as_accepted(accepted)
+    if bins < 1:
+        raise DmmcError(f"acceptance over time needs at least one bin, got {bins}")
+    chains, draws = array.shape
+    edges = np.linspace(0, draws, min(bins, draws) + 1).astype(int)
+    lengths = np.diff(edges)
+    rates = np.add.reduceat(array.sum(axis=0), edges[:-1]) / (chains * lengths)
+    return (edges[:-1] + edges[1:] - 1) / 2, rates, _error_of_mean(array, chains) / np.sqrt(lengths)
+
+
+def rejections_in_a_row(accepted: ArrayLike) -> NDArray[np.int64]:
+    """For every draw, how many rejections in a row lead up to it, ``(chain, draw)``; 0 if it was accepted.
+
+    Raises:
+        DmmcError: as :func:`acceptance_rate`.
+    """
+    array = _as_accepted(accepted) > 0
+    position = np.arange(1, array.shape[1] + 1)
+    return position - np.maximum.accumulate(np.where(array, position, 0), axis=1)
+
+
+def rejection_autocorrelation(accepted: ArrayLike, max_lag: int) -> Array:
+    """``rho_acc(t)``, t = 0..max_lag: the fraction of all windows of t successive steps that hold rejections only.
+
+    The autocorrelation function of an observable that is independent of the weights, and of a typical one if
+    weights vary little (Albergo et al., 1904.12072).
+
+    Raises:
+        DmmcError: as :func:`acceptance_rate`; also if ``max_lag`` is not from 0 to the number of draws.
+    """
+    runs = rejections_in_a_row(accepted)
+    chains, draws = runs.shape
+    if not 0 <= max_lag <= draws:
+        raise DmmcError(f"max_lag must be from 0 to {draws} (draws a chain), got {max_lag}")
+    # A window of t rejections ends at every draw that at least t rejections lead up to.
+    counts = np.bincount(runs.ravel(), minlength=draws + 1)
+    windows = np.cumsum(counts[::-1])[::-1][: max_lag + 1].astype(np.float64)
+    windows[0] = chains * (draws + 1)
+    return np.asarray(windows / (chains * (draws + 1 - np.arange(max_lag + 1))))
+
+
+def tau_rejections(accepted: ArrayLike, S: float = 1.5) -> Estimate:
+    """Integrated autocorrelation time from the rejection history, ``1/2 + sum_{t >= 1} rho_acc(t)``.
+
+    In draws, lattice convention (every step accepted: 0.5); after Albergo et al., 1904.12072. With the windows
+    counted by their last step the sum is the mean of :func:`rejections_in_a_row`, a chain average like any other:
+    its error is that of the Gamma method. Windows that would begin before the record count as not rejected, which
+    lowers the value by about ``tau^2 / draws``.
+
+    Returns:
+        ``value`` and ``error`` are those of the autocorrelation time; the attribute ``tau_int`` is, as always, the
+        one of the series that was averaged.
+
+    Raises:
+        DmmcError: as :func:`acceptance_rate`.
+    """
+    mean = gamma_method(rejections_in_a_row(accepted), S, "rejections in a row")
+    return replace(mean, value=0.5 + mean.value)
+
+
+@dataclass(frozen=True)
+class RejectionRuns:
+    """Longest runs of rejections; see :func:`rejection_runs`.
+
+    Attributes:
+        by_chain: longest run of each chain, ``(chain,)``, in draws.
+        longest: the longest of all.
+        expected: expectation value of ``longest`` for a chain in equilibrium.
+        p_value: probability of one as long or longer.
+    """
+
+    by_chain: NDArray[np.int64]
+    longest: int
+    expected: float
+    p_value: float
+
+
+def rejection_runs(accepted: ArrayLike, log_w_proposed: ArrayLike | None = None) -> RejectionRuns:
+    """The longest runs of rejections, and how long they should be.
+
+    A configuration of weight w is left with probability ``A(w) = mean_q min(1, w'/w)`` a step, so that it is kept for
+    a geometrically distributed time. A chain in equilibrium enters configurations with a probability proportional to
+    ``w A(w)``, among the proposals, and it enters one at every acceptance; the longest of that many independent
+    stays follows. Without weights all A are taken to be the mean acceptance.
+
+    A run much longer than expected means a weight above those of all proposals: a configuration from outside the
+    region that the model covers. With several steps a draw, runs are shorter than expected here, and the p value is on
+    the safe side.
+
+    Args:
+        accepted: ``(chain, draw)``.
+        log_w_proposed: log weights of the proposals, any shape; None for a kernel without weights.
+
+    Raises:
+        DmmcError: as :func:`acceptance_rate`; if there are no finite log weights, or one is +inf.
+    """
+    runs = rejections_in_a_row(accepted)
+    by_chain = runs.max(axis=1)
+    longest, draws = int(by_chain.max()), runs.shape[1]
+    acceptances = float((runs == 0).sum())
+    if log_w_proposed is None:
+        leave, entered = np.array([acceptances / runs.size]), np.ones(1)
+    else:
+        leave, entered = _stays(log_w_proposed)
+    # The start of a chain is a stay as well.
+    stays = acceptances + runs.shape[0]
+
+    def tail(t: Array) -> Array:
+        """Probability that the longest stay holds at least t rejections."""
+        one = entered @ (1 - leave[:, None]) ** t
+        return np.asarray(-np.expm1(stays * np.log1p(-np.minimum(one, 1 - 1e-15))))
+
+    # Dense where it changes fast, in equal ratios beyond.
+    t = np.unique(np.round(np.geomspace(1, draws, 400)))
+    steps = np.diff(t, prepend=0)
+    return RejectionRuns(
+        by_chain=by_chain,
+        longest=longest,
+        expected=float(steps @ tail(t)),
+        p_value=float(tail(np.array([float(longest)]))[0]) if longest else 1.0,
+    )
+
+
+def _stays(log_w: ArrayLike, bins: int = 500) -> tuple[Array, Array]:
+    """Probability to leave a configuration, in bins, and how often a chain enters one of each bin (sums to 1)."""
+    w = relative_weights(log_w)
+    if not w.any():
+        raise DmmcError("no proposal has a finite weight, so no chain can have moved; check the model")
+    n = w.size
+    w = np.sort(w[w > 0])
+    # Larger weights are accepted for certain, smaller ones with w'/w.
+    leave = np.minimum((np.arange(w.size, 0, -1) + (np.cumsum(w) - w) / w) / n, 1.0)
+    entered = w * leave / (w @ leave)
+    # Bins of equal ratios; the mean within one is what counts.
+    depth = np.log(leave) / min(math.log(leave.min()), -1e-9)
+    place: NDArray[np.int64] = np.minimum(depth * bins, bins - 1).astype(np.int64)
+    total = np.asarray(np.bincount(place, entered, bins), dtype=np.float64)
+    mean = np.asarray(np.bincount(place, entered * leave, bins), dtype=np.float64)
+    held = total > 0
+    return np.asarray(np.minimum(mean[held] / total[held], 1.0)), total[held]

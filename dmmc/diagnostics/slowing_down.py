@@ -1,0 +1,396 @@
+"""Critical slowing down: how autocorrelation times grow towards a transition, what that costs, where the transition is.
+
+``tau_int = c xi^z`` with the dynamical exponent z, about 2 for HMC at a fixed trajectory length. Every tau_int is in
+the lattice convention (white series: 0.5).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.polynomial import polynomial
+from numpy.typing import ArrayLike, NDArray
+
+from dmmc.diagnostics.autocorrelation import DiagnosticsWarning
+from dmmc.errors import DmmcError
+
+Array = NDArray[np.float64]
+
+CORRECTIONS = (1.0, 3.0)
+"""Range of the exponent with which crossings approach kappa_c, like ``L^-(1/nu + omega)``: 2.4 in the 3d Ising class,
+2.8 to 3 in two dimensions; less at weak coupling, where small lattices are still near the Gaussian theory."""
+
+BAD_FIT = 0.01
+"""p-value below which a fit is said not to describe the data."""
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """A fitted ``tau = c x^z``.
+
+    Attributes:
+        z: exponent.
+        z_error: its standard error, times ``inflation``.
+        c: prefactor.
+        c_error: its standard error, times ``inflation``; strongly correlated with that of z.
+        pivot: the x at which the fitted tau and z are uncorrelated.
+        pivot_error: relative standard error of tau there, times ``inflation``.
+        chi2: of the fit.
+        dof: degrees of freedom, number of points less two.
+        p_value: probability of a larger chi2 if the law and the errors are right; nan without degrees of freedom.
+        inflation: what all errors were multiplied by, ``max(1, sqrt(chi2 / dof))``, as the Particle Data Group does.
+    """
+
+    z: float
+    z_error: float
+    c: float
+    c_error: float
+    pivot: float
+    pivot_error: float
+    chi2: float
+    dof: int
+    p_value: float
+    inflation: float
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """The fitted tau at ``x``, any shape."""
+        return np.asarray(self.c * np.asarray(x, dtype=np.float64) ** self.z)
+
+    def error(self, x: ArrayLike) -> Array:
+        """Standard error of the fitted tau at ``x``, any shape."""
+        distance = np.log(np.asarray(x, dtype=np.float64) / self.pivot)
+        return self(x) * np.hypot(self.pivot_error, self.z_error * distance)
+
+
+def fit_power_law(
+    x: ArrayLike, tau: ArrayLike, tau_error: ArrayLike, x_error: ArrayLike | None = None, name: str = "tau_int"
+) -> PowerLaw:
+    """Fit ``tau = c x^z`` with errors on both axes.
+
+    A straight line in logarithms, where the errors of tau_int, in proportion to itself (Wolff, hep-lat/0306017,
+    Eq. 42), do not favour points that fluctuated downwards. With errors on x the true ``ln x`` of each point is
+    fitted along (York, Am. J. Phys. 37 (1969) 367; here by ``scipy.optimize.least_squares``). The errors of x and tau
+    are taken as independent.
+
+    Args:
+        x: correlation lengths or lattice sizes, ``(n,)``, positive.
+        tau: autocorrelation times, ``(n,)``, positive. Lower bounds do not belong here.
+        tau_error: their standard errors, ``(n,)``, positive.
+        x_error: standard errors of x, ``(n,)``; None, or zeros, for exact ones.
+        name: what messages call tau.
+
+    Returns:
+        The fit. Two points always lie on a power law: z then has an error but nothing has been tested, and a
+        :class:`DiagnosticsWarning` says so.
+
+    Raises:
+        DmmcError: on shapes that differ, values that are not positive and finite, fewer than two different x, or
+            errors of x so large that they leave z undetermined.
+    """
+    from scipy.optimize import least_squares
+    from scipy.stats import chi2 as chi2_distribution
+
+    values = [np.asarray(a, dtype=np.float64) for a in (x, tau, tau_error, 0.0 if x_error is None else x_error)]
+    x, tau, tau_error = values[:3]
+    x_error = np.broadcast_to(values[3], x.shape) if x_error is None else values[3]
+    if x.ndim != 1 or not x.shape == tau.shape == tau_error.shape == x_error.shape:
+        shapes = ", ".join(str(a.shape) for a in (x, tau, tau_error, x_error))
+        raise DmmcError(f"x, {name} and their errors must all have shape (n,), got {shapes}")
+    for what, a in (("x", x), (name, tau), (f"the error of {name}", tau_error)):
+        if not (np.isfinite(a) & (a > 0)).all():
+            raise DmmcError(f"{what} must be positive and finite, got {a}; leave out points without an estimate")
+    if not (np.isfinite(x_error) & (x_error >= 0)).all():
+        raise DmmcError(f"the error of x must be finite and not negative, got {x_error}")
+    if len(np.unique(x)) < 2:
+        raise DmmcError(f"a power law needs {name} at two different x at least, three for a test; got x = {x}")
+    if len(x) == 2:
+        warnings.warn(
+            f"the power law of {name} is drawn through two points: z has an error, but nothing tests the law; "
+            "add points",
+            DiagnosticsWarning,
+            stacklevel=2,
+        )
+
+    s, t = x_error / x, tau_error / tau
+    centre = float(np.average(np.log(x), weights=t**-2))
+    u, v = np.log(x) - centre, np.log(tau)
+    uncertain = s > 0
+
+    def residuals(parameters: Array) -> Array:
+        true = u.copy()
+        true[uncertain] = parameters[2:]
+        off = (u - true)[uncertain] / s[uncertain]
+        return np.concatenate([(v - parameters[0] - parameters[1] * true) / t, off])
+
+    start = polynomial.polyfit(u, v, 1, w=1 / t)
+    found = least_squares(residuals, np.concatenate([start, u[uncertain]]), x_scale="jac", xtol=1e-12, ftol=1e-12)
+    a, z = found.x[:2]
+    covariance = np.linalg.pinv(found.jac.T @ found.jac)[:2, :2]
+    chi2, dof = 2 * float(found.cost), len(x) - 2
+    inflation = max(1.0, math.sqrt(chi2 / dof)) if dof else 1.0
+    covariance = covariance * inflation**2
+    z_error = math.sqrt(covariance[1, 1])
+    if not (found.success and math.isfinite(z_error)) or np.ptp(u) < 2 * s.max():
+        raise DmmcError(f"the errors of x are as large as its spread, z of {name} is undetermined; add points")
+    # Where tau and z are uncorrelated: both its error and the band about the fit have simple forms from there.
+    shift = -covariance[0, 1] / covariance[1, 1]
+    pivot_error = math.sqrt(max(covariance[0, 0] - shift**2 * covariance[1, 1], 0.0))
+    pivot = centre + shift
+    c = math.exp(a - z * centre)
+    return PowerLaw(
+        z=float(z),
+        z_error=z_error,
+        c=c,
+        c_error=c * math.hypot(pivot_error, z_error * pivot),
+        pivot=math.exp(pivot),
+        pivot_error=pivot_error,
+        chi2=chi2,
+        dof=dof,
+        p_value=float(chi2_distribution.sf(chi2, dof)) if dof else math.nan,
+        inflation=inflation,
+    )
+
+
+def cost_per_effective_sample(tau_int: float, tau_int_error: float, cost_per_draw: float) -> tuple[float, float]:
+    """What one effective sample costs, ``2 tau_int cost_per_draw``, and its standard error.
+
+    Args:
+        tau_int: in draws, lattice convention: N draws are worth ``N / (2 tau_int)`` independent ones.
+        tau_int_error: its standard error.
+        cost_per_draw: of one chain, in any unit: seconds, force or network evaluations. It is taken as exact.
+
+    Raises:
+        DmmcError: if a number is negative; nan passes through.
+    """
+    if min(tau_int, tau_int_error, cost_per_draw) < 0:
+        raise DmmcError(
+            f"tau_int, its error and the cost must not be negative: {tau_int, tau_int_error, cost_per_draw}"
+        )
+    return 2 * tau_int * cost_per_draw, 2 * tau_int_error * cost_per_draw
+
+
+@dataclass(frozen=True)
+class BinderCurve:
+    """A polynomial through the Binder cumulants of one lattice size.
+
+    Attributes:
+        size: L.
+        centre: middle of the measured kappa.
+        half: half their range: the polynomial is one in ``t = (kappa - centre) / half``.
+        coefficients: of ``t^0, t^1, ...``.
+        chi2: of the fit.
+        dof: degrees of freedom.
+        p_value: probability of a larger chi2; nan without degrees of freedom.
+    """
+
+    size: int
+    centre: float
+    half: float
+    coefficients: tuple[float, ...]
+    chi2: float
+    dof: int
+    p_value: float
+
+    def __call__(self, kappa: ArrayLike) -> Array:
+        """U_L at ``kappa``, any shape."""
+        t = (np.asarray(kappa, dtype=np.float64) - self.centre) / self.half
+        return np.asarray(polynomial.polyval(t, np.array(self.coefficients)))
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where the Binder cumulants of two lattice sizes cross.
+
+    Attributes:
+        sizes: the two L.
+        kappa: where; kappa_c up to finite-size corrections.
+        kappa_error: its standard error.
+        binder: the cumulant there.
+        binder_error: its standard error.
+    """
+
+    sizes: tuple[int, int]
+    kappa: float
+    kappa_error: float
+    binder: float
+    binder_error: float
+
+
+@dataclass(frozen=True)
+class BinderCrossings:
+    """Crossings of neighbouring lattice sizes, and how far they still move.
+
+    Attributes:
+        curves: one a size, by increasing size.
+        crossings: one a pair of neighbouring sizes; the last one, :attr:`best`, has the smallest corrections.
+        drift: kappa of the last crossing minus that of the one before; nan for a single pair.
+        drift_error: its standard error.
+        kappa_c: the last crossing, plus the middle of what is left to go for exponents in :data:`CORRECTIONS`; for a
+            single pair the crossing itself.
+        kappa_c_error: its standard error, and in quadrature that of what is left, taken as uniform in between. For a
+            single pair finite-size corrections are not in it.
+    """
+
+    curves: tuple[BinderCurve, ...]
+    crossings: tuple[Crossing, ...]
+    drift: float
+    drift_error: float
+    kappa_c: float
+    kappa_c_error: float
+
+    @property
+    def best(self) -> Crossing:
+        """The crossing of the two largest sizes."""
+        return self.crossings[-1]
+
+
+def binder_crossings(
+    sizes: Sequence[int],
+    kappa: ArrayLike,
+    binder: ArrayLike,
+    binder_error: ArrayLike,
+    rng: np.random.Generator,
+    degree: int | None = None,
+    samples: int = 1000,
+) -> BinderCrossings:
+    """Crossings of the Binder cumulants ``U_L(kappa)``, which locate a continuous transition.
+
+    K. Binder, Z. Phys. B 43 (1981) 119. The cumulants of each L are interpolated by a least-squares polynomial in
+    kappa. A crossing is where the curve of the larger L passes that of the smaller from below; its error is half the
+    central 68 % interval of a parametric bootstrap, all cumulants drawn anew from their errors.
+
+    Args:
+        sizes: L of each row, different.
+        kappa: hopping parameters, ``(n_kappa,)``, different, two at least; best a few around the crossing.
+        binder: U_L, ``(n_sizes, n_kappa)``.
+        binder_error: standard errors, ``(n_sizes, n_kappa)``, positive.
+        rng: source of the bootstrap's randomness.
+        degree: of the polynomials; None takes the lowest, up to 3, that describes all sizes (p-values above 0.05).
+        samples: of the bootstrap.
+
+    Returns:
+        The crossings. A :class:`DiagnosticsWarning` is given if no polynomial describes the data, or if more than
+        5 % of the bootstrap's curves do not cross near the range measured.
+
+    Raises:
+        DmmcError: on wrong shapes or values, or if two neighbouring sizes do not cross within the range of kappa.
+    """
+    from scipy.stats import chi2 as chi2_distribution
+
+    order = np.argsort(sizes)
+    L = [int(sizes[k]) for k in order]
+    k = np.asarray(kappa, dtype=np.float64)
+    U, dU = (np.asarray(a, dtype=np.float64) for a in (binder, binder_error))
+    if len(set(L)) < max(2, len(L)) or k.ndim != 1 or len(np.unique(k)) < max(2, len(k)):
+        raise DmmcError(f"a crossing needs two different sizes and two different kappa at least, got {L} and {k}")
+    if U.shape != (len(L), len(k)) or dU.shape != U.shape:
+        raise DmmcError(f"binder and its error must have shape ({len(L)}, {len(k)}), got {U.shape} and {dU.shape}")
+    if not (np.isfinite(k).all() and np.isfinite(U).all() and (np.isfinite(dU) & (dU > 0)).all()):
+        raise DmmcError("kappa and binder must be finite, and every error positive: run longer, or leave the point out")
+    if degree is not None and not 1 <= degree < len(k):
+        raise DmmcError(f"degree must be from 1 to {len(k) - 1} with {len(k)} kappa, got {degree}")
+    if samples < 100:
+        raise DmmcError(f"the bootstrap needs 100 samples at least, got {samples}")
+    U, dU = U[order], dU[order]
+    centre, half = float(k.min() + k.max()) / 2, float(np.ptp(k)) / 2
+    t = (k - centre) / half
+
+    def fits(degree: int) -> list[BinderCurve]:
+        made = []
+        for size, u, error in zip(L, U, dU, strict=True):
+            coefficients = polynomial.polyfit(t, u, degree, w=1 / error)
+            chi2 = float(np.sum(((u - polynomial.polyval(t, coefficients)) / error) ** 2))
+            dof = len(k) - degree - 1
+            p = float(chi2_distribution.sf(chi2, dof)) if dof else math.nan
+            made.append(BinderCurve(size, centre, half, tuple(coefficients.tolist()), chi2, dof, p))
+        return made
+
+    for trial in range(1, min(3, len(k) - 1) + 1) if degree is None else [degree]:
+        curves = fits(trial)
+        if all(math.isnan(curve.p_value) or curve.p_value > 0.05 for curve in curves):
+            break
+    for curve in curves:
+        if curve.p_value < BAD_FIT:
+            warnings.warn(
+                f"a polynomial of degree {trial} does not describe U_L of L = {curve.size} (p = {curve.p_value:.1g}); "
+                "take kappa nearer to the crossing",
+                DiagnosticsWarning,
+                stacklevel=2,
+            )
+    drawn = U[..., None] + dU[..., None] * rng.standard_normal((*U.shape, samples))
+    resampled = [polynomial.polyfit(t, u, trial, w=1 / error).T for u, error in zip(drawn, dU, strict=True)]
+    central = [np.array(curve.coefficients) for curve in curves]
+
+    places, crossings = [], []
+    for small, (one, two) in enumerate(pairwise(L)):
+        inside = [x for x in _upward(central[small + 1] - central[small]) if abs(x) <= 1]
+        if not inside:
+            raise DmmcError(
+                f"U_L of L = {one} and {two} do not cross between kappa = {k.min():g} and {k.max():g}; "
+                + _where(U[small + 1] - U[small])
+            )
+        x = min(inside, key=abs)
+        there = _followed(resampled[small + 1] - resampled[small], x)
+        heights = np.asarray(polynomial.polyval(there, resampled[small].T, tensor=False), dtype=np.float64)
+        if np.isnan(there).mean() > 0.05:
+            warnings.warn(
+                f"U_L of L = {one} and {two} cross near the range of kappa in {np.isfinite(there).mean():.0%} of the "
+                "bootstrap's samples only, the error may be too small; run longer, or take a wider range",
+                DiagnosticsWarning,
+                stacklevel=2,
+            )
+        height = float(polynomial.polyval(x, central[small]))
+        crossings.append(Crossing((one, two), centre + half * x, half * _spread(there), height, _spread(heights)))
+        places.append(there)
+    last = crossings[-1]
+    if len(crossings) == 1:
+        return BinderCrossings(tuple(curves), tuple(crossings), math.nan, math.nan, last.kappa, last.kappa_error)
+    drift, drifts = last.kappa - crossings[-2].kappa, places[-1] - places[-2]
+    # A geometric series: sizes go on to grow by the factor by which those of the last two pairs did.
+    most, least = (1 / (math.sqrt(L[-1] / L[-3]) ** exponent - 1) for exponent in CORRECTIONS)
+    rest = (most + least) / 2
+    error = math.hypot(half * _spread(places[-1] + rest * drifts), (most - least) * drift / math.sqrt(12))
+    return BinderCrossings(
+        tuple(curves), tuple(crossings), drift, half * _spread(drifts), last.kappa + rest * drift, error
+    )
+
+
+def _upward(coefficients: Array) -> list[float]:
+    """Where a polynomial passes zero from below."""
+    roots = polynomial.polyroots(coefficients)
+    real = roots[np.isreal(roots)].real
+    return [float(x) for x in real if polynomial.polyval(x, polynomial.polyder(coefficients)) > 0]
+
+
+def _followed(coefficients: Array, start: float) -> Array:
+    """The upward zero of each of many polynomials ``(n, degree + 1)`` that Newton's method reaches from ``start``.
+
+    nan where there is none up to half the range beyond it.
+    """
+    c = coefficients.T
+    slope = polynomial.polyder(c)
+    x = np.full(c.shape[1], start)
+    with np.errstate(all="ignore"):  # what has no zero runs away
+        for _ in range(30):
+            x = x - polynomial.polyval(x, c, tensor=False) / polynomial.polyval(x, slope, tensor=False)
+        arrived = abs(polynomial.polyval(x, c, tensor=False)) < 1e-9
+        upward = polynomial.polyval(x, slope, tensor=False) > 0
+    return np.where(arrived & upward & (abs(x) <= 2), x, math.nan)
+
+
+def _spread(values: Array) -> float:
+    low, high = np.nanpercentile(values, [15.87, 84.13])
+    return float(high - low) / 2
+
+
+def _where(difference: Array) -> str:
+    if (difference < 0).all():
+        return "U of the larger size is the smaller one everywhere: take larger kappa"
+    if (difference > 0).all():
+        return "U of the larger size is the larger one everywhere: take smaller kappa"
+    return "the data are too noisy to tell: run longer"
