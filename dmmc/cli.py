@@ -80,6 +80,37 @@ def _parser() -> argparse.ArgumentParser:
     _add_chain(sample, draws=256, keep_every=8)
     _add_common(sample)
 
+    scan = command("scan", "samplers over lattice sizes or couplings: critical slowing down, costs, Binder crossing")
+    scan.add_argument("--along", choices=["L", "kappa"], help="what changes along a curve, and is fitted along; if not "
+                      "given, kappa for several --kappas, else L")  # fmt: skip
+    scan.add_argument("--sizes", type=int, nargs="+", default=[6, 8, 10, 12, 14, 20], metavar="L", help="lattice sizes")
+    scan.add_argument("--dim", type=int, default=2, help="dimensions of the lattices")
+    _add_action(scan, "; without one, the flow benchmark: m2 = -4, and lam_m by L such that xi = L/4")
+    scan.add_argument("--kappas", type=float, nargs="+", metavar="KAPPA", help="hopping parameters (with --lam)")
+    scan.add_argument("--samplers", nargs="+", choices=["hmc", "diffusion", "cluster"], metavar="SAMPLER",
+                      default=["hmc", "diffusion", "cluster"], help="any of hmc, diffusion, cluster")  # fmt: skip
+    scan.add_argument("--minutes", type=float, help="training budget of each model in minutes (1, without --steps)")
+    scan.add_argument("--steps", type=int, help="training budget of each model in optimiser steps; reproducible")
+    scan.add_argument("--chains", type=int, default=64, help="parallel chains of each sampler")
+    scan.add_argument("--draws", type=int, default=512, help="draws of each HMC and cluster chain to begin with")
+    scan.add_argument("--diffusion-draws", type=int, default=64, help="the same of each diffusion chain")
+    scan.add_argument("--flow-steps", type=int, help="integration steps of the probability flow")
+    scan.add_argument("--max-draws", type=int, default=16384, help="draws of a chain, at most")
+    scan.add_argument("--lengths", type=float, default=2000.0, help="chains are extended until all together they are "
+                      "this many tau_int long; tau_int to about 4 / sqrt(lengths)")  # fmt: skip
+    scan.add_argument("--thermalise", type=int, help="steps thrown away; if not given 200, of HMC L^2 if that is more")
+    _add_common(scan, out="scan")
+
+    report = command("report", "write one self-contained HTML page about runs: verdicts, comparison, figures")
+    report.add_argument("inputs", type=Path, nargs="+", metavar="RUN",
+                        help="run files of one lattice and action; also folders of scans")  # fmt: skip
+    report.add_argument("--out", type=Path, default="report.html", help="the page")
+    report.add_argument("--reference", metavar="NAME", help="the run to compare with: cluster, HMC, diffusion, or its "
+                        "file; if not given, the first cluster run, else the first HMC run")  # fmt: skip
+    report.add_argument("--title", help="of the page; if not given, the theory and the lattice")
+    report.add_argument("--json", type=Path, metavar="FILE", help="write a machine-readable summary here")
+    report.add_argument("--overwrite", action="store_true", help="replace an earlier page")
+
     quick = command("quickstart", "the whole idea once: 16 x 16 near criticality, in under 6 minutes on 2 cores")
     quick.add_argument("--minutes", type=float, default=2.5, help="training budget in minutes")
     quick.add_argument("--steps", type=int, help="training budget in optimiser steps instead; reproducible")
@@ -320,6 +351,63 @@ def _sample(args: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
+def _scan_points(args: argparse.Namespace, along: str) -> Any:
+    from dmmc import scan
+    from dmmc.actions import Phi4
+
+    if args.kappas is not None:
+        if any(x is not None for x in (args.kappa, args.m2, args.lam_mass, args.free_mass)):
+            raise DmmcError("--kappas goes with --lam alone")
+        if args.lam is None:
+            raise DmmcError("--kappas needs --lam")
+        actions = {f"kappa{kappa:g}": Phi4(kappa, args.lam) for kappa in sorted(set(args.kappas))}
+        return scan.grid(actions, args.sizes, args.dim, along)
+    action = _action(args, args.dim)
+    if along == "kappa":
+        raise DmmcError("a scan along kappa needs --kappas and --lam")
+    if action is not None:
+        return scan.grid({str(action.describe()["name"]): action}, args.sizes, args.dim, along)
+    if args.dim != 2:
+        raise DmmcError("the flow benchmark is two-dimensional; give the action: --kappa and --lam, or --kappas")
+    return scan.flow_benchmark(args.sizes)
+
+
+def _scan(args: argparse.Namespace) -> dict[str, Any]:
+    from dmmc import scan
+
+    along = args.along or ("kappa" if len(args.kappas or []) > 1 else "L")
+    options = scan.ScanOptions(
+        points=_scan_points(args, along), along=along, samplers=tuple(args.samplers),
+        minutes=1.0 if args.minutes is None and args.steps is None else args.minutes, steps=args.steps,
+        chains=args.chains, draws=args.draws, diffusion_draws=args.diffusion_draws, max_draws=args.max_draws,
+        flow_steps=args.flow_steps, lengths=args.lengths, thermalise=args.thermalise,
+        seed=args.seed, device=_device(args),
+    )  # fmt: skip
+    _check_folder(args.out)
+    summary = scan.scan(options, args.out, resume=args.resume, overwrite=args.overwrite)
+    print(
+        f"\n{summary['table']}\n\neverything is in {args.out}/: table.txt, scan.json, scan.nc, chains, and the figures"
+    )
+    for path in summary["figures"]:
+        print(f"  {path}")
+    return summary
+
+
+def _report(args: argparse.Namespace) -> dict[str, Any]:
+    from dmmc.report import page
+
+    summary = page.write_report(
+        args.inputs, args.out, reference=args.reference, title=args.title, overwrite=args.overwrite
+    )
+    for name, verdicts in summary["verdicts"].items():
+        for verdict in verdicts:
+            print(f"{name}: {verdict['level']}: {verdict['title']}")
+    for note in summary["notes"]:
+        print(f"note: {note}")
+    print(f"report: {args.out}")
+    return summary
+
+
 def _quickstart(args: argparse.Namespace) -> dict[str, Any]:
     from dmmc import quickstart
 
@@ -341,13 +429,14 @@ def _quickstart(args: argparse.Namespace) -> dict[str, Any]:
     print(summary["table"])
     print()
     _print_weights(summary)
-    print(f"\neverything is in {args.out}/: the table (table.txt), the chains (*.h5), the model, and the figures")
-    for path in summary["figures"]:
-        print(f"  {path}")
+    print(f"\nlook at {summary['report']}")
+    print(f"the table (table.txt), the chains (*.h5), the model and the figures (*.png) are beside it in {args.out}/")
     return summary
 
 
 def _print_weights(summary: dict[str, Any]) -> None:
+    if summary["inexact"]:
+        print(f"INEXACT, on purpose: {summary['inexact']}")
     print(f"acceptance {summary['acceptance']:.3f}", end="")
     if summary["ess_fraction"] is not None:
         print(f", ESS/N {summary['ess_fraction']:.3f}, std(log w) {summary['std_log_w']:.3f}", end="")
@@ -373,7 +462,14 @@ def _print_run(summary: dict[str, Any], found: dict[str, Any]) -> None:
     print(f"{summary['chains']} chains of {summary['draws']} draws: {summary['file']}")
 
 
-COMMANDS = {"ensemble": _ensemble, "train": _train, "sample": _sample, "quickstart": _quickstart}
+COMMANDS = {
+    "ensemble": _ensemble,
+    "train": _train,
+    "sample": _sample,
+    "scan": _scan,
+    "report": _report,
+    "quickstart": _quickstart,
+}
 
 
 def _threads(args: argparse.Namespace) -> None:
@@ -390,8 +486,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         _check_json(args)
-        _check_seed(args)
-        _threads(args)
+        if "seed" in args:  # whatever draws random numbers computes long enough for threads to matter
+            _check_seed(args)
+            _threads(args)
         keep_freed_memory()
         summary = COMMANDS[args.command](args)
         if args.json is not None:
@@ -401,11 +498,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DmmcError as error:
         print(f"dmmc {args.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read our output (head, a pager) has seen enough. Python must not fail once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
-        print(f"dmmc {args.command}: {error}; make room or mend that, then go on with --resume", file=sys.stderr)
+        again = "go on with --resume" if "resume" in args else "run it again"
+        print(f"dmmc {args.command}: {error}; make room or mend that, then {again}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        hint = "" if args.command == "quickstart" else "; go on with the same command and --resume"
+        hint = "; go on with the same command and --resume" if "resume" in args else ""
         print(f"\ndmmc {args.command}: interrupted{hint}", file=sys.stderr)
         return 130
     return 0

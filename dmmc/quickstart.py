@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dmmc import chain, momenta, rng, storage, workflow
@@ -14,7 +13,7 @@ from dmmc.actions import Phi4
 from dmmc.diagnostics.autocorrelation import MIN_DRAWS
 from dmmc.errors import DmmcError, FileError
 from dmmc.lattice import Lattice
-from dmmc.report import figures, table
+from dmmc.report import figures, page, table
 from dmmc.training import TrainingOptions
 
 KEEP_EVERY = 12
@@ -74,7 +73,7 @@ class QuickstartOptions:
 
 
 def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
-    """Run it all; files, figures and the table are in ``out``.
+    """Run it all; files, figures, the table and the report are in ``out``.
 
     Returns:
         summaries of the three chains, the table, and the figures' paths, JSON-ready.
@@ -103,9 +102,9 @@ def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
     print("3/4  training a diffusion model on the HMC ensemble", flush=True)
     phi = torch.as_tensor(hmc.cfgs(), dtype=torch.float32)
     order = torch.randperm(len(phi), generator=rng.stream(options.seed, rng.START_STREAM))
-    phi = phi[order]
-    # The reference configurations that are weighed below must not have been trained on.
-    reference, phi = phi[:1024], phi[1024:]
+    # The reference configurations that are weighed below must not have been trained on. They stay in the order of the
+    # chains, so that their autocorrelation can be seen.
+    reference, phi = phi[order[:1024].sort().values], phi[order[1024:]]
     model = workflow.train(
         action,
         lattice,
@@ -133,6 +132,7 @@ def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
     summary = workflow.summarise(sampled, found["diffusion"], stages["diffusion"])
     summary["wall_seconds"] |= {f"{name} {part}": round(s, 3) for name in ("HMC", "cluster", "train")
                                 for part, s in stages[name].seconds.items()}  # fmt: skip
+    page.write_report([out / f"{name}.h5" for name in ("cluster", "hmc", "chain")], out / "report.html", overwrite=True)
     return {
         **summary,
         "baselines": {
@@ -140,6 +140,7 @@ def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
             "cluster": workflow.summarise(cluster, found["cluster"], stages["cluster"]),
         },
         "table": text,
+        "report": str(out / "report.html"),
         "figures": draw(hmc, cluster, sampled, out),
     }
 
@@ -148,18 +149,14 @@ def draw(hmc: storage.Run, cluster: storage.Run, sampled: storage.Run, out: Path
     """The figures of the quickstart, as PNG files in ``out``; returns their paths."""
     runs = {"HMC": hmc, "cluster": cluster, "diffusion": sampled}
     phat2 = momenta.orbit_phat2(tuple(sampled.header["lattice"]))
-
-    def two_point(run: storage.Run) -> tuple[Any, Any, Any]:
-        by_chain = run.observables["two_point"].mean(1)
-        return phat2, by_chain.mean(0), by_chain.std(0, ddof=1) / np.sqrt(len(by_chain))
-
+    two_point = {name: (phat2, *page.propagator(run.observables["two_point"])) for name, run in runs.items()}
     beside = sampled.evaluation
     made = {
         "denoising": figures.denoising(beside["denoising"], beside["denoising_noise"]),
         "magnetisation": figures.magnetisation({name: run.observables["M"] for name, run in runs.items()}),
         "autocorrelation": figures.autocorrelation({name: run.observables for name, run in runs.items()}),
         "log_weights": figures.log_weights(sampled.stats["log_w_proposed"], beside["log_w_reference"]),
-        "two_point": figures.two_point({name: two_point(run) for name, run in runs.items()}),
+        "two_point": figures.two_point(two_point),
     }
     paths = []
     for name, figure in made.items():

@@ -293,6 +293,7 @@ def summarise(run: storage.Run, found: Mapping[str, Estimate], stages: Stages | 
     tau = found["M2"]
     summary: dict[str, Any] = {
         "kernel": run.header["kernel"]["name"],
+        "inexact": run.header["kernel"].get("inexact_reason"),
         "action": run.header["action"],
         "lattice": run.header["lattice"],
         "seed": run.header["seed"],
@@ -340,13 +341,15 @@ def summarise(run: storage.Run, found: Mapping[str, Estimate], stages: Stages | 
             "log_z_error": gap.log_z_error,
             "log_z_reference": gap.log_z_reference,
         }
-    return _finite(summary)
+    return dict(plain(summary))
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
+def plain(value: Any) -> Any:
+    """As JSON has it: lists, plain numbers, and null for what is not a finite number."""
     if isinstance(value, dict):
-        return {key: _finite(x) for key, x in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return {key: plain(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(x) for x in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
     return value

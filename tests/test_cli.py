@@ -197,7 +197,7 @@ def test_quickstart(tmp_path, capsys):
     out = tmp_path / "new" / "quickstart"
     found = quickstart.quickstart(options, out)
     figures = {f"{name}.png" for name in ("denoising", "magnetisation", "autocorrelation", "log_weights", "two_point")}
-    assert {path.name for path in out.iterdir()} == {*quickstart.FILES, "table.txt", *figures}
+    assert {path.name for path in out.iterdir()} == {*quickstart.FILES, "table.txt", "report.html", *figures}
     assert {Path(path).name for path in found["figures"]} == figures
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in figures)
     json.dumps(found, allow_nan=False)
@@ -220,7 +220,7 @@ def test_quickstart_from_the_command_line(tmp_path, monkeypatch, capsys):
     arguments = words("quickstart --steps 2 --draws 4 --baseline-draws 60")
     arguments += ["--out", tmp_path / "q", "--json", tmp_path / "q.json"]
     assert dmmc(*arguments) == 0
-    assert "everything is in" in capsys.readouterr().out
+    assert "report.html" in capsys.readouterr().out
     assert summary(tmp_path / "q.json")["draws"] == 4
     assert dmmc(*arguments) == 2
     assert "holds an earlier run" in capsys.readouterr().err

@@ -60,6 +60,44 @@ def test_magnetisation_histograms(tmp_path):
     figures.save(figure, tmp_path / "M.png")
 
 
+def test_traces_show_a_few_chains_and_lose_no_excursion():
+    records = {"HMC": {"M": ar1(0.9, (9, 300), 11)}, "diffusion": {"M": ar1(0.0, (2, 5000), 12)}}
+    records["diffusion"]["M"][1, 3210] = 40.0
+    figure = figures.traces(records, ("M",), chains=3, points=400)
+    short, long = figure.axes
+    assert [ax.get_title() for ax in figure.axes] == list(records)
+    assert [line.get_label() for line in short.lines] == ["chain 0", "chain 4", "chain 8"]
+    for line, chain in zip(short.lines, (0, 4, 8), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), records["HMC"]["M"][chain])
+    for line, x in zip(long.lines, records["diffusion"]["M"], strict=True):
+        t, y = line.get_data()
+        assert len(t) == 400
+        assert (y.min(), y.max()) == (x.min(), x.max())
+        assert (np.diff(t) >= 0).all()
+    t, y = long.lines[1].get_data()
+    assert abs(t[y.argmax()] - 3210) <= 5000 / 200 / 2
+    with pytest.raises(DmmcError, match="HMC, diffusion has no phi2"):
+        figures.traces(records, ("phi2",))
+
+
+def test_acceptance_over_time():
+    rng = np.random.default_rng(13)
+    accepted = rng.random((50, 90)) < np.where(np.arange(90) < 45, 0.9, 0.3)
+    half = np.full((1, 8), 0.5)  # two steps a draw, one of them accepted; a single chain has no error
+    figure = figures.acceptance({"diffusion": accepted, "HMC": half}, stretches=9)
+    (ax,) = figure.axes
+    first, second = ax.lines[:2]
+    np.testing.assert_allclose(first.get_ydata(), accepted.reshape(50, 9, 10).mean((0, 2)))
+    np.testing.assert_allclose(first.get_xdata(), 4.5 + 10 * np.arange(9))
+    np.testing.assert_allclose(second.get_ydata(), np.full(8, 0.5))
+    assert texts(ax) == [f"diffusion: {accepted.mean():.3f}", "HMC: 0.500"]
+    (band,) = ax.collections
+    heights = np.ptp(band.get_paths()[0].vertices[:, 1])
+    assert heights > 0.6  # it follows the fall
+    with pytest.raises(DmmcError, match=r"acceptance of HMC must have shape \(chain, draw\)"):
+        figures.acceptance({"HMC": np.ones(8)})
+
+
 def test_autocorrelation_curves_and_legend(tmp_path):
     records = {"HMC": {"M2": ar1(0.9, (4, 2000), 4)}, "diffusion": {"M2": ar1(0.0, (4, 2000), 5)}}
     figure = figures.autocorrelation(records, ("M2",), max_lag=30)
@@ -96,6 +134,11 @@ def test_log_weights_are_relative_to_log_z(tmp_path):
     density, edges, _ = ax.patches[0].get_data()
     assert density.sum() * (edges[1] - edges[0]) == pytest.approx(0.999)
     figures.save(figure, tmp_path / "weights.png")
+    alone = figures.log_weights(q).axes[0]
+    assert texts(alone) == texts(ax)[:1]
+    np.testing.assert_allclose(
+        np.average(alone.patches[0].get_data()[0]) * np.ptp(alone.patches[0].get_data()[1]), 0.999
+    )
     with pytest.raises(DmmcError, match="no proposal"):
         figures.log_weights(np.full(3, -np.inf), np.zeros(3))
 

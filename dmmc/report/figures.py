@@ -18,11 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmmc.diagnostics import (
     DiagnosticsWarning,
+    Estimate,
     autocorrelation_function,
     ess_fraction,
     format_value,
     gamma_method,
     kl_gap,
+    log_z,
+    std_log_w,
 )
 from dmmc.diagnostics.autocorrelation import as_series
 from dmmc.errors import DmmcError
@@ -47,7 +50,9 @@ SYMBOLS = {
 }
 
 
-def _panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Any]]:
+def make_panels(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Figure, list[Any]]:
     """A figure of ``width`` x ``height`` inches and its axes, row by row."""
     from matplotlib.figure import Figure
 
@@ -58,7 +63,7 @@ def _panels(width: float, height: float, rows: int = 1, columns: int = 1, **opti
     return figure, axes
 
 
-def _styles() -> Iterator[tuple[str, str, str]]:
+def styles() -> Iterator[tuple[str, str, str]]:
     """Colour, line style and marker of one sampler after another, without end."""
     return zip(itertools.cycle(OKABE_ITO), itertools.cycle(LINES), itertools.cycle(MARKERS), strict=False)
 
@@ -66,6 +71,14 @@ def _styles() -> Iterator[tuple[str, str, str]]:
 def _some(data: Mapping[str, Any]) -> None:
     if not data:
         raise DmmcError("there is nothing to draw: give at least one sampler")
+
+
+def _present(records: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
+    _some(records)
+    for name in names:
+        missing = [sampler for sampler, record in records.items() if name not in record]
+        if missing:
+            raise DmmcError(f"the record of {', '.join(missing)} has no {name}")
 
 
 def denoising(fields: ArrayLike, levels: ArrayLike) -> Figure:
@@ -95,7 +108,7 @@ def denoising(fields: ArrayLike, levels: ArrayLike) -> Figure:
         phi = phi[:, 0]
 
     aspect = 0.9 if dim == 1 else min(max(phi.shape[1] / phi.shape[2], 0.5), 2.0)
-    figure, axes = _panels(max(1.75 * n + 0.9, 5.2), 1.75 * aspect + 0.8, columns=n, sharey=True)
+    figure, axes = make_panels(max(1.75 * n + 0.9, 5.2), 1.75 * aspect + 0.8, columns=n, sharey=True)
     for ax, field, level in zip(axes, phi, s, strict=True):
         ax.set_title(f"noise s = {level:.3g}", fontsize=10)
         if dim == 1:
@@ -112,6 +125,88 @@ def denoising(fields: ArrayLike, levels: ArrayLike) -> Figure:
         figure.colorbar(image, ax=axes, label=r"$\phi$ / rms", ticks=[-3, 0, 3], extend="both", fraction=0.04, pad=0.01)
     what = "The field" if dim <= 2 else "A plane of the field"
     figure.suptitle(f"{what} at each noise level, divided by its own root mean square", fontsize=10)
+    return figure
+
+
+def _thinned(x: Array, points: int) -> tuple[Array, Array]:
+    """Draw numbers and values of a line that looks like the series ``(draw,)``, of about ``points`` points.
+
+    A longer series is cut into equal stretches and each goes from its smallest to its largest value: nothing that
+    happens in between is lost, as it would be by leaving draws out.
+    """
+    if len(x) <= points:
+        return np.arange(len(x), dtype=np.float64), x
+    edges = np.linspace(0, len(x), points // 2 + 1).astype(int)
+    low, high = np.minimum.reduceat(x, edges[:-1]), np.maximum.reduceat(x, edges[:-1])
+    return np.repeat((edges[:-1] + edges[1:] - 1) / 2, 2), np.stack([low, high], axis=1).ravel()
+
+
+def traces(
+    records: Mapping[str, Mapping[str, ArrayLike]],
+    names: Sequence[str] = ("M", "S_per_site"),
+    chains: int = 3,
+    points: int = 600,
+) -> Figure:
+    """Time series of a few chains of each sampler: a row of panels for an observable, a column for a sampler.
+
+    Args:
+        records: of each sampler, the observables by name, ``(chain, draw)`` each.
+        names: which observables to draw.
+        chains: chains of each sampler, evenly spread over those that there are.
+        points: of a line; of longer series the envelope is drawn.
+
+    Raises:
+        DmmcError: if there is nothing to draw, an observable is missing, or a series is not ``(chain, draw)``.
+    """
+    _present(records, names)
+    figure, axes = make_panels(9.6, 0.8 + 1.7 * len(names), len(names), len(records), sharex="col", sharey="row")
+    panels = np.array(axes).reshape(len(names), len(records))
+    for row, name in zip(panels, names, strict=True):
+        for ax, (sampler, record) in zip(row, records.items(), strict=True):
+            series = as_series(record[name], f"{name} of {sampler}")
+            shown = np.unique(np.linspace(0, len(series) - 1, min(chains, len(series))).astype(int))
+            for k, (colour, _, _) in zip(shown, styles(), strict=False):
+                ax.plot(*_thinned(series[k], points), color=colour, linewidth=0.8, label=f"chain {k}")
+            ax.margins(x=0)
+        row[0].set_ylabel(SYMBOLS.get(name, name))
+    for ax, sampler in zip(panels[0], records, strict=True):
+        ax.set_title(sampler, fontsize=10)
+    for ax in panels[-1]:
+        ax.set_xlabel("draw")
+    figure.align_ylabels()
+    return figure
+
+
+def acceptance(accepted: Mapping[str, ArrayLike], stretches: int = 40) -> Figure:
+    """Acceptance over time: the mean over all chains of one stretch of draws after another, with standard errors.
+
+    The error is from the scatter of the chains; a single chain has none.
+
+    Args:
+        accepted: of each sampler, ``(chain, draw)``: whether a step was accepted, or the fraction of a draw's steps.
+        stretches: into how many each record is cut, if it is that long.
+
+    Raises:
+        DmmcError: if there is nothing to draw, or a record is not ``(chain, draw)``.
+    """
+    _some(accepted)
+    figure, (ax,) = make_panels(6.4, 3.6)
+    for (sampler, record), (colour, line, marker) in zip(accepted.items(), styles(), strict=False):
+        series = as_series(record, f"acceptance of {sampler}")
+        n, draws = series.shape
+        edges = np.linspace(0, draws, min(stretches, draws) + 1).astype(int)
+        by_chain = np.add.reduceat(series, edges[:-1], axis=1) / np.diff(edges)
+        mean, middle = by_chain.mean(axis=0), (edges[:-1] + edges[1:] - 1) / 2
+        style = {"color": colour, "linestyle": line, "marker": marker, "markersize": 3, "linewidth": 1.2}
+        ax.plot(middle, mean, label=f"{sampler}: {series.mean():.3f}", **style)
+        if n > 1:
+            error = by_chain.std(axis=0, ddof=1) / math.sqrt(n)
+            ax.fill_between(middle, mean - error, mean + error, color=colour, alpha=0.25, linewidth=0)
+    ax.set(xlabel="draw", ylabel="acceptance", ylim=(0, 1.13 + 0.08 * len(accepted)), yticks=[0, 0.25, 0.5, 0.75, 1])
+    ax.axhline(1, color="0.6", linewidth=0.6, zorder=0)
+    ax.margins(x=0)
+    ax.set_title("Acceptance over time", fontsize=10)
+    ax.legend(frameon=False, fontsize=9, loc="upper right")
     return figure
 
 
@@ -133,8 +228,8 @@ def magnetisation(chains: Mapping[str, ArrayLike], bins: int | None = None) -> F
         bins = min(max(math.ceil(5 * largest / spread) | 1, 41), 201)
     edges = np.linspace(-largest, largest, bins + 1)
     width = edges[1] - edges[0]
-    figure, (ax,) = _panels(6.4, 3.6)
-    for (name, M), (colour, line, _) in zip(series.items(), _styles(), strict=False):
+    figure, (ax,) = make_panels(6.4, 3.6)
+    for (name, M), (colour, line, _) in zip(series.items(), styles(), strict=False):
         inside = np.clip(np.digitize(M, edges) - 1, 0, bins - 1)
         density, error = np.zeros(bins), np.zeros(bins)
         with warnings.catch_warnings():
@@ -151,14 +246,24 @@ def magnetisation(chains: Mapping[str, ArrayLike], bins: int | None = None) -> F
     return figure
 
 
-def _tau_label(x: Array) -> str:
-    """tau_int as text: an equality, or the lower bound that it is where the record is too short."""
+def resolved_tau(x: ArrayLike) -> tuple[Estimate, bool]:
+    """The Gamma method's estimate, and whether its tau_int is one: where the record is too short it is a lower bound.
+
+    Raises:
+        DmmcError: as :func:`dmmc.diagnostics.gamma_method`.
+    """
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", DiagnosticsWarning)
         estimate = gamma_method(x)
+    return estimate, not doubts
+
+
+def _tau_label(x: Array) -> str:
+    """tau_int as text: an equality, or a bound."""
+    estimate, resolved = resolved_tau(x)
     if math.isnan(estimate.tau_int):
         return "constant"
-    relation = r"\gtrsim" if doubts else "="
+    relation = "=" if resolved else r"\gtrsim"
     return rf"$\tau_{{\rm int}} {relation} {format_value(estimate.tau_int, estimate.tau_int_error)}$"
 
 
@@ -179,14 +284,11 @@ def autocorrelation(
         DmmcError: if there is nothing to draw, an observable is missing, or as
             :func:`dmmc.diagnostics.autocorrelation_function`.
     """
-    _some(records)
+    _present(records, names)
     if max_lag is not None and max_lag < 1:
         raise DmmcError(f"max_lag must be at least 1, got {max_lag}")
-    figure, axes = _panels(1.2 + 4.2 * len(names), 3.6, columns=len(names), sharey=True)
+    figure, axes = make_panels(1.2 + 4.2 * len(names), 3.6, columns=len(names), sharey=True)
     for ax, observable in zip(axes, names, strict=True):
-        missing = [sampler for sampler, record in records.items() if observable not in record]
-        if missing:
-            raise DmmcError(f"the record of {', '.join(missing)} has no {observable}")
         series = {
             sampler: as_series(record[observable], f"{observable} of {sampler}") for sampler, record in records.items()
         }
@@ -195,7 +297,7 @@ def autocorrelation(
             taus = [gamma_method(x).tau_int for x in series.values()]
         reach = max_lag or 10 + math.ceil(6 * max([tau for tau in taus if tau > 0], default=0.0))
         lowest = -0.2
-        for (sampler, x), (colour, line, _) in zip(series.items(), _styles(), strict=False):
+        for (sampler, x), (colour, line, _) in zip(series.items(), styles(), strict=False):
             last = min(reach, x.shape[1] - 1 if max_lag else x.shape[1] // 2)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DiagnosticsWarning)
@@ -216,7 +318,7 @@ def autocorrelation(
     return figure
 
 
-def log_weights(log_w_proposals: ArrayLike, log_w_reference: ArrayLike, bins: int = 60) -> Figure:
+def log_weights(log_w_proposals: ArrayLike, log_w_reference: ArrayLike | None = None, bins: int = 60) -> Figure:
     """Log weights of proposals and of an independent ensemble of the target, relative to log Z.
 
     For a perfect proposal both are a spike at 0. The two densities cross at 0, since the target's is the
@@ -226,30 +328,29 @@ def log_weights(log_w_proposals: ArrayLike, log_w_reference: ArrayLike, bins: in
 
     Args:
         log_w_proposals: ``-S - log q`` of proposals, any shape, any common offset.
-        log_w_reference: the same of the reference ensemble, with the same offset.
+        log_w_reference: the same of the reference ensemble, with the same offset; None shows the proposals alone.
         bins: number of bins.
 
     Raises:
         DmmcError: as :func:`dmmc.diagnostics.kl_gap`; also if no proposal has a finite weight.
     """
-    gap = kl_gap(log_w_proposals, log_w_reference)
-    if not math.isfinite(gap.log_z):
+    z, _ = log_z(log_w_proposals)
+    if not math.isfinite(z):
         raise DmmcError("no proposal has a finite weight; the model cannot be compared, train it again")
-    q = np.asarray(log_w_proposals, dtype=np.float64).ravel() - gap.log_z
-    p = np.asarray(log_w_reference, dtype=np.float64).ravel() - gap.log_z
-    finite = q[np.isfinite(q)]
-    low = max(min(float(finite.min()), float(p.min())), -10.0)
-    high = max(float(finite.max()), gap.max_p - gap.log_z)
+    q = np.asarray(log_w_proposals, dtype=np.float64).ravel() - z
+    sides = [(q, f"proposals: ESS/N = {ess_fraction(q):.3f}, std = {std_log_w(q):.2f}")]
+    if log_w_reference is not None:
+        gap = kl_gap(log_w_proposals, log_w_reference)
+        p = np.asarray(log_w_reference, dtype=np.float64).ravel() - z
+        sides.append((p, f"reference ensemble: std = {gap.std_p:.2f}"))
+    finite = np.concatenate([x[np.isfinite(x)] for x, _ in sides])
+    low, high = max(float(finite.min()), -10.0), float(finite.max())
     margin = 0.02 * (high - low) or 0.5
     edges = np.linspace(low - margin, high + margin, bins + 1)
     width = edges[1] - edges[0]
 
-    figure, (ax,) = _panels(6.4, 3.6)
-    labels = (
-        f"proposals: ESS/N = {ess_fraction(q):.3f}, std = {gap.std_q:.2f}",
-        f"reference ensemble: std = {gap.std_p:.2f}",
-    )
-    for x, label, (colour, line, _) in zip((q, p), labels, _styles(), strict=False):
+    figure, (ax,) = make_panels(6.4, 3.6)
+    for (x, label), (colour, line, _) in zip(sides, styles(), strict=False):
         density = np.histogram(x, edges)[0] / (x.size * width)
         ax.stairs(density, edges, color=colour, linestyle=line, linewidth=1.5, label=label)
         ax.stairs(density, edges, fill=True, color=colour, alpha=0.15, linewidth=0)
@@ -257,7 +358,7 @@ def log_weights(log_w_proposals: ArrayLike, log_w_reference: ArrayLike, bins: in
     ax.set(xlabel=r"$\log w - \log Z$", ylabel="probability density", xlim=(edges[0], edges[-1]))
     outside = int(q.size - np.sum(q >= edges[0]))
     note = f"\n{outside} of {q.size} proposals lie to the left of the axis" if outside else ""
-    ax.set_title(f"Log weights: proposals and reference{note}", fontsize=10)
+    ax.set_title(f"Log weights: proposals{' and reference' if len(sides) > 1 else ''}{note}", fontsize=10)
     ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the legend
     ax.legend(frameon=False, fontsize=9, loc="upper left")
     return figure
@@ -285,13 +386,19 @@ def two_point(samplers: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) ->
             raise DmmcError(f"phat2, G and error of {name} must be (n_orbits,), on the same momenta as {first}")
         if not (curve[1] > 0).all() or not np.isfinite(curve[1]).all():
             raise DmmcError(f"G of {name} must be positive and finite: it is a mean of |phi(p)|^2")
-    figure, (ax, below) = _panels(6.4, 4.8, rows=2, sharex=True, gridspec_kw={"height_ratios": [2.2, 1]})
+    figure, (ax, below) = make_panels(6.4, 4.8, rows=2, sharex=True, gridspec_kw={"height_ratios": [2.2, 1]})
     ax.set_yscale("log")
     smallest = float(phat2[phat2 > 1e-12].min(initial=math.inf))
     if math.isfinite(smallest):
         below.set_xscale("symlog", linthresh=smallest, linscale=0.4)
         below.set_xlim(-0.25 * smallest, 1.15 * float(phat2.max()))
-    for k, ((name, (_, G, error)), (colour, _, marker)) in enumerate(zip(curves.items(), _styles(), strict=False)):
+        # Below the smallest momentum the axis is linear: the usual ticks of every decade would crowd there.
+        ticks = [digit * 10.0**k for k in range(-9, 3) for digit in (1, 2, 5)]
+        ticks = [0.0, *(x for x in ticks if 1.5 * smallest < x < phat2.max())]
+        below.set_xticks(ticks if len(ticks) < 9 else [x for x in ticks if x == 0 or f"{x:e}"[0] == "1"])
+        below.xaxis.set_major_formatter("{x:g}")
+        below.minorticks_off()
+    for k, ((name, (_, G, error)), (colour, _, marker)) in enumerate(zip(curves.items(), styles(), strict=False)):
         style = {"color": colour, "linestyle": "none", "marker": marker, "markersize": 3.5, "elinewidth": 1}
         # Samplers that agree would hide each other: they stand side by side, a few points (1/72 inch) apart.
         aside = ScaledTranslation(3 * (k - (len(curves) - 1) / 2) / 72, 0, figure.dpi_scale_trans)
@@ -305,7 +412,7 @@ def two_point(samplers: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) ->
     ax.set_ylim(0.7 * values.min(), 1.6 * values.max())
     off = max(float(np.max(abs(G / G0 - 1) + np.nan_to_num(error / abs(G0)))) for _, G, error in curves.values())
     below.set_ylim(1 - 1.1 * (off or 0.1), 1 + 1.1 * (off or 0.1))
-    below.axhline(1, color=OKABE_ITO[0], linewidth=0.8, zorder=0)
+    below.axhline(1, color="0.6", linewidth=0.8, zorder=0)
     ax.set(ylabel=r"$G(p) = \langle |\phi(p)|^2 \rangle$")
     ax.set_title("Two-point function", fontsize=10)
     ax.legend(frameon=False)

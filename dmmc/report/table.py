@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from dmmc.diagnostics import Estimate, format_value, z_score
 from dmmc.errors import DmmcError
@@ -23,6 +24,51 @@ SYMBOLS = {
 }
 
 
+@dataclass(frozen=True)
+class Row:
+    """One observable of every sampler.
+
+    Attributes:
+        name: of the observable, as in :data:`SYMBOLS`.
+        estimates: one a sampler, None where it lacks this observable.
+        z: difference from the reference in standard errors, one a sampler; nan where there is none to give, and for
+            the reference itself.
+    """
+
+    name: str
+    estimates: tuple[Estimate | None, ...]
+    z: tuple[float, ...]
+
+
+def rows(estimates: Mapping[str, Mapping[str, Estimate]], reference: str) -> tuple[list[str], list[Row]]:
+    """The comparison as data: the samplers, the reference first, and one row an observable.
+
+    Args:
+        estimates: of each sampler, the estimates by name, as :func:`dmmc.diagnostics.summary` gives them.
+        reference: the sampler that the others are compared with.
+
+    Raises:
+        DmmcError: if there is no ``reference`` among the samplers.
+    """
+    if reference not in estimates:
+        raise DmmcError(f"no sampler {reference!r} to compare with; reference must be one of {', '.join(estimates)}")
+    samplers = [reference, *(name for name in estimates if name != reference)]
+    found = list(dict.fromkeys(name for sampler in samplers for name in estimates[sampler]))
+    names = [*(name for name in SYMBOLS if name in found), *(name for name in found if name not in SYMBOLS)]
+    made = []
+    for name in names:
+        of_name = tuple(estimates[sampler].get(name) for sampler in samplers)
+        expected = of_name[0]
+        z = (math.nan if x is None or expected is None else z_score(x, expected) for x in of_name[1:])
+        made.append(Row(name, of_name, (math.nan, *z)))
+    return samplers, made
+
+
+def format_z(z: float) -> str:
+    """``"+1.3"``; a dash for nan."""
+    return "-" if math.isnan(z) else f"{round(z, 1) + 0.0:+.1f}"
+
+
 def comparison(estimates: Mapping[str, Mapping[str, Estimate]], reference: str = "cluster") -> str:
     """Every observable of every sampler, and how many standard errors it is off the reference's.
 
@@ -39,40 +85,22 @@ def comparison(estimates: Mapping[str, Mapping[str, Estimate]], reference: str =
     Raises:
         DmmcError: if there is no ``reference`` among the samplers.
     """
-    if reference not in estimates:
-        raise DmmcError(f"no sampler {reference!r} to compare with; reference must be one of {', '.join(estimates)}")
-    samplers = [reference, *(name for name in estimates if name != reference)]
-    found = list(dict.fromkeys(name for sampler in samplers for name in estimates[sampler]))
-    names = [*(name for name in SYMBOLS if name in found), *(name for name in found if name not in SYMBOLS)]
+    samplers, compared = rows(estimates, reference)
+    lines = [["observable", reference, *(cell for sampler in samplers[1:] for cell in (sampler, "z"))]]
+    for row in compared:
+        cells = ["-" if estimate is None else str(estimate) for estimate in row.estimates]
+        pairs = zip(cells[1:], map(format_z, row.z[1:]), strict=True)
+        lines.append([SYMBOLS.get(row.name, row.name), cells[0], *(cell for pair in pairs for cell in pair)])
+    for row in compared:
+        if row.name == "M2":
+            taus = ["-" if x is None else format_value(x.tau_int, x.tau_int_error) for x in row.estimates]
+            lines.append(["tau_int of M^2", taus[0], *(cell for tau in taus[1:] for cell in (tau, ""))])
 
-    rows = [["observable", reference]]
-    for sampler in samplers[1:]:
-        rows[0] += [sampler, "z"]
-    for name in names:
-        expected = estimates[reference].get(name)
-        row = [SYMBOLS.get(name, name)]
-        for sampler in samplers:
-            estimate = estimates[sampler].get(name)
-            row.append("-" if estimate is None else str(estimate))
-            if sampler != reference:
-                z = math.nan if estimate is None or expected is None else z_score(estimate, expected)
-                row.append("-" if math.isnan(z) else f"{round(z, 1) + 0.0:+.1f}")
-        rows.append(row)
-    if "M2" in names:
-        row = ["tau_int of M^2"]
-        for sampler in samplers:
-            estimate = estimates[sampler].get("M2")
-            row.append("-" if estimate is None else format_value(estimate.tau_int, estimate.tau_int_error))
-            row += [""] if sampler != reference else []
-        rows.append(row)
-
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
     ]
-    lines.insert(1, "-" * len(lines[0]))
-    lines.append(f"z: difference from {reference} in standard errors; tau_int in draws (uncorrelated: 0.5)")
-    return "\n".join(line.rstrip() for line in lines)
+    text.insert(1, "-" * len(text[0]))
+    text.append(f"z: difference from {reference} in standard errors; tau_int in draws (uncorrelated: 0.5)")
+    return "\n".join(line.rstrip() for line in text)
