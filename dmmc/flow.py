@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmmc.divergence import TRACTABLE, Divergence
 from dmmc.errors import DmmcError
 from dmmc.model import DiffusionModel
 
@@ -61,32 +62,52 @@ class FlowProposal:
         n_steps: integration steps.
         chunk_sites: fields are integrated in chunks of about this many sites; small enough for the cache. The chunk
             does not enter the result beyond floating-point rounding.
+        divergence: how the trace of the Jacobian is found; by default the network's own formula.
 
     Raises:
-        DmmcError: if a number is not positive.
+        DmmcError: if a number is not positive, or the network has no formula and no divergence is chosen.
     """
 
     model: DiffusionModel
     n_steps: int = DEFAULT_STEPS
     chunk_sites: int = 1 << 15
+    divergence: Divergence = TRACTABLE
 
     def __post_init__(self) -> None:
         if self.n_steps < 1 or self.chunk_sites < 1:
             raise DmmcError(f"n_steps and chunk_sites must be positive, got {self.n_steps}, {self.chunk_sites}")
+        self.divergence.check(self.model.network)
+
+    @property
+    def exact(self) -> bool:
+        """Whether log q is computed, up to the error of the integrator; else ``inexact`` says why not."""
+        return not self.inexact
+
+    @property
+    def inexact(self) -> str:
+        """Why log q is only an estimate; empty where it is exact."""
+        return self.divergence.inexact
 
     def describe(self) -> dict[str, Any]:
-        """Steps, chunk and the fingerprint of the model: all that enters the bits of a proposal."""
+        """Steps, chunk, divergence and the fingerprint of the model: all that enters the bits of a proposal."""
+        # Where nothing is said of the divergence, it is the network's own.
+        chosen = {} if self.divergence == TRACTABLE else {"divergence": self.divergence.describe()}
         return {
             "name": "flow",
             "n_steps": self.n_steps,
             "chunk_sites": self.chunk_sites,
             "model": self.model.fingerprint(),
+            **chosen,
         }
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations of a proposal: four a step; those of the mirror sector too, if there are two."""
-        return 4 * self.n_steps * (2 if self.model.two_sector else 1)
+        """Network evaluations of a proposal: four a step, times those of a divergence that is not the network's own.
+
+        Those of the mirror sector too, if there are two.
+        """
+        a_step = 4 * self.divergence.evaluations(self.model.lattice.volume)
+        return a_step * self.n_steps * (2 if self.model.two_sector else 1)
 
     @property
     def chunk(self) -> int:
@@ -107,21 +128,24 @@ class FlowProposal:
         Raises:
             DmmcError: if ``n`` is not positive.
         """
-        phi, log_q = self.push(self.latents(n, generator))
+        phi, log_q = self.push(self.latents(n, generator), generator)
         if not self.model.two_sector:
             return phi, log_q
         signs = 2 * torch.randint(0, 2, (n,), generator=generator, device=phi.device) - 1
         phi = phi * signs.to(phi).view(-1, *(1,) * self.model.lattice.dim)
         # phi came from the sector of its sign; log_q is that sector's density, the other one's is still to be found.
-        other = self._sector_log_q(phi * -signs.to(phi).view(-1, *(1,) * self.model.lattice.dim))
+        other = self._sector_log_q(phi * -signs.to(phi).view(-1, *(1,) * self.model.lattice.dim), generator)
         return phi, torch.logaddexp(log_q, other) - math.log(2)
 
     @torch.no_grad()
-    def log_q(self, phi: Tensor) -> Tensor:
+    def log_q(self, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Log density of given fields.
 
         Args:
             phi: ``(n, *lattice)``.
+            generator: random numbers of an inexact divergence. Without one they are the same at every call, so that
+                the estimate for a field depends on its place in the batch and nothing else; an exact divergence has
+                none.
 
         Returns:
             ``(n,)`` float64.
@@ -132,8 +156,9 @@ class FlowProposal:
         self.model.lattice.check(phi)
         phi = phi.to(device=self.model.device, dtype=self.model.dtype)
         if not self.model.two_sector:
-            return self._sector_log_q(phi)
-        return torch.logaddexp(self._sector_log_q(phi), self._sector_log_q(-phi)) - math.log(2)
+            return self._sector_log_q(phi, generator)
+        plus, minus = self._sector_log_q(phi, generator), self._sector_log_q(-phi, generator)
+        return torch.logaddexp(plus, minus) - math.log(2)
 
     @torch.no_grad()
     def integrator_error(self, n: int, generator: torch.Generator) -> IntegratorError:
@@ -146,7 +171,14 @@ class FlowProposal:
         l_n being the reported log density of latent z. T is stood in for by twice the steps (factor 16/15, fourth
         order); the divergence comes from central differences along one random sign vector (Hutchinson). The error
         of l_n alone would not do: the two terms cancel in part, or add up.
+
+        Raises:
+            DmmcError: if ``n`` is not positive, or the divergence is inexact.
         """
+        if not self.exact:
+            raise DmmcError(
+                f"the integrator's error is drowned in noise here ({self.inexact}); use an exact divergence"
+            )
         coarse = replace(self, model=self.model.to_float64())
         fine = replace(coarse, n_steps=2 * self.n_steps)
         latents = coarse.latents(n, generator)
@@ -169,8 +201,8 @@ class FlowProposal:
         for part in phi.split(self.chunk):
             psi = lattice.to_modes(part - reference.mean)
             scale = reference.c(psi).sqrt()
-            psi, _ = fine._integrate(psi / scale, 0.0, 1.0, density=False)
-            psi, _ = self._integrate(psi, 1.0, 0.0, density=False)
+            psi, _ = fine._integrate(psi / scale, 0.0, 1.0)
+            psi, _ = self._integrate(psi, 1.0, 0.0)
             found.append(lattice.to_sites(psi * scale) + reference.mean)
         return torch.cat(found)
 
@@ -183,14 +215,18 @@ class FlowProposal:
         )
 
     @torch.no_grad()
-    def push(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """The map from latent fields ``(n, *lattice)`` to ``phi``, with log q of the latter (one sector)."""
+    def push(self, latent: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The map from latent fields ``(n, *lattice)`` to ``phi``, with log q of the latter (one sector).
+
+        ``generator`` is for an inexact divergence, as in :meth:`log_q`.
+        """
+        generator = self._generator(generator)
         reference, lattice = self.model.reference, self.model.lattice
         phis, log_qs = [], []
         for part in latent.split(self.chunk):
             psi = lattice.to_modes(part)
             log_q = self._log_normal(psi)
-            psi, change = self._integrate(psi, 1.0, 0.0)
+            psi, change = self._integrate(psi, 1.0, 0.0, generator)
             phis.append(lattice.to_sites(psi * reference.c(psi).sqrt()) + reference.mean)
             log_qs.append(log_q + change - reference.log_normaliser())
         return torch.cat(phis), torch.cat(log_qs)
@@ -210,18 +246,22 @@ class FlowProposal:
         psi, at, found = lattice.to_modes(latent), 1.0, []
         for level in levels:
             if level != at:
-                psi, _ = self._integrate(psi, at, level, density=False)
+                psi, _ = self._integrate(psi, at, level)
                 at = level
             v = float(reference.variance(torch.tensor(level, dtype=torch.float64)))
             found.append(lattice.to_sites((reference.c(psi) + v).sqrt() * psi) + reference.mean)
         return found
 
-    def _sector_log_q(self, phi: Tensor) -> Tensor:
+    def _generator(self, generator: torch.Generator | None) -> torch.Generator:
+        return torch.Generator(self.model.device).manual_seed(0) if generator is None else generator
+
+    def _sector_log_q(self, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        generator = self._generator(generator)
         reference = self.model.reference
         found = []
         for part in phi.split(self.chunk):
             psi = self.model.lattice.to_modes(part - reference.mean)
-            psi, change = self._integrate(psi / reference.c(psi).sqrt(), 0.0, 1.0)
+            psi, change = self._integrate(psi / reference.c(psi).sqrt(), 0.0, 1.0, generator)
             found.append(self._log_normal(psi) - change - reference.log_normaliser())
         return torch.cat(found)
 
@@ -229,9 +269,11 @@ class FlowProposal:
         norm2 = self.model.lattice.sum_modes(psi.real.double().square() + psi.imag.double().square())
         return -0.5 * norm2 - 0.5 * self.model.lattice.volume * math.log(2 * math.pi)
 
-    def _integrate(self, psi: Tensor, start: float, end: float, density: bool = True) -> tuple[Tensor, Tensor]:
-        """psi at level ``end`` from psi at level ``start``, and the change of its log density (0 if not wanted)."""
-        velocity = self._velocity(psi, density)
+    def _integrate(
+        self, psi: Tensor, start: float, end: float, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """psi at level ``end`` from psi at level ``start``, and the change of its log density (0 without generator)."""
+        velocity = self._velocity(psi, generator)
         h = (end - start) / self.n_steps
         log_q = torch.zeros(len(psi), dtype=torch.float64, device=psi.device)
         for step in range(self.n_steps):
@@ -244,20 +286,23 @@ class FlowProposal:
             log_q = log_q + h / 6 * (l1 + 2 * (l2 + l3) + l4)
         return psi, log_q
 
-    def _velocity(self, like: Tensor, density: bool = True) -> Callable[[Tensor, float], tuple[Tensor, Tensor]]:
+    def _velocity(
+        self, like: Tensor, generator: torch.Generator | None
+    ) -> Callable[[Tensor, float], tuple[Tensor, Tensor]]:
         """``(psi, level) -> (d psi / d level, d log q(psi) / d level)``."""
         reference, network = self.model.reference, self.model.network
         c = reference.c(like)
         none = torch.zeros(len(like), dtype=torch.float64, device=like.device)
+        with_trace = None if generator is None else self.divergence.along(network, len(like), generator)
 
         def velocity(psi: Tensor, level: float) -> tuple[Tensor, Tensor]:
             v = float(reference.variance(torch.tensor(level, dtype=torch.float64)))
             speed = 0.5 * (v + reference.v_offset) * reference.log_range  # 1/2 dv / d level
             root = (c + v).sqrt()
             modes, level_v = (root * psi).unsqueeze(0), torch.full((1,), v, dtype=c.dtype, device=c.device)
-            if not density:
+            if with_trace is None:
                 return speed * network(modes, level_v)[0] / root, none
-            drift, trace = network.with_trace(modes, level_v)
+            drift, trace = with_trace(modes, level_v)
             return speed * drift[0] / root, -speed * trace[0]
 
         return velocity

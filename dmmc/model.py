@@ -25,6 +25,7 @@ from torch import Tensor
 import dmmc
 from dmmc.actions import Action, action_from_description, same_action
 from dmmc.diffusion import GaussianReference
+from dmmc.drift import DriftNetwork
 from dmmc.errors import DmmcError, FileError, MismatchError
 from dmmc.lattice import Lattice
 from dmmc.network import InteractionNetwork, NetworkSize
@@ -38,7 +39,7 @@ class DiffusionModel:
     """A network with its Gaussian reference and its provenance.
 
     Attributes:
-        network: the interaction network; its reference and lattice are the model's.
+        network: the interaction network, or one of your own; its reference and lattice are the model's.
         action: description of the action of the training ensemble (:meth:`dmmc.actions.Action.describe`); {} for a
             model trained on data alone.
         two_sector: the network models the sector M > 0 of a broken phase, with a reference centred at its mean, and
@@ -46,13 +47,13 @@ class DiffusionModel:
         history: training record, JSON-ready.
     """
 
-    network: InteractionNetwork
+    network: DriftNetwork
     action: Mapping[str, Any]
     two_sector: bool = False
     history: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.two_sector and self.network.size.odd:
+        if self.two_sector and self.network.odd:
             raise DmmcError("a two-sector model needs a network with biases: use NetworkSize(odd=False)")
 
     @classmethod
@@ -84,12 +85,12 @@ class DiffusionModel:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.network.lin.device
+        return self.network.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the weights, and of what the network computes."""
-        return self.network.lin.dtype
+        return self.network.dtype
 
     def to_float64(self) -> DiffusionModel:
         """A copy that computes in float64."""
@@ -125,33 +126,51 @@ class DiffusionModel:
 
         Raises:
             MismatchError: if the dimensions differ.
+            DmmcError: if the network is not an :class:`dmmc.network.InteractionNetwork`.
         """
+        old = self._interaction_network("start another model")
         if reference.lattice.dim != self.lattice.dim:
             raise MismatchError(
                 f"a model of {self.lattice.dim} dimensions cannot start one of {reference.lattice.dim}; train afresh"
             )
-        network = InteractionNetwork(reference, self.network.size).to(device=self.device, dtype=self.dtype)
-        network.load_state_dict(self.network.coefficients_for(reference))
+        network = InteractionNetwork(reference, old.size).to(device=self.device, dtype=self.dtype)
+        network.load_state_dict(old.coefficients_for(reference))
         return DiffusionModel(network, {} if action is None else action.describe(), self.two_sector)
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights and the reference: two models that propose alike have the same."""
-        digest = hashlib.sha256(json.dumps([self.reference.describe(), self.two_sector], sort_keys=True).encode())
+        facts: list[Any] = [self.reference.describe(), self.two_sector]
+        if not isinstance(self.network, InteractionNetwork):  # whose weights tell its functions
+            facts.append(self.network.describe())
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, value in sorted(self._tensors().items()):
             digest.update(name.encode())
             digest.update(value.numpy().tobytes())
         return digest.hexdigest()
+
+    def _interaction_network(self, purpose: str) -> InteractionNetwork:
+        if not isinstance(self.network, InteractionNetwork):
+            raise DmmcError(
+                f"only an InteractionNetwork can {purpose}, not {type(self.network).__name__}; keep the weights of "
+                "your own network with torch.save, and make DiffusionModel(network, action.describe()) anew"
+            )
+        return self.network
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         return tensors | {"propagator": self.reference.propagator}
 
     def save(self, path: str | Path) -> Path:
-        """Write the model file; an older one is replaced only once the new one is complete."""
+        """Write the model file; an older one is replaced only once the new one is complete.
+
+        Raises:
+            FileError: if the file cannot be written.
+            DmmcError: if the network is not an :class:`dmmc.network.InteractionNetwork`.
+        """
         header = {
             "action": dict(self.action),
             "lattice": list(self.lattice.shape),
-            "network": self.network.size.describe(),
+            "network": self._interaction_network("be written to a model file").describe(),
             "reference": self.reference.describe(),
             "two_sector": self.two_sector,
             "history": dict(self.history),

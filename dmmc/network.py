@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from dmmc import shells, splines
 from dmmc.diffusion import GaussianReference, wiener
+from dmmc.drift import DriftNetwork
 from dmmc.errors import DmmcError
 
 
@@ -130,7 +131,7 @@ def _fused_site_layers() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     return torch.compile(site_layers, dynamic=False)
 
 
-class InteractionNetwork(nn.Module):
+class InteractionNetwork(DriftNetwork):
     """The network of this module's formulas for one Gaussian reference.
 
     Args:
@@ -143,20 +144,17 @@ class InteractionNetwork(nn.Module):
         fused: run the site-wise layers through torch.compile; same numbers up to rounding.
     """
 
-    _c: Tensor
     _multiplicity: Tensor
     _radial_basis: Tensor
 
     def __init__(
         self, reference: GaussianReference, size: NetworkSize | None = None, generator: torch.Generator | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(reference)
         size = NetworkSize() if size is None else size
-        self.reference = reference
         self.size = size
-        self.fused = False
+        self.odd = size.odd
         lattice = reference.lattice
-        self.lattice = lattice
         found = (shells.displacements(distances, lattice.dim) for distances in size.shells)
         self.shells = tuple(shell for shell in found if shell)
         # Where extents differ, G(x) differs between the axes, and the trace needs each class of axes by itself.
@@ -187,8 +185,11 @@ class InteractionNetwork(nn.Module):
             self.b2 = zeros(f2)
         radial = splines.basis(self._radial_argument(), size.radial_knots)
         self.register_buffer("_radial_basis", radial, persistent=False)
-        self.register_buffer("_c", reference.lattice.spread(reference.propagator).float(), persistent=False)
         self.register_buffer("_multiplicity", lattice.multiplicity.float(), persistent=False)
+
+    def describe(self) -> dict[str, Any]:
+        """Its size."""
+        return self.size.describe()
 
     @property
     def _level_parameters(self) -> list[str]:

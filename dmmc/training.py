@@ -29,9 +29,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dmmc.actions import Action
+from dmmc.drift import DriftNetwork
 from dmmc.errors import DmmcError, MismatchError
 from dmmc.model import DiffusionModel, read_tensors, write_tensors
-from dmmc.network import InteractionNetwork
 from dmmc.posterior import PosteriorSampler, tune
 from dmmc.rng import START_STREAM, stream
 
@@ -146,7 +146,7 @@ class _Trainer:
         self.step, self.seconds = header["step"], header["seconds"]
         self.angles, self.records = tuple(header["angles"]), header["records"]
 
-    def averaged_network(self) -> InteractionNetwork:
+    def averaged_network(self) -> DriftNetwork:
         """A copy of the network with the averaged weights."""
         network = copy.deepcopy(self.network)
         network.fused = False
@@ -160,7 +160,7 @@ def path_loss(network: Callable[[Tensor, Tensor], Tensor], noisy: Tensor, target
     """``1/2 int dv E |D (N - y)|^2`` by its mean over a stratified batch.
 
     Args:
-        network: an :class:`dmmc.network.InteractionNetwork`.
+        network: a :class:`dmmc.drift.DriftNetwork`.
         noisy: modes of the noisy fields ``(G, n, *half)``.
         target: modes of D y, same shape.
         level: noise levels ``(G,)``.
@@ -231,7 +231,7 @@ def fit(
         },
         "action": description,
         "lattice": list(lattice.shape),
-        "network": model.network.size.describe(),
+        "network": model.network.describe(),
         "reference": model.reference.describe(),
         "ensemble": hashlib.sha256(phi.cpu().contiguous().numpy().tobytes()).hexdigest(),
     }
@@ -331,7 +331,7 @@ def _validation_batches(
     return [_batch(sampler, held, options, stream(options.seed, 2 * START_STREAM + i, device)) for i in range(4)]
 
 
-def _can_fuse(network: InteractionNetwork, batch: tuple[Tensor, Tensor, Tensor]) -> bool:
+def _can_fuse(network: DriftNetwork, batch: tuple[Tensor, Tensor, Tensor]) -> bool:
     """Whether torch.compile works here: it needs a C++ compiler, which not every machine has."""
     trial = copy.deepcopy(network)
     trial.fused = True

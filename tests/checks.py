@@ -4,26 +4,43 @@ A check returns its deviation in units of the largest that chance may cause: bel
 quantile of a 5 sigma event (two-sided 5.7e-7), so a few hundred checks fail by chance for one seed in several thousand.
 """
 
+import __future__
+
+import inspect
 import math
+import textwrap
 from dataclasses import dataclass
 
 import scipy.stats
 import torch
 
+from dmmc import testing
 from dmmc.actions import Phi4
 from dmmc.lattice import Lattice
-from helpers import SIGMA, noise, random_model, rng
+from helpers import SIGMA, random_model, rng
 
 CHANCE = 2 * scipy.stats.norm.sf(SIGMA)
 """Probability with which a check of a correct sampler may fail."""
 
 
+def mutate(monkeypatch, owner, functions, old, new):
+    """Put a bug in: ``old`` becomes ``new`` in the source of each of ``functions`` of ``owner``, a class or a module.
+
+    ``functions`` are names separated by spaces; ``old`` must occur once in each, so that a bug cannot go stale.
+    """
+    for name in functions.split():
+        source = textwrap.dedent(inspect.getsource(inspect.getattr_static(owner, name)))
+        assert source.count(old) == 1, f"{name} no longer has {old!r} once"
+        code = compile(source.replace(old, new), "<mutant>", "exec", __future__.annotations.compiler_flag)
+        namespace: dict[str, object] = {}
+        exec(code, vars(inspect.getmodule(owner)), namespace)
+        monkeypatch.setattr(owner, name, namespace[name])
+
+
 def mean_shift(differences):
-    """Whether independent vectors ``(n, k)`` have mean zero: Hotelling's T^2 (chi^2 of k for n >> k) over its bound."""
-    n, k = differences.shape
-    mean = differences.mean(0)
-    T2 = n * mean @ torch.linalg.pinv(torch.cov(differences.T).view(k, k), hermitian=True) @ mean
-    return float(T2) / float(scipy.stats.chi2.isf(CHANCE, k))
+    """Whether independent vectors ``(n, k)`` have mean zero: Hotelling's T^2 (chi^2 for n >> k) over its bound."""
+    T2, rank = testing.hotelling(differences)
+    return T2 / float(scipy.stats.chi2.isf(CHANCE, rank))
 
 
 def bonferroni(n):
@@ -32,13 +49,11 @@ def bonferroni(n):
 
 
 def observables(phi, lattice):
-    """M, |M|, M^4, the site average of phi^4, and every orbit of the two-point function, ``(n, 4 + n_orbits)``.
+    """Those of :func:`dmmc.testing.standard_observables`, side by side, ``(n, k)``.
 
     The means of M^2, phi^2 and S are linear combinations of these.
     """
-    M = phi.flatten(1).mean(1)
-    columns = torch.stack([M, M.abs(), M**4, phi.flatten(1).pow(4).mean(1)], 1)
-    return torch.cat([columns, lattice.two_point(phi)], 1)
+    return torch.stack(list(testing.standard_observables(phi, lattice).values()), 1)
 
 
 def invariance(kernel, phi, steps=1, seed=9):
@@ -50,25 +65,8 @@ def invariance(kernel, phi, steps=1, seed=9):
 
 
 def phi4_draws(action: Phi4, lattice: Lattice, n, c=0.0, seed=1):
-    """Independent fields from ``exp(-S) / Z``, exactly, by rejection: for few sites, or weak coupling.
-
-    With ``quart phi^4 = quart (phi^2 - c)^2 + 2 quart c phi^2 - const`` the last part joins the Gaussian part of S,
-    from which fields are drawn; they are accepted with ``exp(-quart sum (phi^2 - c)^2)``.
-    """
-    hop, quad, quart = action.coefficients
-    inverse = 2 * (quad + 2 * quart * c) - hop * (2 * lattice.dim - lattice.phat2)
-    assert float(inverse.min()) > 0, "a larger c makes the Gaussian part normalisable"
-    found, total, attempt = [], 0, 0
-    while total < n:
-        attempt += 1
-        assert attempt < 200, "rejection sampling is hopeless for this action"
-        white = noise(lattice, 2 * n, 1000 * seed + attempt)
-        phi = lattice.to_sites(inverse.rsqrt() * lattice.to_modes(white))
-        u = torch.rand(2 * n, generator=rng(1000 * seed + attempt + 500), dtype=torch.float64)
-        phi = phi[u.log() < -quart * (phi.square() - c).square().flatten(1).sum(1)]
-        found.append(phi)
-        total += len(phi)
-    return torch.cat(found)[:n]
+    """Independent fields from ``exp(-S) / Z``: :func:`dmmc.testing.phi4_draws`."""
+    return testing.phi4_draws(action, lattice, n, rng(seed), c)
 
 
 @torch.no_grad()

@@ -5,13 +5,9 @@ unnoticed). A check returns its deviation in units of the largest that chance ma
 it is stays below 1, a mutant must go above 2.
 """
 
-import __future__
-
 import functools
-import inspect
 import math
 import tempfile
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from checks import Gaussian, bonferroni, invariance, mean_shift, phi4_draws, steep_model
+from checks import Gaussian, bonferroni, invariance, mean_shift, mutate, phi4_draws, steep_model
 from dmmc import actions, chain, diagnostics, flow, lattice, network, storage
 from dmmc.actions import Phi4
 from dmmc.diagnostics import autocorrelation, weights
@@ -248,27 +244,20 @@ def test_the_package_passes(check):
 
 @dataclass(frozen=True)
 class Mutant:
-    """A bug: ``old`` becomes ``new`` in the source of each of ``functions`` of ``owner`` (a class or a module)."""
+    """A bug: ``old`` becomes ``new`` as in :func:`checks.mutate`."""
 
     owner: object
-    functions: tuple[str, ...]
+    functions: str
     old: str
     new: str
     check: Callable[[], float]
 
     def install(self, monkeypatch):
-        module = inspect.getmodule(self.owner)
-        for name in self.functions:
-            source = textwrap.dedent(inspect.getsource(inspect.getattr_static(self.owner, name)))
-            assert source.count(self.old) == 1, f"{name} no longer has {self.old!r} once"
-            code = compile(source.replace(self.old, self.new), "<mutant>", "exec", __future__.annotations.compiler_flag)
-            namespace: dict[str, object] = {}
-            exec(code, vars(module), namespace)
-            monkeypatch.setattr(self.owner, name, namespace[name])
+        mutate(monkeypatch, self.owner, self.functions, self.old, self.new)
 
 
 def mutant(owner, functions, old, new, check):
-    return Mutant(owner, tuple(functions.split()), old, new, check)
+    return Mutant(owner, functions, old, new, check)
 
 
 MUTANTS = {

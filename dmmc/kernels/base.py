@@ -7,7 +7,7 @@ what is random comes from the generator that it is handed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
@@ -27,16 +27,18 @@ class State:
         S: actions, ``(n,)``, float64.
         log_q: log density of the proposal at ``phi``, ``(n,)``, float64; None for kernels without one.
         log_w: ``-S - log_q``, carried along so that it is always that of the current ``phi``.
+        latent: latent field of ``phi``, ``(n, *lattice)``, for the kernel that moves in latent space.
     """
 
     phi: Tensor
     S: Tensor
     log_q: Tensor | None = None
     log_w: Tensor | None = None
+    latent: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields that are not None, by name: what a checkpoint stores."""
-        named = {"phi": self.phi, "S": self.S, "log_q": self.log_q, "log_w": self.log_w}
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in named.items() if value is not None}
 
 
@@ -72,6 +74,27 @@ class Kernel(Protocol):
     def describe(self) -> dict[str, Any]:
         """Name and parameters as JSON-ready values: what a chain file records and compares on resumption."""
         ...
+
+
+def inexact_mark(proposal: object, allow_inexact: bool) -> dict[str, Any]:
+    """What a kernel adds to its description: nothing, or that it is inexact and why.
+
+    Args:
+        proposal: one whose log q is an estimate has ``exact = False``, and says why in ``inexact``.
+        allow_inexact: whether the user wants such a proposal.
+
+    Raises:
+        DmmcError: if the proposal is not exact and that is not allowed.
+    """
+    if getattr(proposal, "exact", True):
+        return {}
+    reason = str(getattr(proposal, "inexact", "") or "the proposal declares its log q an estimate")
+    if not allow_inexact:
+        raise DmmcError(
+            f"this chain would not sample exp(-S): {reason}; use an exact divergence, "
+            "or pass allow_inexact=True, and every output will be marked inexact"
+        )
+    return {"inexact": True, "inexact_reason": reason}
 
 
 def start_state(action: Action, lattice: Lattice, phi: Tensor) -> State:

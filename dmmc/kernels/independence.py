@@ -15,12 +15,15 @@ from torch import Tensor
 
 from dmmc.actions import Action
 from dmmc.errors import DmmcError
-from dmmc.kernels.base import State, start_state
+from dmmc.kernels.base import State, inexact_mark, start_state
 from dmmc.lattice import Lattice
 
 
 class Proposal(Protocol):
-    """Independent fields with a density that is computed, not estimated."""
+    """Independent fields with a density that is computed, not estimated.
+
+    One that does estimate it says so: it has an attribute ``exact = False``, and the reason in ``inexact``.
+    """
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``n`` fields ``(n, *lattice)`` and their log density ``(n,)``."""
@@ -48,11 +51,19 @@ class Independence:
         action: the target.
         lattice: where.
         proposal: where proposals come from.
+        allow_inexact: take a proposal whose log q is an estimate; the chain is then marked inexact everywhere.
+
+    Raises:
+        DmmcError: if the proposal is not exact and that is not allowed.
     """
 
     action: Action
     lattice: Lattice
     proposal: Proposal
+    allow_inexact: bool = False
+
+    def __post_init__(self) -> None:
+        inexact_mark(self.proposal, self.allow_inexact)
 
     @property
     def evaluations(self) -> dict[str, int]:
@@ -88,8 +99,15 @@ class Independence:
 
     @torch.no_grad()
     def propose(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``n`` proposals: phi, log_q, S, log_w, all float64; log_w is ``-inf`` where anything is not finite."""
+        """``n`` proposals: phi, log_q, S, log_w, all float64; log_w is ``-inf`` where anything is not finite.
+
+        Raises:
+            DmmcError: if fields or log_q have a wrong shape.
+        """
         phi, log_q = self.proposal.sample(n, generator)
+        if not isinstance(phi, Tensor) or phi.shape != (n, *self.lattice.shape):
+            found = tuple(phi.shape) if isinstance(phi, Tensor) else type(phi).__name__
+            raise DmmcError(f"the proposal must return fields of shape {(n, *self.lattice.shape)}; got {found}")
         phi, log_q = phi.to(torch.float64), self._checked(log_q, n).to(torch.float64)
         S = self.action(phi)
         log_w = -S - log_q
@@ -127,11 +145,13 @@ class Independence:
             )
 
     def describe(self) -> dict[str, Any]:
-        """Name and proposal."""
-        return {"name": "independence", "proposal": self.proposal.describe()}
+        """Name and proposal; whether and why the chain is inexact, where it is."""
+        mark = inexact_mark(self.proposal, self.allow_inexact)
+        return {"name": "independence", "proposal": self.proposal.describe(), **mark}
 
     @staticmethod
     def _checked(log_q: Tensor, n: int) -> Tensor:
-        if log_q.shape != (n,):
-            raise DmmcError(f"the proposal must report log_q of shape ({n},), one a field; got {tuple(log_q.shape)}")
+        if not isinstance(log_q, Tensor) or log_q.shape != (n,):
+            found = tuple(log_q.shape) if isinstance(log_q, Tensor) else type(log_q).__name__
+            raise DmmcError(f"the proposal must report log_q of shape ({n},), one a field; got {found}")
         return log_q
