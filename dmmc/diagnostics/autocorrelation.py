@@ -232,7 +232,7 @@ def _estimate(value: float, series: Array, noise: float, S: float, tau_exp: floa
     total *= 1 + (2 * window + 1) / n
     tau = total / (2 * variance)
     tau_error = math.hypot(2 * tau * math.sqrt(max(window + 0.5 - tau, 0) / n), tail_error)
-    tau, total = tau + tail, total + 2 * variance * tail
+    tau, total = float(tau + tail), float(total + 2 * variance * tail)
     problem, short = _disagreement(series, delta, gamma, S), not closed or n < ENOUGH * tau
     advice = "tau_int is a lower bound only and the error may be too small; run longer"
     if problem:

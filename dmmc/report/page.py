@@ -1,4 +1,4 @@
-"""One self-contained HTML page about runs and scans: verdicts, numbers, figures, provenance.
+"""One self-contained HTML page about runs, scans and exactness laboratories: verdicts, numbers, figures, provenance.
 
 The page loads nothing: style and figures are in it, and its content security policy forbids the rest. Every figure
 is there twice, for a light and for a dark page, with the same paths in other colours.
@@ -27,7 +27,6 @@ import dmmc
 from dmmc import momenta, storage, workflow
 from dmmc.actions import FreeField, Phi4, action_from_description, same_action
 from dmmc.diagnostics import Estimate, format_value
-from dmmc.diagnostics.autocorrelation import MANY_CHAINS
 from dmmc.diagnostics.verdicts import Verdict, inexact, judge, judge_chain
 from dmmc.errors import DmmcError, FileError, MismatchError
 from dmmc.report import figures, table
@@ -50,6 +49,7 @@ SYMBOLS = {
     "xi": "ξ",
     "phi2": "⟨φ²⟩",
     "S_per_site": "⟨S⟩/V",
+    "G_min": "G(p<sub>min</sub>)",
 }
 LEVELS = ("bad", "doubtful", "good")
 TAUS = ("M2", "abs_M", "S_per_site")
@@ -122,7 +122,8 @@ def write_report(
     """Write the page; it appears complete or not at all.
 
     Args:
-        inputs: run files, all of one lattice and action; also folders of scans (or their ``scan.json``).
+        inputs: run files, all of one lattice and action; also folders of scans (or their ``scan.json``) and of
+            exactness laboratories (or their ``exactness.json``).
         out: the HTML file.
         reference: the run that the others are compared with: its sampler (``cluster``, ``HMC``, ``diffusion``) or its
             file; None takes the first cluster run, else the first HMC run.
@@ -161,14 +162,15 @@ def render(
     paths = [Path(path) for path in inputs]
     if not paths:
         raise DmmcError("there is nothing to report on: name a run file or the folder of a scan")
+    laboratories = [_laboratory(path, f"exactness-{k}") for k, path in enumerate(filter(_is_laboratory, paths), 1)]
     scans = [_scan(path, f"scan-{k}") for k, path in enumerate(filter(_is_scan, paths), 1)]
-    runs = _named([storage.load_run(path) for path in paths if not _is_scan(path)])
+    runs = _named([storage.load_run(path) for path in paths if not (_is_scan(path) or _is_laboratory(path))])
     notes: list[str] = []
     if runs:
         about = _about(runs, reference, notes)
     elif reference is None:
         about = {
-            "title": f"Scan{'s' if len(scans) > 1 else ''} {_listed([scan['name'] for scan in scans])}",
+            "title": _title(scans, laboratories),
             "runs": [],
             "pictures": [],
             "verdicts": {},
@@ -176,17 +178,20 @@ def render(
     else:
         raise DmmcError(f"--reference {reference} is none of the runs; name a run file to compare with")
     about |= {"title": title} if title is not None else {}
-    html = _template().render(**about, scans=scans, notes=notes, version=dmmc.__version__, symbols=SYMBOLS)
+    html = _template().render(
+        **about, scans=scans, laboratories=laboratories, notes=notes, version=dmmc.__version__, symbols=SYMBOLS
+    )
     return html, {
         "title": about["title"],
         "runs": {run["name"]: run["facts"]["file"] for run in about["runs"]},
         "scans": [scan["name"] for scan in scans],
+        "laboratories": [laboratory["name"] for laboratory in laboratories],
         "reference": about.get("reference"),
         "verdicts": {
             name: [{"level": verdict.level, "title": verdict.title, "text": verdict.text} for verdict in of_run]
             for name, of_run in about["verdicts"].items()
         },
-        "figures": [drawn.name for part in (about, *scans) for drawn in part["pictures"]],
+        "figures": [drawn.name for part in (about, *scans, *laboratories) for drawn in part["pictures"]],
         "notes": notes,
     }
 
@@ -361,7 +366,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _is_scan(path: Path) -> bool:
-    return path.is_dir() or path.suffix == ".json"
+    return (path.is_dir() or path.suffix == ".json") and not _is_laboratory(path)
 
 
 def _scan(path: Path, id_: str) -> dict[str, Any]:
@@ -422,6 +427,95 @@ def _scan(path: Path, id_: str) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------
+# Exactness laboratories
+
+
+def _is_laboratory(path: Path) -> bool:
+    return path.name == "exactness.json" or (path / "exactness.json").exists()
+
+
+def _title(scans: Sequence[Mapping[str, Any]], laboratories: Sequence[Mapping[str, Any]]) -> str:
+    """Of a page without runs."""
+    if not scans and len(laboratories) == 1:
+        return f"What is exact: {laboratories[0]['theory']}"
+    kinds = (("Scan", scans), ("Exactness laboratory", laboratories))
+    return "; ".join(f"{kind} {_listed([one['name'] for one in some])}" for kind, some in kinds if some)
+
+
+def _laboratory(path: Path, id_: str) -> dict[str, Any]:
+    """What the page shows of an exactness laboratory; ``id_`` identifies it there."""
+    from dmmc import exactness
+    from dmmc.report import exactness_figures
+
+    summary = exactness.load_exactness(path)
+    lattice = summary["plan"]["shape"]
+    theory, couplings = _action(summary["plan"]["action"], len(lattice))
+    names = list(exactness.OBSERVABLES)
+    with _style():
+        drawn = picture(
+            f"{id_}-bias",
+            exactness_figures.biases(summary, exactness.SEEN),
+            "Bias of each observable in standard errors, a row for each variant.",
+            "The difference of every observable from the truth in standard errors, linear up to three and logarithmic "
+            "beyond. Inside the grey band nothing was seen; the exact variants must all lie there.",
+            width=FULL,
+        )
+    groups = []
+    for exact, title in ((True, "exact"), (False, "not exact")):
+        of_kind = [
+            {
+                "label": result["label"],
+                "acceptance": f"{result['acceptance']:.2f}",
+                "draws": f"{result['chains'] * result['draws']:,}",
+                "cells": [_deviation(result["observables"][name]["z"]) for name in names],
+                "verdict": _minus(exactness.verdict(result)),
+                "why": result["why"],
+            }
+            for result in summary["variants"]
+            if result["exact"] == exact
+        ]
+        if of_kind:
+            groups.append((title, of_kind))
+    truth = summary["truth"]["observables"]
+    return {
+        "id": id_,
+        "name": (path if path.is_dir() else path.parent).resolve().name,
+        "theory": f"{theory} on {' × '.join(map(str, lattice))}",
+        "couplings": couplings,
+        "method": summary["truth"]["method"],
+        "observables": names,
+        "truth": [_minus(exactness.shown_truth(**truth[name])) for name in names],
+        "groups": groups,
+        "headline": _agreement(summary),
+        "flow": {"steps": summary["flow"]["steps"], "bound": f"{summary['flow']['std_delta']:.1e}"},
+        "missed": [_minus(note) for note in summary["missed"]],
+        "table": summary["table"],
+        "plan": json.dumps(summary["plan"], indent=2, ensure_ascii=False),
+        "version": summary["dmmc"],
+        "pictures": [drawn],
+    }
+
+
+def _agreement(summary: Mapping[str, Any]) -> tuple[str, str]:
+    """Level and sentence: whether the exact kernels agree with the truth, and how many of the others were caught."""
+    others = [result for result in summary["variants"] if not result["exact"]]
+    caught = f"{sum(result['seen'] for result in others)} of {len(others)} inexact variants were seen to be wrong."
+    found = summary["agreement"]
+    if found is None:
+        return "good", caught
+    numbers = f"χ²/dof = {found['chi2']:.1f}/{found['dof']}, p = {found['p_value']:.2g}"
+    # The probability of a false alarm is that of the verdicts on chains.
+    if found["p_value"] < 1e-4:
+        return "bad", f"The exact kernels disagree with the truth ({numbers})."
+    return "good", f"The exact kernels agree with the truth ({numbers}); {caught}"
+
+
+def _deviation(z: float) -> dict[str, str]:
+    """A difference in standard errors, and how far off that is."""
+    return {"z": _minus(table.format_z(z)), "off": "far" if abs(z) > 4 else "odd" if abs(z) > 3 else ""}
+
+
+# ---------------------------------------------------------------------------------------------------------
 # Numbers
 
 
@@ -455,8 +549,7 @@ def _cells(row: table.Row) -> list[dict[str, Any]]:
     return [
         {
             "value": "–" if estimate is None else _minus(str(estimate)),
-            "z": _minus(table.format_z(z)),
-            "off": "far" if abs(z) > 4 else "odd" if abs(z) > 3 else "",
+            **_deviation(z),
         }
         for estimate, z in zip(row.estimates, row.z, strict=True)
     ]
@@ -534,6 +627,10 @@ def _provenance(name: str, run: storage.Run) -> dict[str, Any]:
 # Figures
 
 
+ENOUGH_CHAINS = 64
+"""The scatter of this many chain means gives an error that is itself good to a tenth."""
+
+
 def propagator(two_point: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """``G(p)`` and its standard error, ``(n_orbits,)`` each, from ``two_point`` ``(chain, draw, orbit)``.
 
@@ -541,7 +638,7 @@ def propagator(two_point: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
     """
     n = len(two_point)
     by_chain = two_point.mean(axis=1)
-    if n >= MANY_CHAINS:
+    if n >= ENOUGH_CHAINS:
         error = by_chain.std(axis=0, ddof=1) / math.sqrt(n)
     else:
         error = np.array([figures.resolved_tau(two_point[..., k])[0].error for k in range(two_point.shape[-1])])
