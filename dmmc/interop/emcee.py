@@ -1,0 +1,124 @@
+"""Diffusion-model proposals as a move of emcee.
+
+::
+
+    from dmmc.interop.emcee import DiffusionMove
+
+    sampler = emcee.EnsembleSampler(n_walkers, ndim, log_prob, moves=DiffusionMove(proposal))
+
+emcee: D. Foreman-Mackey et al., PASP 125 (2013) 306. Its autocorrelation times are ``1 + 2 sum rho``, twice those of
+:mod:`dmmc.diagnostics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import emcee
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmmc.actions import Action
+from dmmc.errors import DmmcError
+from dmmc.kernels.base import inexact_mark
+from dmmc.kernels.independence import Proposal
+from dmmc.lattice import Lattice
+
+Array = NDArray[np.float64]
+
+
+class DiffusionMove(emcee.moves.Move):  # type: ignore[misc]  # emcee has no annotations
+    """Independence Metropolis: every walker gets a proposal that does not look at where it is.
+
+    A proposal x' for the walker at x is accepted with ``min(1, p(x') q(x) / [p(x) q(x')])`` (L. Tierney, Ann. Statist.
+    22 (1994) 1701). Walkers do not see each other, so their number is free: more of them make larger batches, which
+    cost less each. Where there are fewer than dimensions, as on a lattice, emcee's test of the initial state must be
+    skipped: ``run_mcmc(..., skip_initial_state_check=True)``. It mixes with other moves in any proportion, and with
+    ``vectorize``, pools, blobs and backends.
+
+    **A resumed chain equals an uninterrupted one, bit for bit** (same machine, same number of threads). emcee stores
+    positions, log_prob and the state of its random generator, but not log q, which is computed afresh after an
+    interruption. So log q must not depend on how a walker got to its place. What ``proposal.sample`` reports does: it
+    differs from ``proposal.log_q`` by rounding and by the integrator's irreversibility. It is not used here. And
+    ``proposal.log_q`` in floating point may depend on the size of a batch and on a field's row in it (where vector
+    instructions end, where a matrix product has its edge), though not on the other rows. So log q of walker k is always
+    that of row k in a batch of all walkers, also when one walker alone has moved. The price is a second integration of
+    each proposal, and one of all walkers after a step of another move; what the walkers have is kept meanwhile.
+
+    Everything random comes from emcee's generator: a seed for ``proposal.sample`` (32 bits, all that torch's CPU
+    generator uses), and the decisions.
+
+    Args:
+        proposal: where proposals come from. Its fields ``(n, *lattice)`` are walkers ``(n, ndim)`` in C order, ndim = V
+            sites.
+        device: where the proposal draws its random numbers, and gets its fields.
+
+    Raises:
+        DmmcError: if log q of the proposal is only an estimate. In a run: if ndim is not the number of sites; log_q
+            has a wrong shape; log_q of a walker is NaN or ``+inf``.
+
+    A proposal that is not finite, or has a log_prob or log_q that is not, is rejected. NaN from the log_prob function
+    itself is an error in emcee; let it return ``-inf``.
+    """
+
+    def __init__(self, proposal: Proposal, device: str | torch.device = "cpu") -> None:
+        inexact_mark(proposal, allow_inexact=False)
+        self.proposal = proposal
+        self.device = torch.device(device)
+        self._known: tuple[Array, Array] | None = None  # positions of the walkers, and their log q
+
+    def propose(self, model: Any, state: emcee.State) -> tuple[emcee.State, NDArray[np.bool_]]:
+        """One step of all walkers, called by emcee: the new state, and who has moved ``(n_walkers,)``."""
+        n, ndim = state.coords.shape
+        seed = int(model.random.randint(2**32, dtype=np.uint64))
+        phi, _ = self.proposal.sample(n, torch.Generator(self.device).manual_seed(seed))
+        if len(phi) != n or phi[0].numel() != ndim:
+            raise DmmcError(
+                f"the proposal makes {len(phi)} fields of {tuple(phi.shape[1:])}, which are not {n} walkers of "
+                f"{ndim} dimensions; ndim is the number of sites"
+            )
+        coords = phi.flatten(1).to("cpu", torch.float64).numpy().copy()
+        finite = np.isfinite(coords).all(1)
+        coords[~finite] = state.coords[~finite]  # emcee and the proposal take finite numbers only
+
+        here = self._log_q_of_walkers(state.coords, phi.shape)
+        there = self._log_q(coords, phi.shape)
+        log_prob, blobs = model.compute_log_prob_fn(coords)
+        possible = finite & np.isfinite(log_prob) & np.isfinite(there)
+        with np.errstate(invalid="ignore"):  # a walker may begin where log_prob is -inf, or outside what is proposed
+            log_ratio = (log_prob - there) - (state.log_prob - here)
+        accepted = possible & (-model.random.standard_exponential(n) < log_ratio)
+
+        state = self.update(state, emcee.State(coords, log_prob=log_prob, blobs=blobs), accepted)
+        self._known = state.coords.copy(), np.where(accepted, there, here)  # emcee changes its array in place
+        return state, accepted
+
+    def _log_q_of_walkers(self, coords: Array, shape: torch.Size) -> Array:
+        if self._known is not None and np.array_equal(self._known[0], coords):
+            return self._known[1]
+        log_q = self._log_q(coords, shape)
+        if np.isnan(log_q).any() or (log_q == np.inf).any():
+            raise DmmcError("log q of a walker is NaN or infinite; check the proposal, or start from other positions")
+        return log_q
+
+    def _log_q(self, coords: Array, shape: torch.Size) -> Array:
+        # A copy: torch aligns its own memory always alike, and rounding may depend on the alignment.
+        phi = torch.tensor(coords, dtype=torch.float64, device=self.device).view(shape)
+        log_q = self.proposal.log_q(phi)
+        if not isinstance(log_q, Tensor) or log_q.shape != shape[:1]:
+            found = tuple(log_q.shape) if isinstance(log_q, Tensor) else type(log_q).__name__
+            raise DmmcError(f"the proposal must report log_q of shape {tuple(shape[:1])}, one a field; got {found}")
+        return log_q.to("cpu", torch.float64).numpy()
+
+
+def lattice_log_prob(action: Action, lattice: Lattice, device: str | torch.device = "cpu") -> Callable[[Array], Array]:
+    """``-S`` as a log_prob function of emcee, for ``vectorize=True``: ``(n, V) -> (n,)``, fields in C order."""
+
+    def log_prob(coords: Array) -> Array:
+        phi = torch.as_tensor(coords, dtype=torch.float64, device=device).view(-1, *lattice.shape)
+        return -action(phi).cpu().numpy()
+
+    return log_prob
