@@ -280,6 +280,13 @@ def estimates(run: storage.Run) -> dict[str, Estimate]:
         return diagnostics.summary(run.observables, lattice.volume, phat2)
 
 
+def proposals_are_independent(run: storage.Run) -> bool:
+    """Whether ``log_w_proposed`` are weights of independent proposals, as ESS, log Z and the laws of rejection need."""
+    kernel = run.header["kernel"]
+    independent = kernel["name"] in ("independence", "path") or kernel.get("theta") == math.pi / 2
+    return independent and "log_w_proposed" in run.stats
+
+
 def bias_bound_sigma(run: storage.Run) -> float | None:
     """std(delta) of the integrator, which bounds the bias of an observable in units of its standard deviation.
 
@@ -319,7 +326,7 @@ def summarise(run: storage.Run, found: Mapping[str, Estimate], stages: Stages | 
             "std": float(finite.std()),
             "mean_exp_minus": float(np.exp(-dH).mean()),
         }
-    if "log_w_proposed" in run.stats:
+    if proposals_are_independent(run):
         log_w = run.stats["log_w_proposed"]
         summary["ess_fraction"] = diagnostics.ess_fraction(log_w)
         summary["std_log_w"] = diagnostics.std_log_w(log_w)
@@ -331,7 +338,7 @@ def summarise(run: storage.Run, found: Mapping[str, Estimate], stages: Stages | 
             if name in run.observables:
                 bound = float(np.std(run.observables[name])) * summary["bias_bound_sigma"]
                 summary["observables"][name]["bias_bound"] = bound
-    if "log_w_reference" in run.evaluation:
+    if "log_w_reference" in run.evaluation and proposals_are_independent(run):
         gap = diagnostics.kl_gap(run.stats["log_w_proposed"], run.evaluation["log_w_reference"])
         summary["kl"] = {
             "KL(q||p) from proposals": gap.kl_q_p,

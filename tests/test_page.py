@@ -83,6 +83,15 @@ def runs(tmp_path_factory):
     return {kind: write_run(folder / f"{kind}.h5", kind) for kind in KERNELS}
 
 
+def test_proposals_near_the_state_are_not_judged_as_independent_ones(tmp_path, monkeypatch):
+    for theta, judged in ((math.pi / 2, True), (0.3, False)):
+        monkeypatch.setitem(KERNELS, "independence", {"name": "latent", "theta": theta, "proposal": {"name": "flow"}})
+        path = write_run(tmp_path / f"{theta}.h5", "independence")
+        run = storage.load_run(path)
+        assert (workflow.summarise(run, workflow.estimates(run))["ess_fraction"] is not None) is judged
+        assert ("log-weights" in page.render([path])[0]) is judged
+
+
 def test_an_inexact_chain_is_marked(tmp_path, monkeypatch):
     mark = {"inexact": True, "inexact_reason": "log q is estimated with 1 probe"}
     monkeypatch.setitem(KERNELS, "independence", KERNELS["independence"] | mark)
