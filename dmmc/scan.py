@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +27,8 @@ from dmmc.actions import Action, Phi4
 from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value
 from dmmc.diagnostics.autocorrelation import MIN_DRAWS
 from dmmc.diagnostics.slowing_down import binder_crossings, cost_per_effective_sample, fit_power_law
-from dmmc.errors import DmmcError, FileError, MismatchError
+from dmmc.errors import DmmcError, FileError
+from dmmc.folder import begun, open_folder, remove_run, replace_file
 from dmmc.lattice import Lattice
 from dmmc.model import DiffusionModel
 from dmmc.report import figures, scan_figures
@@ -244,68 +244,27 @@ def scan(options: ScanOptions, out: str | Path, resume: bool = False, overwrite:
 
 def _open(out: Path, plan: dict[str, Any], resume: bool, overwrite: bool) -> None:
     """Make the folder ready for this plan, or refuse."""
-    if out.exists() and not out.is_dir():
-        raise FileError(f"{out} is a file; a scan needs a folder")
-    path = out / "plan.json"
-    stored: Any = None
-    if path.exists():
-        with suppress(ValueError):
-            stored = json.loads(path.read_text())
-        if not isinstance(stored, dict) or "points" not in stored:
-            raise FileError(f"{path} is damaged; remove {out}, or restore that file")
-    if resume:
-        if stored is None:
-            raise FileError(f"there is no scan to resume in {out}; start it without --resume")
-        given = json.loads(json.dumps(plan))
-        keys = [key for key in sorted(stored.keys() | given.keys()) if stored.get(key) != given.get(key)]
-        if keys:
-            differing = [
-                f"{key} differ" if key == "points" else f"{key} is {stored.get(key)} there and {given.get(key)} here"
-                for key in keys
-            ]
-            raise MismatchError(
-                f"{out} holds another scan: {'; '.join(differing)}; use the same options or another --out"
-            )
-        return
-    if stored is not None:
-        if not overwrite:
-            raise FileError(f"{out} holds a scan; go on with --resume, choose another --out, or pass --overwrite")
+
+    def remove(stored: dict[str, Any]) -> None:
         for point in stored["points"]:
             _remove(out / point["name"])
         for name in (*RESULTS, *(f"{name}.png" for name in scan_figures.FIGURES)):
             (out / name).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    _replace(path, lambda temporary: temporary.write_text(json.dumps(plan, indent=2) + "\n"))
+
+    open_folder(out, plan, "scan", resume, overwrite, remove)
 
 
 def _remove(folder: Path) -> None:
     for name in FILES:
-        for path in (folder / name, folder / f"{name}.checkpoint", *(folder / f"{name}.partial").glob("*")):
-            path.unlink(missing_ok=True)
-        if (folder / f"{name}.partial").exists():
-            (folder / f"{name}.partial").rmdir()
+        remove_run(folder / name)
     with suppress(OSError):  # there are files of others in it
         folder.rmdir()
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file that appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _seed(seed: int, point: int, sampler: str) -> int:
     """Of its own for each chain of the scan: common random numbers would correlate neighbouring points."""
     (word,) = np.random.SeedSequence((seed, point, SAMPLERS.index(sampler))).generate_state(1, np.uint64)
     return int(word) >> 1
-
-
-def _begun(path: Path) -> bool:
-    return path.exists() or (path.with_name(f"{path.name}.partial") / "manifest.json").exists()
 
 
 def _baseline(
@@ -333,7 +292,7 @@ def _diffusion(
             # Clusters decorrelate best, where there are any.
             method = "cluster" if isinstance(point.action, Phi4) else "hmc"
             keep = chain.ChainOptions(TRAINING_DRAWS, keep_every=TRAINING_KEEP_EVERY, block=BLOCK, seed=seed)
-            _baseline(point, method, TRAINING_CHAINS, options, source, keep, _begun(source))
+            _baseline(point, method, TRAINING_CHAINS, options, source, keep, begun(source))
         phi = torch.as_tensor(storage.load_fields(source, point.shape), dtype=torch.float32)
         # Chains lie one after another in the file; validation must not be on one of them alone.
         phi = phi[torch.randperm(len(phi), generator=torch.Generator().manual_seed(seed))]
@@ -358,7 +317,7 @@ def _grown(
 
     How far they are extended depends on what is in the file alone, so a scan that was interrupted comes to the same.
     """
-    run = storage.load_run(path) if path.exists() else go(first, _begun(path))
+    run = storage.load_run(path) if path.exists() else go(first, begun(path))
     while (draws := _target(run, options)) > run.n_draws:
         run = go(replace(first, draws=draws), True)
     return run
@@ -539,15 +498,15 @@ def _write(out: Path, options: ScanOptions, results: list[dict[str, Any]]) -> di
         "notes": notes + missed,
     }
     text = table(summary)
-    _replace(out / "table.txt", lambda path: path.write_text(text + "\n"))
+    replace_file(out / "table.txt", lambda path: path.write_text(text + "\n"))
     data = to_xarray(summary)
-    _replace(out / "scan.nc", lambda path: data.to_netcdf(path, engine="h5netcdf"))
+    replace_file(out / "scan.nc", lambda path: data.to_netcdf(path, engine="h5netcdf"))
     drawn = []
     for name, figure in scan_figures.draw(summary).items():
         figures.save(figure, out / f"{name}.png")
         drawn.append(str(out / f"{name}.png"))
     summary |= {"table": text, "netcdf": str(out / "scan.nc"), "figures": drawn}
-    _replace(out / "scan.json", lambda path: path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n"))
+    replace_file(out / "scan.json", lambda path: path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n"))
     return summary
 
 

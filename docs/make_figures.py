@@ -4,7 +4,8 @@
 
 Two theories on 8 x 8: kappa = 0.27, near the transition, and kappa = 0.29, where M has two peaks and HMC does not
 cross between them. At the latter there are three models: a good one, one that was hardly trained, and one that proposes
-M > 0 only. About four minutes on one core. Runs go to a temporary folder, or are kept in DIR and found there again.
+M > 0 only. About four minutes on one core, and as long as ``dmmc exactness`` takes for its figure. Runs go to a
+temporary folder, or are kept in DIR and found there again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmmc import chain, diagnostics, momenta, scan, storage, workflow
+from dmmc import chain, diagnostics, exactness, momenta, scan, storage, workflow
 from dmmc.actions import Phi4
 from dmmc.diagnostics import format_value
 from dmmc.flow import FlowProposal
@@ -32,7 +33,7 @@ from dmmc.kernels.independence import Independence
 from dmmc.lattice import Lattice
 from dmmc.model import DiffusionModel
 from dmmc.network import NetworkSize
-from dmmc.report import figures, scan_figures
+from dmmc.report import exactness_figures, figures, scan_figures
 from dmmc.report.figures import OKABE_ITO, make_panels
 from dmmc.training import TrainingOptions
 
@@ -133,6 +134,13 @@ class Runs:
         actions = {f"kappa{kappa}": Phi4(kappa, 0.022) for kappa in (0.262, 0.266, 0.27, 0.274, 0.278)}
         points = scan.grid(actions, (6, 8, 12), 2, "kappa")
         return self.scan("kappas", points, along="kappa", samplers=("cluster",), draws=768, lengths=500, thermalise=100)
+
+    @cached_property
+    def laboratory(self) -> dict[str, Any]:
+        """What ``dmmc exactness`` finds."""
+        folder = self.folder / "exactness"
+        options = exactness.ExactnessOptions(CRITICAL)
+        return exactness.exactness(options, folder, resume=(folder / "plan.json").exists())
 
 
 def tau_int(runs: Runs) -> Figure:
@@ -359,6 +367,7 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "scan_tau": lambda runs: scan_figures.tau_int(runs.sizes),
     "scan_cost": lambda runs: scan_figures.cost(runs.sizes),
     "binder": lambda runs: scan_figures.binder(runs.kappas),
+    "exactness": lambda runs: exactness_figures.biases(runs.laboratory, exactness.SEEN),
 }
 
 

@@ -323,7 +323,7 @@ def _verdicts(
         }
         stats = run.stats
         try:
-            if "log_w_proposed" in stats:
+            if workflow.proposals_are_independent(run):
                 verdicts[name] = judge(
                     stats["accepted"],
                     stats["log_w"],
@@ -468,7 +468,7 @@ def _laboratory(path: Path, id_: str) -> dict[str, Any]:
                 "acceptance": f"{result['acceptance']:.2f}",
                 "draws": f"{result['chains'] * result['draws']:,}",
                 "cells": [_deviation(result["observables"][name]["z"]) for name in names],
-                "verdict": _minus(exactness.verdict(result)),
+                **_verdict(result),
                 "why": result["why"],
             }
             for result in summary["variants"]
@@ -480,14 +480,14 @@ def _laboratory(path: Path, id_: str) -> dict[str, Any]:
     return {
         "id": id_,
         "name": (path if path.is_dir() else path.parent).resolve().name,
-        "theory": f"{theory} on {' × '.join(map(str, lattice))}",
+        "theory": f"{theory} on {' × '.join(map(str, lattice))}{' sites' if len(lattice) == 1 else ''}",
         "couplings": couplings,
         "method": summary["truth"]["method"],
         "observables": names,
         "truth": [_minus(exactness.shown_truth(**truth[name])) for name in names],
         "groups": groups,
         "headline": _agreement(summary),
-        "flow": {"steps": summary["flow"]["steps"], "bound": f"{summary['flow']['std_delta']:.1e}"},
+        "flow": {"steps": summary["flow"]["steps"], "bound": f"{summary['flow']['limit_95']:.1e}"},
         "missed": [_minus(note) for note in summary["missed"]],
         "table": summary["table"],
         "plan": json.dumps(summary["plan"], indent=2, ensure_ascii=False),
@@ -508,6 +508,18 @@ def _agreement(summary: Mapping[str, Any]) -> tuple[str, str]:
     if found["p_value"] < 1e-4:
         return "bad", f"The exact kernels disagree with the truth ({numbers})."
     return "good", f"The exact kernels agree with the truth ({numbers}); {caught}"
+
+
+def _verdict(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Of one variant: how sure it is, and for one that is not exact the largest bias."""
+    found = result["agreement"]
+    if result["exact"]:
+        return {"verdict": f"p = {found['p_value']:.2g}", "largest": None}
+    largest = result["observables"][result["worst"]]
+    by = _minus(format_value(100 * largest["relative"], 100 * largest["relative_error"]))
+    sure = f"{found['sigma']:.0f} σ" if result["seen"] else f"not seen, {found['sigma']:.1f} σ"
+    sign = "+" if largest["relative"] > 0 else ""
+    return {"verdict": sure, "largest": {"name": result["worst"], "by": f"{sign}{by} %"}}
 
 
 def _deviation(z: float) -> dict[str, str]:
@@ -735,19 +747,19 @@ def _pictures(runs: Mapping[str, storage.Run], notes: list[str]) -> Iterator[Pic
             height=3.4,
         )
         for name, run in runs.items():
-            if "log_w_proposed" not in run.stats:
-                continue
             suffix = "" if name == SAMPLERS["independence"] else f"-{run.path.stem}"
-            yield from attempt(
-                f"log-weights{suffix}",
-                lambda run=run: figures.log_weights(  # type: ignore[misc]
-                    run.stats["log_w_proposed"], run.evaluation.get("log_w_reference")
-                ),
-                f"Histograms of the log weights of {name}.",
-                "log w = −S − log q of proposals and, where they were given, of reference configurations. Both are a "
-                "spike at 0 for a perfect model; a reference tail far to the right shows fields that the model misses.",
-                height=3.4,
-            )
+            if workflow.proposals_are_independent(run):
+                yield from attempt(
+                    f"log-weights{suffix}",
+                    lambda run=run: figures.log_weights(  # type: ignore[misc]
+                        run.stats["log_w_proposed"], run.evaluation.get("log_w_reference")
+                    ),
+                    f"Histograms of the log weights of {name}.",
+                    "log w = −S − log q of proposals and, where they were given, of reference configurations. Both are "
+                    "a spike at 0 for a perfect model; a reference tail far to the right shows fields that the model "
+                    "misses.",
+                    height=3.4,
+                )
             if "denoising" in run.evaluation:
                 yield from attempt(
                     f"denoising{suffix}",

@@ -1,0 +1,93 @@
+"""A folder of results that is made step by step: what a long command keeps in one, and how it finds it again.
+
+``plan.json`` says what the folder is for. Each step has a file of its own, so that what is finished is read, not
+computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dmmc.errors import FileError, MismatchError
+
+PLAN = "plan.json"
+LONG = 100
+"""Characters from which on a setting is not written out in messages."""
+
+
+def open_folder(
+    out: Path, plan: dict[str, Any], what: str, resume: bool, overwrite: bool, remove: Callable[[dict[str, Any]], None]
+) -> None:
+    """Make a folder ready for a plan, or refuse.
+
+    Args:
+        out: the folder.
+        plan: JSON-ready; compared on resumption.
+        what: of what there is a plan, for messages.
+        resume: go on with the same plan.
+        overwrite: remove the files of an earlier plan.
+        remove: does that, given the earlier plan.
+
+    Raises:
+        FileError: if there is a plan, without ``resume`` or ``overwrite``, or none to resume, or it is damaged.
+        MismatchError: if the plan to be resumed is another one; the message names what differs.
+    """
+    if out.exists() and not out.is_dir():
+        raise FileError(f"{out} is a file; {what} needs a folder")
+    path = out / PLAN
+    stored: Any = None
+    if path.exists():
+        with suppress(ValueError):
+            stored = json.loads(path.read_text())
+        if not isinstance(stored, dict) or not plan.keys() & stored.keys():
+            raise FileError(f"{path} is damaged; remove {out}, or restore that file")
+    if resume:
+        if stored is None:
+            raise FileError(f"there is no {what} to resume in {out}; start it without --resume")
+        given = json.loads(json.dumps(plan))
+        differing = []
+        for key in sorted(stored.keys() | given.keys()):
+            pair = stored.get(key), given.get(key)
+            if pair[0] != pair[1]:
+                long = max(map(len, map(str, pair))) > LONG
+                differing.append(f"{key} differ" if long else f"{key} is {pair[0]} there and {pair[1]} here")
+        if differing:
+            raise MismatchError(
+                f"{out} holds another {what}: {'; '.join(differing)}; use the same options or another --out"
+            )
+        return
+    if stored is not None:
+        if not overwrite:
+            raise FileError(f"{out} holds a {what}; go on with --resume, choose another --out, or pass --overwrite")
+        remove(stored)
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda temporary: temporary.write_text(json.dumps(plan, indent=2) + "\n"))
+
+
+def begun(path: Path) -> bool:
+    """Whether there is a run at ``path``, finished or not."""
+    return path.exists() or (path.with_name(f"{path.name}.partial") / "manifest.json").exists()
+
+
+def remove_run(path: Path) -> None:
+    """Remove a run or a model, with what an interruption may have left of it."""
+    partial = path.with_name(f"{path.name}.partial")
+    for file in (path, path.with_name(f"{path.name}.checkpoint"), *partial.glob("*")):
+        file.unlink(missing_ok=True)
+    if partial.exists():
+        partial.rmdir()
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that appears complete or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
