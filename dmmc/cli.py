@@ -75,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_action(sample, "; checked against the model's")
     sample.add_argument("--shape", type=int, nargs="+", metavar="L", help="lattice; checked against the model's")
     sample.add_argument("--chains", type=int, default=64, help="parallel chains")
-    sample.add_argument("--flow-steps", type=int, help="integration steps of the probability flow")
+    sample.add_argument("--flow-steps", type=_steps, metavar="N", help="integration steps of the probability flow; "
+                        "auto: as few as keep its bias below 1 percent of the statistical error")  # fmt: skip
     sample.add_argument("--reference", type=Path, help="ensemble of another sampler, to weigh: shows missed modes")
     _add_chain(sample, draws=256, keep_every=8)
     _add_common(sample)
@@ -100,6 +101,23 @@ def _parser() -> argparse.ArgumentParser:
                       "this many tau_int long; tau_int to about 4 / sqrt(lengths)")  # fmt: skip
     scan.add_argument("--thermalise", type=int, help="steps thrown away; if not given 200, of HMC L^2 if that is more")
     _add_common(scan, out="scan")
+
+    exact = command("exactness", "ways to put a model into Metropolis, exact or not, against a known truth")
+    exact.add_argument("--shape", type=int, nargs="+", default=[8, 8], metavar="L", help="lattice; 2: two sites, where "
+                       "the truth is known by quadrature")  # fmt: skip
+    _add_action(exact, "; without one, kappa = 0.27, lam = 0.022")
+    exact.add_argument("--variants", nargs="+", metavar="VARIANT", help="some of them; if not given, all: "
+                       "flow latent path refresh hybrid hmc, and ode sde-8 sde-64 sde-ode hutchinson-1 hutchinson-4 "
+                       "hutchinson-16 ode-2 pool one-sector no-tail, which are not exact")  # fmt: skip
+    exact.add_argument("--draws", type=int, default=98304, help="of each variant, all chains together")
+    exact.add_argument("--chains", type=int, default=512, help="parallel chains of each variant")
+    exact.add_argument("--truth-draws", type=int, default=524288, help="of the cluster sampler, all chains together")
+    trained = exact.add_mutually_exclusive_group()
+    trained.add_argument("--steps", type=int, default=400, help="training budget in optimiser steps")
+    trained.add_argument("--model", type=Path, help="a model file instead")
+    exact.add_argument("--flow-steps", type=int, help="integration steps of the probability flow; if not given, as "
+                       "many as the statistical error asks for")  # fmt: skip
+    _add_common(exact, out="exactness")
 
     report = command("report", "write one self-contained HTML page about runs: verdicts, comparison, figures")
     report.add_argument("inputs", type=Path, nargs="+", metavar="RUN",
@@ -127,6 +145,15 @@ def _add_action(parser: argparse.ArgumentParser, note: str = "") -> None:
     group.add_argument("--m2", type=float, help="bare mass squared of the mass form (with --lam-mass)")
     group.add_argument("--lam-mass", type=float, help="quartic coupling of the mass form")
     group.add_argument("--free-mass", type=float, help="mass of a free field")
+
+
+def _steps(text: str) -> Any:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number of steps or auto, not {text!r}") from None
 
 
 def _add_chain(parser: argparse.ArgumentParser, draws: int, keep_every: int) -> None:
@@ -393,6 +420,27 @@ def _scan(args: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
+def _exactness(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from dmmc import exactness
+    from dmmc.actions import Phi4
+
+    options = exactness.ExactnessOptions(
+        action=_action(args, len(args.shape)) or Phi4(0.27, 0.022), shape=tuple(args.shape),
+        variants=tuple(args.variants or exactness.NAMES), draws=args.draws, chains=args.chains,
+        truth_draws=args.truth_draws, steps=args.steps, model=None if args.model is None else str(args.model),
+        flow_steps=args.flow_steps, seed=args.seed, device=_device(args),
+    )  # fmt: skip
+    _check_folder(args.out)
+    if args.threads is None:  # tensors are too small for a second core to be of use
+        torch.set_num_threads(1)
+    summary = exactness.exactness(options, args.out, resume=args.resume, overwrite=args.overwrite)
+    print(f"\n{summary['table']}\n\nlook at {summary['report']}")
+    print(f"the table (table.txt), exactness.json, the figure and the chains are beside it in {args.out}/")
+    return summary
+
+
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     from dmmc.report import page
 
@@ -441,7 +489,18 @@ def _print_weights(summary: dict[str, Any]) -> None:
     if summary["ess_fraction"] is not None:
         print(f", ESS/N {summary['ess_fraction']:.3f}, std(log w) {summary['std_log_w']:.3f}", end="")
     print()
-    if summary["bias_bound_sigma"] is not None:
+    certificate = summary["certificate"]
+    if certificate is not None:
+        print(
+            f"bias from integrator and rounding: at most {summary['bias_bound_sigma_95']:.1e} of an observable's "
+            f"standard deviation (95 % confidence), {100 * summary['bias_bound_of_error']:.2g} % of a statistical error"
+        )
+        print(
+            f"certificate: std(delta) {certificate['std_delta']:.1e} by {certificate['method']} on "
+            f"{certificate['proposals']} proposals, rounding {certificate['std_rounding']:.1e}; there and back "
+            f"max |dphi| {certificate['reversal_phi']:.1e}, max |dlog q| {certificate['reversal_log_q']:.1e}"
+        )
+    elif summary["bias_bound_sigma"] is not None:
         bound = summary["bias_bound_sigma"]
         print(f"bias from the integrator: at most about {bound:.1e} of an observable's standard deviation")
     if summary["rejected_not_finite"]:
@@ -467,6 +526,7 @@ COMMANDS = {
     "train": _train,
     "sample": _sample,
     "scan": _scan,
+    "exactness": _exactness,
     "report": _report,
     "quickstart": _quickstart,
 }

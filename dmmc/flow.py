@@ -7,22 +7,26 @@ In the interaction picture ``psi = (C + v)^(-1/2) (phi_s - mean)`` the free part
     log q(phi_0)     = log Normal(psi_max; 0, 1) - 1/2 sum_p log C(p) + 1/2 int_0^{v_max} tr[D_v dN/dphi] dv
 
 The time is the noise level in [0, 1], linear in ``ln(v + v_offset)``. Steps are fixed and the same for every field:
-steps chosen from a batch would make the density of one field depend on its neighbours.
+steps chosen from a batch would make the density of one field depend on its neighbours. They need not be equal: for
+strong couplings nearly all of the error arises at small noise. :func:`dmmc.certificate.choose_steps` distributes them.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dmmc import splines
 from dmmc.divergence import TRACTABLE, Divergence
 from dmmc.errors import DmmcError
 from dmmc.model import DiffusionModel
+from dmmc.runge_kutta import METHODS
 
 DEFAULT_STEPS = 30
 """Six for each interval between the spline knots of the default network: steps that do not straddle a knot, where
@@ -39,11 +43,11 @@ class IntegratorError:
     Attributes:
         delta: estimates of it, ``(n,)`` float64. Each carries the noise of one random probe, so that their spread
             is, if anything, larger than that of delta.
-        n_steps: steps of the proposal.
+        n_steps: steps of the proposal, as given to :class:`FlowProposal`.
     """
 
     delta: Tensor
-    n_steps: int
+    n_steps: int | tuple[int, ...]
 
     @property
     def std(self) -> float:
@@ -55,28 +59,44 @@ class IntegratorError:
 class FlowProposal:
     """Independent fields with their density, from the probability flow of a model.
 
-    Integrated by the classical fourth-order Runge-Kutta method.
-
     Args:
         model: the model.
-        n_steps: integration steps.
+        n_steps: integration steps, of equal length; or a tuple, so many steps in each of as many equal intervals of
+            the noise level, from the largest noise to the field. With as many intervals as the splines of the network
+            have (:func:`spline_intervals`) no step straddles a knot.
         chunk_sites: fields are integrated in chunks of about this many sites; small enough for the cache. The chunk
             does not enter the result beyond floating-point rounding.
         divergence: how the trace of the Jacobian is found; by default the network's own formula.
+        method: of :data:`dmmc.runge_kutta.METHODS`: ``rk4``, or ``dopri5``, which at equal evaluations has the smaller
+            error once that is small.
 
     Raises:
-        DmmcError: if a number is not positive, or the network has no formula and no divergence is chosen.
+        DmmcError: if a number is not positive, the method unknown, or the network has no formula and no divergence is
+            chosen.
     """
 
     model: DiffusionModel
-    n_steps: int = DEFAULT_STEPS
+    n_steps: int | tuple[int, ...] = DEFAULT_STEPS
     chunk_sites: int = 1 << 15
     divergence: Divergence = TRACTABLE
+    method: str = "rk4"
 
     def __post_init__(self) -> None:
-        if self.n_steps < 1 or self.chunk_sites < 1:
+        if min(self.schedule, default=0) < 1 or self.chunk_sites < 1:
             raise DmmcError(f"n_steps and chunk_sites must be positive, got {self.n_steps}, {self.chunk_sites}")
+        if self.method not in METHODS:
+            raise DmmcError(f"the method is one of {', '.join(METHODS)}, not {self.method!r}")
         self.divergence.check(self.model.network)
+
+    @property
+    def schedule(self) -> tuple[int, ...]:
+        """Steps in each of its equal intervals of the noise level."""
+        return (self.n_steps,) if isinstance(self.n_steps, int) else self.n_steps
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all intervals."""
+        return sum(self.schedule)
 
     @property
     def exact(self) -> bool:
@@ -89,12 +109,14 @@ class FlowProposal:
         return self.divergence.inexact
 
     def describe(self) -> dict[str, Any]:
-        """Steps, chunk, divergence and the fingerprint of the model: all that enters the bits of a proposal."""
-        # Where nothing is said of the divergence, it is the network's own.
-        chosen = {} if self.divergence == TRACTABLE else {"divergence": self.divergence.describe()}
+        """Steps, chunk, divergence, method, fingerprint of the model: all that enters the bits of a proposal."""
+        # Where nothing is said of the divergence, it is the network's own; and the method is rk4.
+        chosen: dict[str, Any] = {} if self.divergence == TRACTABLE else {"divergence": self.divergence.describe()}
+        if self.method != "rk4":
+            chosen["method"] = self.method
         return {
             "name": "flow",
-            "n_steps": self.n_steps,
+            "n_steps": self.n_steps if isinstance(self.n_steps, int) else list(self.n_steps),
             "chunk_sites": self.chunk_sites,
             "model": self.model.fingerprint(),
             **chosen,
@@ -102,12 +124,12 @@ class FlowProposal:
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations of a proposal: four a step, times those of a divergence that is not the network's own.
+        """Network evaluations of a proposal: the stages of each step, times those of a divergence that is not its own.
 
         Those of the mirror sector too, if there are two.
         """
-        a_step = 4 * self.divergence.evaluations(self.model.lattice.volume)
-        return a_step * self.n_steps * (2 if self.model.two_sector else 1)
+        a_step = len(METHODS[self.method].b) * self.divergence.evaluations(self.model.lattice.volume)
+        return a_step * self.total_steps * (2 if self.model.two_sector else 1)
 
     @property
     def chunk(self) -> int:
@@ -160,51 +182,118 @@ class FlowProposal:
         plus, minus = self._sector_log_q(phi, generator), self._sector_log_q(-phi, generator)
         return torch.logaddexp(plus, minus) - math.log(2)
 
-    @torch.no_grad()
     def integrator_error(self, n: int, generator: torch.Generator) -> IntegratorError:
-        """Measure delta on ``n`` proposals (of one sector, if there are two), in float64.
+        """Measure delta on ``n`` proposals (of one sector, if there are two) by :meth:`step_doubling`, in float64.
+
+        Raises:
+            DmmcError: if ``n`` is not positive, or the divergence is inexact.
+        """
+        flow = self.to_float64()
+        return IntegratorError(flow.step_doubling(flow.latents(n, generator), generator)[2], self.n_steps)
+
+    @torch.no_grad()
+    def step_doubling(
+        self, latents: Tensor, generator: torch.Generator, probes: int = 1
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Estimate delta from a second integration with twice the steps (one sector; meant for float64).
 
         With T the exact flow, T_n the discrete map and E the displacement ``T_n T^-1 - 1``, to first order
 
             delta = log q - log q_n = (l_n - l)(z) + div E(T z),
 
-        l_n being the reported log density of latent z. T is stood in for by twice the steps (factor 16/15, fourth
-        order); the divergence comes from central differences along one random sign vector (Hutchinson). The error
-        of l_n alone would not do: the two terms cancel in part, or add up.
+        l_n being the reported log density of latent z. T is stood in for by twice the steps (a factor
+        ``2^p / (2^p - 1)`` at order p); the divergence comes from central differences along random vectors
+        (Hutchinson), whose noise makes the spread of the estimates larger than that of delta. The error of l_n alone
+        would not do: the two terms cancel in part, or add up.
+
+        Args:
+            latents: z, ``(n, *lattice)``.
+            generator: of the random vectors.
+            probes: random vectors a field; delta is the mean over them (see ``_probes``).
+
+        Returns:
+            phi ``(n, *lattice)``, reported log q ``(n,)`` and delta ``(n,)``.
 
         Raises:
-            DmmcError: if ``n`` is not positive, or the divergence is inexact.
+            DmmcError: if the divergence is inexact.
         """
+        reference, lattice = self.model.reference, self.model.lattice
+        phi, log_q, delta = [], [], []
+        for part in latents.split(self.chunk):
+            psi = lattice.to_modes(part)
+            start = self._log_normal(psi) - reference.log_normaliser()
+            psi, change, error = self._step_doubling(psi, 1.0, 0.0, generator, probes)
+            phi.append(lattice.to_sites(psi * reference.c(psi).sqrt()) + reference.mean)
+            log_q.append(start + change)
+            delta.append(error)
+        return torch.cat(phi), torch.cat(log_q), torch.cat(delta)
+
+    @torch.no_grad()
+    def interval_errors(self, latents: Tensor, generator: torch.Generator, probes: int = 1) -> Tensor:
+        """What each interval of the schedule contributes to delta, as in :meth:`step_doubling`.
+
+        Returns:
+            ``(intervals, n)``, from the largest noise to the field; to first order their sum is delta.
+        """
+        width, found = 1 / len(self.schedule), []
+        psi = self.model.lattice.to_modes(latents)
+        for k, n in enumerate(self.schedule):
+            flow, start = replace(self, n_steps=n), 1 - k * width
+            parts = [
+                flow._step_doubling(part, start, start - width, generator, probes) for part in psi.split(self.chunk)
+            ]
+            psi = torch.cat([end for end, _, _ in parts])
+            found.append(torch.cat([error for _, _, error in parts]))
+        return torch.stack(found)
+
+    def _step_doubling(
+        self, psi: Tensor, start: float, end: float, generator: torch.Generator, probes: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """psi at level ``end``, the change of its log density, as :meth:`_integrate`, and the error of the latter."""
         if not self.exact:
             raise DmmcError(
                 f"the integrator's error is drowned in noise here ({self.inexact}); use an exact divergence"
             )
-        coarse = replace(self, model=self.model.to_float64())
-        fine = replace(coarse, n_steps=2 * self.n_steps)
-        latents = coarse.latents(n, generator)
-        phi, reported = coarse.push(latents)
-        _, better = fine.push(latents)
-        probe = 2 * torch.randint(0, 2, phi.shape, generator=generator, device=phi.device).to(phi) - 1
-        step = 1e-3 * phi.std()
+        lattice, fine = self.model.lattice, self.refined(2)
+        made, reported = self._integrate(psi, start, end, self._generator(None))
+        _, better = fine._integrate(psi, start, end, self._generator(None))
+        x, step = lattice.to_sites(made), 1e-3  # of fields that have unit variance, all but the interaction
+        divergence = torch.zeros_like(reported)
 
-        def displaced(phi: Tensor) -> Tensor:
-            return coarse._there_and_back(fine, phi) - phi
+        def there_and_back(x: Tensor) -> Tensor:
+            back, _ = fine._integrate(lattice.to_modes(x), end, start)
+            return lattice.to_sites(self._integrate(back, start, end)[0])
 
-        slope = (displaced(phi + step * probe) - displaced(phi - step * probe)) / (2 * step)
-        divergence = (probe * slope).flatten(1).sum(1)
-        return IntegratorError((reported - better + divergence) * 16 / 15, self.n_steps)
+        for probe in self._probes(x, probes, generator):
+            slope = (there_and_back(x + step * probe) - there_and_back(x - step * probe)) / (2 * step) - probe
+            divergence += (probe * slope).flatten(1).sum(1) / probes
+        factor = 1 / (1 - 0.5 ** METHODS[self.method].order)
+        return made, reported, factor * (reported - better + divergence)
 
-    def _there_and_back(self, fine: FlowProposal, phi: Tensor) -> Tensor:
-        """``T_n T_2n^-1 phi``."""
-        reference, lattice = self.model.reference, self.model.lattice
-        found = []
-        for part in phi.split(self.chunk):
-            psi = lattice.to_modes(part - reference.mean)
-            scale = reference.c(psi).sqrt()
-            psi, _ = fine._integrate(psi / scale, 0.0, 1.0)
-            psi, _ = self._integrate(psi, 1.0, 0.0)
-            found.append(lattice.to_sites(psi * scale) + reference.mean)
-        return torch.cat(found)
+    def _probes(self, like: Tensor, n: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """Random signs on the sites, times the waves of momentum 0 and pi in turn.
+
+        Averaged over the first two waves, elements of a matrix between sites of different parity drop out of the
+        noise, over all ``2^d`` those between any sites within one unit cell (Hadamard probing: Stathopoulos, Laeuchli,
+        Orginos, SIAM J. Sci. Comput. 35 (2013) S299).
+        """
+        dim, shape = self.model.lattice.dim, self.model.lattice.shape
+        waves = sorted(itertools.product((0, 1), repeat=dim), key=lambda wave: sum(wave) % dim)  # (1, 1, ..) is second
+        site = torch.cartesian_prod(*map(torch.arange, shape)).view(*shape, dim)
+        for k in range(n):
+            if k % len(waves) == 0:
+                signs = 2 * torch.randint(0, 2, like.shape, generator=generator, device=like.device).to(like) - 1
+            parity = (site * torch.tensor(waves[k % len(waves)])).sum(-1) % 2
+            yield signs * (1 - 2 * parity).to(like)
+
+    def refined(self, factor: int) -> FlowProposal:
+        """The proposal with ``factor`` times as many steps everywhere."""
+        n = self.n_steps
+        return replace(self, n_steps=factor * n if isinstance(n, int) else tuple(factor * k for k in n))
+
+    def to_float64(self) -> FlowProposal:
+        """The proposal with a model that computes in float64."""
+        return replace(self, model=self.model.to_float64())
 
     def latents(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` standard normal latent fields on the sites, ``(n, *lattice)``."""
@@ -232,6 +321,19 @@ class FlowProposal:
         return torch.cat(phis), torch.cat(log_qs)
 
     @torch.no_grad()
+    def pull(self, phi: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Latent fields and log q of ``phi`` (one sector): inverse to :meth:`push` up to the integrator's error."""
+        generator = self._generator(generator)
+        reference, lattice = self.model.reference, self.model.lattice
+        latents, log_qs = [], []
+        for part in phi.split(self.chunk):
+            psi = lattice.to_modes(part - reference.mean)
+            psi, change = self._integrate(psi / reference.c(psi).sqrt(), 0.0, 1.0, generator)
+            latents.append(lattice.to_sites(psi))
+            log_qs.append(self._log_normal(psi) - change - reference.log_normaliser())
+        return torch.cat(latents), torch.cat(log_qs)
+
+    @torch.no_grad()
     def denoise(self, latent: Tensor, levels: Sequence[float]) -> list[Tensor]:
         """The fields ``phi_s`` on the way from noise to sample, for looking at.
 
@@ -256,14 +358,7 @@ class FlowProposal:
         return torch.Generator(self.model.device).manual_seed(0) if generator is None else generator
 
     def _sector_log_q(self, phi: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        generator = self._generator(generator)
-        reference = self.model.reference
-        found = []
-        for part in phi.split(self.chunk):
-            psi = self.model.lattice.to_modes(part - reference.mean)
-            psi, change = self._integrate(psi / reference.c(psi).sqrt(), 0.0, 1.0, generator)
-            found.append(self._log_normal(psi) - change - reference.log_normaliser())
-        return torch.cat(found)
+        return self.pull(phi, generator)[1]
 
     def _log_normal(self, psi: Tensor) -> Tensor:
         norm2 = self.model.lattice.sum_modes(psi.real.double().square() + psi.imag.double().square())
@@ -273,18 +368,24 @@ class FlowProposal:
         self, psi: Tensor, start: float, end: float, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """psi at level ``end`` from psi at level ``start``, and the change of its log density (0 without generator)."""
-        velocity = self._velocity(psi, generator)
-        h = (end - start) / self.n_steps
+        velocity, method = self._velocity(psi, generator), METHODS[self.method]
         log_q = torch.zeros(len(psi), dtype=torch.float64, device=psi.device)
-        for step in range(self.n_steps):
-            level = start + h * step
-            k1, l1 = velocity(psi, level)
-            k2, l2 = velocity(psi + 0.5 * h * k1, level + 0.5 * h)
-            k3, l3 = velocity(psi + 0.5 * h * k2, level + 0.5 * h)
-            k4, l4 = velocity(psi + h * k3, level + h)
-            psi = psi + h / 6 * (k1 + 2 * (k2 + k3) + k4)
-            log_q = log_q + h / 6 * (l1 + 2 * (l2 + l3) + l4)
+        for level, h in self._steps(start, end):
+            slopes: list[Tensor] = []
+            for row, weight, c in zip(method.a, method.b, method.c, strict=True):
+                slope, change = velocity(_advanced(psi, h, row, slopes), level + c * h)
+                slopes.append(slope)
+                log_q = log_q + h * weight * change
+            psi = _advanced(psi, h, method.b, slopes)
         return psi, log_q
+
+    def _steps(self, start: float, end: float) -> Iterator[tuple[float, float]]:
+        """Start and length of each step: of the whole way, up or down, as scheduled; else of equal length."""
+        schedule = self.schedule if abs(end - start) == 1 else (self.total_steps,)
+        width = (end - start) / len(schedule)
+        for k, n in enumerate(schedule if end < start else schedule[::-1]):
+            for step in range(n):
+                yield start + width * (k + step / n), width / n
 
     def _velocity(
         self, like: Tensor, generator: torch.Generator | None
@@ -306,3 +407,15 @@ class FlowProposal:
             return speed * drift[0] / root, -speed * trace[0]
 
         return velocity
+
+
+def _advanced(psi: Tensor, h: float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    for weight, slope in zip(weights, slopes, strict=True):
+        if weight:
+            psi = psi + h * weight * slope
+    return psi
+
+
+def spline_intervals(model: DiffusionModel) -> int:
+    """Intervals between the knots of the network's splines in the noise level; 5 for a network that does not say."""
+    return getattr(getattr(model.network, "size", None), "level_knots", 8) - splines.DEGREE

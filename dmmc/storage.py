@@ -716,6 +716,16 @@ def stored_header(path: str | Path) -> dict[str, Any] | None:
     return header
 
 
+def begun_header(path: str | Path) -> dict[str, Any] | None:
+    """The header of a run that ``resume`` would go on with, finished or not; None if there is none to be read."""
+    journal = _journal(Path(path)) / "manifest.json"
+    try:
+        header: dict[str, Any] = json.loads(journal.read_text())["header"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return stored_header(path)
+    return header
+
+
 def load_fields(path: str | Path, lattice_shape: tuple[int, ...] | None = None) -> NDArray[np.float64]:
     """Configurations of a dmmc run, of any HDF5 file with a dataset ``/cfgs``, or of a ``.npy`` file.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dmmc import chain, diagnostics, rng, sectors, storage
 from dmmc.actions import Action, Phi4
+from dmmc.certificate import Certificate, certify, choose_steps
 from dmmc.diagnostics import DiagnosticsWarning, Estimate
 from dmmc.diffusion import GaussianReference
 from dmmc.errors import DmmcError, MismatchError
@@ -201,18 +202,19 @@ def sample(
     options: chain.ChainOptions,
     path: str | Path,
     *,
-    n_steps: int | None = None,
+    n_steps: int | tuple[int, ...] | Literal["auto"] | None = None,
     reference: Tensor | None = None,
-    n_delta: int = 24,
+    n_delta: int = 16,
     resume: bool = False,
     overwrite: bool = False,
     stages: Stages | None = None,
 ) -> storage.Run:
     """Run the exact diffusion chain.
 
-    Stored beside the chain, in ``Run.evaluation``: ``delta`` of the integrator on ``n_delta`` proposals;
-    ``log_w_reference`` of the reference configurations, if there are any; ``denoising``, a field at the noise levels
-    ``denoising_level``, with noise of standard deviation ``denoising_noise``.
+    Stored beside the chain, in ``Run.evaluation``: the arrays of a :class:`dmmc.certificate.Certificate` on
+    ``n_delta`` proposals, ``delta`` of the integrator among them; ``log_w_reference`` of the reference configurations,
+    if there are any; ``denoising``, a field at the noise levels ``denoising_level``, with noise of standard deviation
+    ``denoising_noise``.
 
     Args:
         model: gives the proposals.
@@ -220,9 +222,11 @@ def sample(
         chains: parallel chains, which start at proposals.
         options: length and what to keep.
         path: the HDF5 file.
-        n_steps: integration steps of the flow; None for the default.
+        n_steps: integration steps of the flow; None for the default; ``auto`` for as many, of the method ``dopri5``, as
+            keep the bound on every bias below 1 % of the statistical error that ``options.draws`` independent draws of
+            every chain would have (:func:`dmmc.certificate.choose_steps`). A resumed run keeps its steps.
         reference: configurations of another sampler, ``(n, *lattice)``, to weigh: they show what the model misses.
-        n_delta: proposals on which the integrator error is measured.
+        n_delta: proposals on which the certificate is measured.
         resume: go on with, or extend, a run.
         overwrite: replace a finished file.
         stages: timings are added here.
@@ -235,16 +239,27 @@ def sample(
     model.check_fits(action)
     if chains < 1:
         raise DmmcError(f"the number of chains must be positive, got {chains}")
-    proposal = FlowProposal(model) if n_steps is None else FlowProposal(model, n_steps)
-    kernel = Independence(action, model.lattice, proposal)
     device = model.device
+    begun = storage.begun_header(path) if resume and n_steps == "auto" else None
+    if begun is not None:
+        flow = begun["kernel"].get("proposal", {})
+        stored = flow.get("n_steps", 1)
+        steps = stored if isinstance(stored, int) else tuple(stored)
+        proposal = FlowProposal(model, steps, method=flow.get("method", "rk4"))
+    elif n_steps == "auto":
+        with stages("choice of steps"):
+            generator = rng.stream(options.seed, rng.START_STREAM + 3, device)
+            likely = FlowProposal(model, method="dopri5")
+            proposal = choose_steps(likely, chains * options.draws, generator=generator).proposal
+    else:
+        proposal = FlowProposal(model) if n_steps is None else FlowProposal(model, n_steps)
+    kernel = Independence(action, model.lattice, proposal)
     generator = rng.stream(options.seed, rng.START_STREAM, device)
 
     def evaluate() -> dict[str, NDArray[np.float64]]:
         found = {}
         with stages("certificate"):
-            generator = rng.stream(options.seed, rng.START_STREAM + 1, device)
-            found["delta"] = proposal.integrator_error(n_delta, generator).delta
+            certificate = certify(proposal, n_delta, rng.stream(options.seed, rng.START_STREAM + 1, device))
         if reference is not None:
             with stages("reference weights"):
                 phi = reference.to(device=device, dtype=torch.float64)
@@ -254,7 +269,7 @@ def sample(
         found["denoising"] = torch.cat(proposal.denoise(latent, DENOISING_LEVELS))
         found["denoising_level"] = level
         found["denoising_noise"] = model.reference.variance(level).sqrt()
-        return {name: x.double().cpu().numpy() for name, x in found.items()}
+        return certificate.arrays() | {name: x.double().cpu().numpy() for name, x in found.items()}
 
     with stages("chain"):
         chain.run(
@@ -290,7 +305,8 @@ def proposals_are_independent(run: storage.Run) -> bool:
 def bias_bound_sigma(run: storage.Run) -> float | None:
     """std(delta) of the integrator, which bounds the bias of an observable in units of its standard deviation.
 
-    None for a chain without an integrator in its proposal.
+    As estimated by step doubling; :attr:`dmmc.certificate.Certificate.limit` is the bound with its confidence. None for
+    a chain without an integrator in its proposal.
     """
     return float(np.std(run.evaluation["delta"], ddof=1)) if "delta" in run.evaluation else None
 
@@ -311,6 +327,9 @@ def summarise(run: storage.Run, found: Mapping[str, Estimate], stages: Stages | 
         "ess_fraction": None,
         "std_log_w": None,
         "bias_bound_sigma": bias_bound_sigma(run),
+        "bias_bound_sigma_95": None,
+        "bias_bound_of_error": None,
+        "certificate": None,
         "rejected_not_finite": 0,
         "kl": None,
         "tau_int": {"M2": {"value": tau.tau_int, "error": tau.tau_int_error, "unit": "draws, 1/2 for a white series"}},
@@ -338,6 +357,17 @@ def summarise(run: storage.Run, found: Mapping[str, Estimate], stages: Stages | 
             if name in run.observables:
                 bound = float(np.std(run.observables[name])) * summary["bias_bound_sigma"]
                 summary["observables"][name]["bias_bound"] = bound
+    certificate = Certificate.stored(run.evaluation)
+    if certificate is not None:
+        summary["certificate"] = certificate.summary()
+        summary["bias_bound_sigma_95"] = certificate.limit
+        shares = [0.0]
+        for name in found.keys() & run.observables.keys():
+            bound = certificate.bias_bound(run.observables[name])
+            summary["observables"][name]["bias_bound_95"] = bound
+            if found[name].error > 0:
+                shares.append(bound / found[name].error)
+        summary["bias_bound_of_error"] = max(shares)
     if "log_w_reference" in run.evaluation and proposals_are_independent(run):
         gap = diagnostics.kl_gap(run.stats["log_w_proposed"], run.evaluation["log_w_reference"])
         summary["kl"] = {

@@ -216,7 +216,7 @@ def _choose(accepted: Tensor, proposed: State, state: State) -> State:
 
 @dataclass(frozen=True)
 class _GivenNoise(FlowProposal):
-    """A flow whose noise is given instead of drawn; and its inverse."""
+    """A flow whose noise is given instead of drawn."""
 
     latent: Tensor | None = None
 
@@ -227,14 +227,3 @@ class _GivenNoise(FlowProposal):
     def latents(self, n: int, generator: torch.Generator) -> Tensor:
         assert self.latent is not None and len(self.latent) == n
         return self.latent
-
-    def pull(self, phi: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """The inverse of :meth:`push`: latent fields, and log q of ``phi``, ``(n, *lattice)`` (one sector)."""
-        reference, lattice, generator = self.model.reference, self.model.lattice, self._generator(generator)
-        latents, log_qs = [], []
-        for part in phi.split(self.chunk):
-            psi = lattice.to_modes(part - reference.mean)
-            psi, change = self._integrate(psi / reference.c(psi).sqrt(), 0.0, 1.0, generator)
-            latents.append(lattice.to_sites(psi))
-            log_qs.append(self._log_normal(psi) - change - reference.log_normaliser())
-        return torch.cat(latents), torch.cat(log_qs)
