@@ -11,7 +11,9 @@ is off by ``|Cov(O, delta)| <= std(O) std(delta)`` to first order. std(delta) is
 * by the **determinant**: log q of the discrete map is ``log Normal(z; 0, 1) - ln |det dphi/dz|``, with the whole
   Jacobian from central differences. No approximation beside their error of 1e-8, but 2V integrations a field;
 * by **step doubling** (:meth:`dmmc.flow.FlowProposal.step_doubling`), at any volume. Its random probes add noise, so
-  its spread is the larger one: against the determinant 1 to 2 times as large with the 2 probes of :func:`certify`.
+  its spread is the larger one: against the determinant 1.0 to 2.7 times as large, 1.6 on average, for trained models
+  (8^2 and 16^2, one and two sectors, std(delta) from 1e-7 to 4e-4) with the 16 probes of :func:`certify`. Where delta
+  is large, terms of second order in it count; random networks on up to 36 sites gave 0.8 to 1.1.
 
 Arithmetic is measured apart (``rounding``): it is noise, with no correlation with any observable that we know of, yet
 it is counted as if it had.
@@ -165,7 +167,7 @@ def certify(
     n: int = 16,
     generator: torch.Generator | None = None,
     *,
-    probes: int = 2,
+    probes: int = 16,
     determinants: int | None = None,
 ) -> Certificate:
     """Measure delta, its rounding part and the reversibility of the flow on ``n`` proposals.
@@ -174,7 +176,7 @@ def certify(
         proposal: the flow, as a chain uses it.
         n: proposals; std(delta) is known to about ``1 / sqrt(2 n)``.
         generator: random numbers on the model's device; None for a fixed seed.
-        probes: random vectors of a step doubling.
+        probes: random vectors of a step doubling; 16 are patterned to see no noise within cells of 4 x 4 sites.
         determinants: of how many of the proposals the determinant is found, up to ``n``; None for as many as
             :data:`DETERMINANT_WORK` pays for, 0 above :data:`DETERMINANT_SITES`.
 
@@ -283,14 +285,13 @@ def determinant_delta(flow: FlowProposal, z: Tensor) -> tuple[Tensor, Tensor, Te
     phi, log_q = flow.push(z)
     volume, step = flow.model.lattice.volume, 1e-5  # errors of 1e-10 an element, from truncation and from rounding
     directions = step * torch.eye(volume, dtype=z.dtype, device=z.device).view(volume, *z.shape[1:])
-    log_det = torch.zeros_like(log_q)
-    for k, centre in enumerate(z):
-        rows = [
-            (flow.denoise(centre + part, [0.0])[0] - flow.denoise(centre - part, [0.0])[0]).flatten(1)
-            for part in directions.split(flow.chunk)
-        ]
-        log_det[k] = torch.linalg.slogdet(torch.cat(rows) / (2 * step)).logabsdet
-    true = -0.5 * z.square().flatten(1).sum(1) - 0.5 * volume * math.log(2 * math.pi) - log_det
+    ends = [
+        torch.cat([flow.denoise(part, [0.0])[0] for part in (z.unsqueeze(1) + way).flatten(0, 1).split(flow.chunk)])
+        for way in (directions, -directions)
+    ]
+    jacobian = (ends[0] - ends[1]).view(-1, volume, volume) / (2 * step)
+    log_normal = -0.5 * z.square().flatten(1).sum(1) - 0.5 * volume * math.log(2 * math.pi)
+    true = log_normal - torch.linalg.slogdet(jacobian).logabsdet
     return phi, log_q, log_q - true
 
 
@@ -368,27 +369,31 @@ def choose_steps(
     latents = flow.latents(max(2, n // 2), generator)
     rounding = rounding_error(replace(proposal, n_steps=flow.n_steps), latents.to(proposal.model.dtype))
     goal = _room(target, spread_upper_limit(rounding.cpu().numpy())) / (1.2 * _limit_factor(n))  # 1.2: a margin
-    for _ in range(6):
+    for _ in range(4):
         wanted = _distribute(flow.interval_errors(latents, generator, probes=2), flow.schedule, order, goal)
         if wanted == flow.schedule:
             break
         flow = replace(flow, n_steps=wanted)
     # Determinants are spent where they decide, not as a check.
     determinants = None if n * proposal.model.lattice.volume**2 <= DETERMINANT_WORK else 0
-    best = None
-    for _ in range(6):
+    # Every try is on the same proposals: the best of several tries with their own would be one that was lucky.
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    found: StepChoice | None = None
+    for _ in range(5):
+        again = torch.Generator(generator.device).manual_seed(seed)
         tried = replace(proposal, n_steps=flow.n_steps)
-        choice = StepChoice(tried, certify(tried, n, generator, determinants=determinants), target)
-        if best is None or (choice.reached, -tried.total_steps) > (best.reached, -best.proposal.total_steps):
-            best = choice
+        choice = StepChoice(tried, certify(tried, n, again, determinants=determinants), target)
+        if found is not None and found.reached and not choice.reached:
+            break
+        found = choice
         # The law of the order says what would just do: tried as long as it is an improvement.
         room = _room(target, choice.certificate.limit_rounding)
-        factor = min(2.0, max(0.5, (1.1 * choice.certificate.limit_delta / room) ** (1 / order)))
+        factor = min(2.0, max(0.5, (1.2 * choice.certificate.limit_delta / room) ** (1 / order)))
         flow = replace(flow, n_steps=tuple(math.ceil(factor * k) for k in flow.schedule))
-        if best.reached and flow.total_steps >= best.proposal.total_steps:
+        if choice.certificate.limit_delta <= room and flow.total_steps >= tried.total_steps:
             break
-    assert best is not None
-    return best
+    assert found is not None
+    return found
 
 
 def _room(target: float, rounding: float) -> float:
