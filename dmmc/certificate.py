@@ -11,9 +11,9 @@ is off by ``|Cov(O, delta)| <= std(O) std(delta)`` to first order. std(delta) is
 * by the **determinant**: log q of the discrete map is ``log Normal(z; 0, 1) - ln |det dphi/dz|``, with the whole
   Jacobian from central differences. No approximation beside their error of 1e-8, but 2V integrations a field;
 * by **step doubling** (:meth:`dmmc.flow.FlowProposal.step_doubling`), at any volume. Its random probes add noise, so
-  its spread is the larger one: against the determinant 1.0 to 2.7 times as large, 1.6 on average, for trained models
-  (8^2 and 16^2, one and two sectors, std(delta) from 1e-7 to 4e-4) with the 16 probes of :func:`certify`. Where delta
-  is large, terms of second order in it count; random networks on up to 36 sites gave 0.8 to 1.1.
+  its spread is the larger one: against the determinant 1.0 to 2.7 times as large on 8^2, 1.7 and 6 times on 16^2
+  (trained models of one and two sectors, std(delta) from 1e-7 to 4e-4, both methods, the 16 probes of
+  :func:`certify`). Where delta is large, terms of second order count; random networks on 6 to 36 sites gave 0.8 to 1.1.
 
 Arithmetic is measured apart (``rounding``): it is noise, with no correlation with any observable that we know of, yet
 it is counted as if it had.

@@ -194,17 +194,17 @@ def test_the_bias_of_a_coarse_integrator_is_seen_and_within_its_bound(two_sector
     assert float((bias / error).abs().max()) > SIGMA, bias / error
     assert bool((bias.abs() < certificate.limit * std + SIGMA * error).all()), (bias / std, certificate.limit)
     # With many steps neither is there.
-    assert certify(replace(proposal, n_steps=(8,) * 4), 24, rng()).limit < 1e-2 * certificate.limit
+    assert certify(replace(proposal, n_steps=(3,) * 4), 8, rng()).limit < 0.1 * certificate.limit
 
 
 def test_steps_are_as_few_as_the_error_asks_for():
-    model = model_on((4, 4), strength=0.15)
+    model = model_on((4, 4), strength=0.15, size=replace(SMALL, level_knots=5))
     proposal = FlowProposal(model, method="dopri5")
     choice = choose_steps(proposal, 400, generator=rng(3))
     assert choice.target == pytest.approx(0.01 / 20) and choice.reached
     assert choice.certificate.limit <= choice.target and f"asked for {choice.target:.1e}" in choice.text
     chosen = choice.proposal
-    assert len(chosen.schedule) == spline_intervals(model) == 4 and chosen.method == "dopri5"
+    assert len(chosen.schedule) == spline_intervals(model) == 2 and chosen.method == "dopri5"
     # It holds for other proposals, up to the spread of limits; half of the steps would not do.
     again = certify(chosen, 48, rng(9), determinants=48)
     assert again.std < 1.5 * choice.target
@@ -215,7 +215,7 @@ def test_steps_are_as_few_as_the_error_asks_for():
 
 
 def test_rounding_sets_a_floor_and_is_named():
-    proposal = FlowProposal(model_on((3, 3), dtype=torch.float32), method="dopri5")
+    proposal = FlowProposal(model_on((3, 3), dtype=torch.float32, size=replace(SMALL, level_knots=4)), method="dopri5")
     choice = choose_steps(proposal, 1e14, n=8, generator=rng())
     assert not choice.reached and "float32 arithmetic alone" in choice.text and "float64" in choice.text
     assert choice.certificate.limit < 3 * choice.certificate.limit_rounding  # steps were not wasted on it
@@ -224,7 +224,8 @@ def test_rounding_sets_a_floor_and_is_named():
 
 def test_certificate_of_a_chain(tmp_path):
     action, lattice = Phi4(0.2, 0.1), Lattice((3, 3))
-    model = random_model(free_reference(lattice, 0.9), action, strength=0.1, dtype=torch.float32)
+    size = replace(SMALL, level_knots=5)
+    model = random_model(free_reference(lattice, 0.9), action, size, strength=0.1, dtype=torch.float32)
     options = chain.ChainOptions(draws=20, keep_every=0, seed=4)
     run = sample(model, action, 16, options, tmp_path / "run.h5", n_steps="auto")
     certificate = Certificate.stored(run.evaluation)
@@ -236,7 +237,7 @@ def test_certificate_of_a_chain(tmp_path):
     share = max(x["bias_bound_95"] / x["error"] for x in summary["observables"].values() if "bias_bound_95" in x)
     assert summary["bias_bound_of_error"] == pytest.approx(share)
     proposal = run.header["kernel"]["proposal"]
-    assert proposal["method"] == "dopri5" and len(proposal["n_steps"]) == 4
+    assert proposal["method"] == "dopri5" and len(proposal["n_steps"]) == 2
     # A longer chain would choose more steps; one that is extended keeps those that it has.
     longer = replace(options, draws=40)
     assert sample(model, action, 16, longer, tmp_path / "run.h5", n_steps="auto", resume=True).n_draws == 40

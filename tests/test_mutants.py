@@ -330,10 +330,10 @@ MUTANTS = {
         flow.FlowProposal, "push", "torch.cat(log_qs)", "torch.cat(log_qs).roll(1)", flow_keeps_phi4
     ),
     "direction of the change of log q": mutant(
-        flow.FlowProposal, "_sector_log_q", "- change", "+ change", density_is_the_same_in_both_directions
+        flow.FlowProposal, "pull", "- change", "+ change", density_is_the_same_in_both_directions
     ),
     "Runge-Kutta weights of log q": mutant(
-        flow.FlowProposal, "_integrate", "(l1 + 2 * (l2 + l3) + l4)", "(l1 + l2 + l3 + l4)", density_is_that_of_the_map
+        flow.FlowProposal, "_integrate", "h * weight * change", "h / 6 * change", density_is_that_of_the_map
     ),
     "half of the modes counted once": mutant(
         lattice.Lattice,
