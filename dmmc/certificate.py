@@ -13,7 +13,8 @@ is off by ``|Cov(O, delta)| <= std(O) std(delta)`` to first order. std(delta) is
 * by **step doubling** (:meth:`dmmc.flow.FlowProposal.step_doubling`), at any volume. Its random probes add noise, so
   its spread is the larger one: against the determinant 1.0 to 2.7 times as large on 8^2, 1.7 and 6 times on 16^2
   (trained models of one and two sectors, std(delta) from 1e-7 to 4e-4, both methods, the 16 probes of
-  :func:`certify`). Where delta is large, terms of second order count; random networks on 6 to 36 sites gave 0.8 to 1.1.
+  :func:`certify`; with 2 probes 1.3 to 17 times). Where delta is large, terms of second order count; random networks
+  on 6 to 36 sites gave 0.8 to 1.1.
 
 Arithmetic is measured apart (``rounding``): it is noise, with no correlation with any observable that we know of, yet
 it is counted as if it had.
