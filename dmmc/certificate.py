@@ -5,7 +5,7 @@ not quite the log q it reports, and floating-point arithmetic. With
 
     delta(phi) = reported log q(phi) - log of the density of the discrete map at phi
 
-(of the group average, if there are two sectors) a chain samples ``p exp(delta)`` up to normalisation, so an observable
+(of the group average, if there are two sectors) a chain samples ``p exp(-delta)`` up to normalisation, so an observable
 is off by ``|Cov(O, delta)| <= std(O) std(delta)`` to first order. std(delta) is measured on proposals, in float64:
 
 * by the **determinant**: log q of the discrete map is ``log Normal(z; 0, 1) - ln |det dphi/dz|``, with the whole

@@ -197,6 +197,22 @@ def test_the_bias_of_a_coarse_integrator_is_seen_and_within_its_bound(two_sector
     assert certify(replace(proposal, n_steps=(3,) * 4), 8, rng()).limit < 0.1 * certificate.limit
 
 
+def test_proposals_weighted_with_the_density_less_delta_have_the_right_means():
+    # The sign of delta: log q - delta is the density of the fields that are proposed; log q and log q + delta are not.
+    action, n = Phi4(0.25, 0.1), 20_000
+    flow = FlowProposal(random_model(free_reference(Lattice((2,)), 0.7), strength=0.3), 2).to_float64()
+    phi, log_q, delta = determinant_delta(flow, flow.latents(n, rng()))
+    grid = Grid.make(2, half_width=7, n=301)
+    exact = float(grid.probabilities(action) @ grid.phi.square().mean(1))
+
+    def z(log_density):
+        w = torch.softmax(-action(phi) - log_density, 0)
+        deviation = phi.square().mean(1) - exact
+        return float(w @ deviation / (w @ (w * deviation.square())).sqrt())
+
+    assert abs(z(log_q - delta)) < SIGMA < min(abs(z(log_q)), abs(z(log_q + delta)))
+
+
 def test_steps_are_as_few_as_the_error_asks_for():
     model = model_on((4, 4), strength=0.15, size=replace(SMALL, level_knots=5))
     proposal = FlowProposal(model, method="dopri5")
