@@ -238,7 +238,7 @@ VARIANTS = (
     _hutchinson(16, 0.125),
     Variant(
         "ode-2", "ODE with 2 steps", False,
-        "The integral of the divergence is not the log-determinant of so coarse a map: the chain samples p exp(-delta).",
+        "The integral of the divergence is not the log-determinant of so coarse a map: it samples p exp(-delta).",
         lambda bench: bench.metropolis(
             FlowProposal(bench.model, 2), "two integration steps: log q is not the density of the discrete map"
         ),

@@ -37,7 +37,7 @@ class IntegratorError:
     """How far log q is from the density of the discrete map.
 
     With delta = log q less the log density of the map, the stationary law of a chain is ``p exp(-delta)``; an
-    observable O is off by ``|Cov(O, delta)| <= std(O) std(delta)``, so ``std(delta)`` bounds the bias in units of std(O).
+    observable O is off by ``|Cov(O, delta)| <= std(O) std(delta)``: ``std(delta)`` bounds the bias in units of std(O).
 
     Attributes:
         delta: estimates of it, ``(n,)`` float64. Each carries the noise of one random probe, so that their spread
