@@ -13,6 +13,7 @@ from typing import Any
 
 import dmmc
 from dmmc.errors import DmmcError, FileError
+from dmmc.folder import replace_file
 from dmmc.memory import keep_freed_memory
 
 DESCRIPTION = """\
@@ -552,9 +553,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_freed_memory()
         summary = COMMANDS[args.command](args)
         if args.json is not None:
-            temporary = args.json.with_name(f".{args.json.name}.tmp")
-            temporary.write_text(json.dumps(summary, indent=2) + "\n")
-            os.replace(temporary, args.json)
+            text = json.dumps(summary, indent=2) + "\n"
+            replace_file(args.json, lambda path: path.write_text(text))
     except DmmcError as error:
         print(f"dmmc {args.command}: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,42 @@ def open_folder(
         remove(stored)
     out.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda temporary: temporary.write_text(json.dumps(plan, indent=2) + "\n"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """The file that says what a finished folder holds.
+
+    Attributes:
+        file: its name.
+        format: what stands in it as ``format``.
+        what: of what it is the result, for messages.
+    """
+
+    file: str
+    format: str
+    what: str
+
+    def is_at(self, path: Path) -> bool:
+        """Whether ``path`` is such a file, or a folder with one."""
+        return path.name == self.file or (path / self.file).exists()
+
+
+def load_result(path: str | Path, result: Result) -> dict[str, Any]:
+    """The content of a result, from its folder or the file itself.
+
+    Raises:
+        FileError: if there is none.
+    """
+    path = Path(path)
+    path = path / result.file if path.is_dir() else path
+    try:
+        summary = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} is not the result of a finished {result.what} [{error}]") from None
+    if not isinstance(summary, dict) or summary.get("format") != result.format:
+        raise FileError(f"{path} is not the result of a {result.what}")
+    return summary
 
 
 def begun(path: Path) -> bool:

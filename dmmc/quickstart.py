@@ -149,7 +149,7 @@ def draw(hmc: storage.Run, cluster: storage.Run, sampled: storage.Run, out: Path
     """The figures of the quickstart, as PNG files in ``out``; returns their paths."""
     runs = {"HMC": hmc, "cluster": cluster, "diffusion": sampled}
     phat2 = momenta.orbit_phat2(tuple(sampled.header["lattice"]))
-    two_point = {name: (phat2, *page.propagator(run.observables["two_point"])) for name, run in runs.items()}
+    two_point = {name: (phat2, *figures.propagator(run.observables["two_point"])) for name, run in runs.items()}
     beside = sampled.evaluation
     made = {
         "denoising": figures.denoising(beside["denoising"], beside["denoising_noise"]),

@@ -24,19 +24,18 @@ import xarray as xr
 import dmmc
 from dmmc import chain, diagnostics, sectors, storage, workflow
 from dmmc.actions import Action, Phi4
-from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value
+from dmmc.diagnostics import DiagnosticsWarning, Estimate
 from dmmc.diagnostics.autocorrelation import MIN_DRAWS
 from dmmc.diagnostics.slowing_down import binder_crossings, cost_per_effective_sample, fit_power_law
-from dmmc.errors import DmmcError, FileError
+from dmmc.errors import DmmcError
 from dmmc.folder import begun, open_folder, remove_run, replace_file
 from dmmc.lattice import Lattice
 from dmmc.model import DiffusionModel
-from dmmc.report import figures, scan_figures
+from dmmc.report import figures, scan_figures, scan_table
+from dmmc.report.scan_table import TAUS
 from dmmc.training import TrainingOptions
 
 SAMPLERS = ("hmc", "diffusion", "cluster")
-TAUS = ("M2", "abs_M", "S_per_site")
-"""Observables whose tau_int is measured."""
 
 FLOW_BENCHMARK = {6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113, 20: 4.807, 32: 4.572, 64: 4.398}
 """L -> lam_m at m2 = -4 in two dimensions, where xi = L/4 (Albergo et al. 1904.12072, Gerdes et al. 2207.00283)."""
@@ -487,7 +486,7 @@ def _write(out: Path, options: ScanOptions, results: list[dict[str, Any]]) -> di
     fits, notes = power_laws(results, options.along)
     crossed, missed = crossings(results, options.seed) if options.along == "kappa" else ([], [])
     summary: dict[str, Any] = {
-        "format": "dmmc-scan",
+        "format": scan_table.RESULT.format,
         "dmmc": dmmc.__version__,
         "plan": options.describe(),
         "along": options.along,
@@ -497,7 +496,7 @@ def _write(out: Path, options: ScanOptions, results: list[dict[str, Any]]) -> di
         "crossings": crossed,
         "notes": notes + missed,
     }
-    text = table(summary)
+    text = scan_table.table(summary)
     replace_file(out / "table.txt", lambda path: path.write_text(text + "\n"))
     data = to_xarray(summary)
     replace_file(out / "scan.nc", lambda path: data.to_netcdf(path, engine="h5netcdf"))
@@ -508,80 +507,6 @@ def _write(out: Path, options: ScanOptions, results: list[dict[str, Any]]) -> di
     summary |= {"table": text, "netcdf": str(out / "scan.nc"), "figures": drawn}
     replace_file(out / "scan.json", lambda path: path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n"))
     return summary
-
-
-def load_scan(path: str | Path) -> dict[str, Any]:
-    """The summary of a finished scan, from its folder or its ``scan.json``.
-
-    Raises:
-        FileError: if there is none.
-    """
-    path = Path(path)
-    path = path / "scan.json" if path.is_dir() else path
-    try:
-        summary = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} is not the result of a finished scan [{error}]") from None
-    if not isinstance(summary, dict) or summary.get("format") != "dmmc-scan":
-        raise FileError(f"{path} is not the result of a scan")
-    return summary
-
-
-def _shown(pair: Mapping[str, Any] | None, unit: float = 1.0) -> str:
-    value, error = (math.nan if pair is None or pair[key] is None else unit * pair[key] for key in ("value", "error"))
-    return "-" if math.isnan(value) else format_value(value, error)
-
-
-def table(summary: Mapping[str, Any]) -> str:
-    """The results as aligned plain text: a row a point and sampler, then the fits, crossings and notes.
-
-    Args:
-        summary: as in ``scan.json``.
-    """
-    kinds = list(dict.fromkeys(kind for result in summary["results"] for kind in result["cost"]))
-    head = ["point", "sampler", "draws", "xi", "U_L", "acceptance", "tau M^2", "tau |M|", "tau S/V"]
-    rows = [[*head, *(f"{'ms' if kind == 'seconds' else kind}/sample" for kind in kinds)]]
-    for result in summary["results"]:
-        taus = [("" if tau["resolved"] else ">") + _shown(tau) for tau in map(result["tau_int"].get, TAUS)]
-        costs = [_shown(result["cost"].get(kind), 1e3 if kind == "seconds" else 1.0) for kind in kinds]
-        if not result["tau_int"]["M2"]["resolved"]:
-            costs = [cost if cost == "-" else f">{cost}" for cost in costs]
-        cells = [_shown(result.get(name)) for name in ("xi", "binder", "acceptance")]
-        rows.append([
-            result["point"], result["sampler"], f"{result['chains']} x {result['draws']}", *cells, *taus, *costs
-        ])  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([*map(str.ljust, row[:2], widths), *map(str.rjust, row[2:], widths[2:])]).rstrip() for row in rows
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
-    lines += ["tau: tau_int in draws (uncorrelated: 0.5); > marks lower bounds, of chains that are too short; "
-              "sample: an effective one of M^2, 2 tau draws of one chain"]  # fmt: skip
-    if summary["fits"]:
-        lines += ["", "tau_int = c x^z, errors times sqrt(chi2/dof) where that is above 1"]
-    for fit in summary["fits"]:
-        p = "no test" if fit["p_value"] is None else f"p = {fit['p_value']:.2g}"
-        lines.append(
-            f"  {fit['sampler']:9} {fit['line']}  {fit['observable']:10} ~ {fit['against']:2}^z  "
-            f"z = {format_value(fit['z'], fit['z_error'])}, c = {format_value(fit['c'], fit['c_error'])}, "
-            f"chi2/dof = {fit['chi2']:.1f}/{fit['dof']}, {p}, errors x {fit['inflation']:.2f}, "
-            f"{len(fit['points'])} points"
-        )
-    for crossed in summary["crossings"]:
-        lines += ["", f"crossing of the Binder cumulants, {crossed['sampler']}"]
-        for one in crossed["crossings"]:
-            kappa = format_value(one["kappa"], one["kappa_error"])
-            U = format_value(one["binder"], one["binder_error"])
-            lines.append(f"  L = {one['sizes'][0]}, {one['sizes'][1]}: kappa = {kappa}, U = {U}")
-        kappa_c = format_value(crossed["kappa_c"], crossed["kappa_c_error"])
-        if crossed["drift"] is None:
-            lines.append(f"  kappa_c = {kappa_c}, finite-size corrections unknown: that takes a third size")
-        else:
-            drift = format_value(crossed["drift"], crossed["drift_error"])
-            lines.append(f"  last crossing less the one before: {drift}; extrapolated: kappa_c = {kappa_c}")
-    if summary["notes"]:
-        lines += ["", *(f"note: {note}" for note in summary["notes"])]
-    return "\n".join(lines)
 
 
 def _entry(result: Any, keys: Sequence[str]) -> Any:

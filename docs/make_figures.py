@@ -33,7 +33,7 @@ from dmmc.kernels.independence import Independence
 from dmmc.lattice import Lattice
 from dmmc.model import DiffusionModel
 from dmmc.network import NetworkSize
-from dmmc.report import exactness_figures, figures, scan_figures
+from dmmc.report import exactness_figures, exactness_table, figures, scan_figures
 from dmmc.report.figures import OKABE_ITO, make_panels
 from dmmc.training import TrainingOptions
 
@@ -367,7 +367,7 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "scan_tau": lambda runs: scan_figures.tau_int(runs.sizes),
     "scan_cost": lambda runs: scan_figures.cost(runs.sizes),
     "binder": lambda runs: scan_figures.binder(runs.kappas),
-    "exactness": lambda runs: exactness_figures.biases(runs.laboratory, exactness.SEEN),
+    "exactness": lambda runs: exactness_figures.biases(runs.laboratory, exactness_table.SEEN),
 }
 
 

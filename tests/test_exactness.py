@@ -13,16 +13,18 @@ import scipy.stats
 import torch
 
 from checks import CHANCE
-from dmmc import cli, diagnostics, exactness, storage
+from dmmc import chain, cli, diagnostics, exactness, storage
 from dmmc.actions import FreeField, Phi4
 from dmmc.diffusion import GaussianReference
 from dmmc.errors import DmmcError, FileError, MismatchError
-from dmmc.exactness import Means, agreement, means, quadrature
+from dmmc.exactness import Means, agreement, laboratory, means, quadrature
 from dmmc.flow import FlowProposal
-from dmmc.folder import PLAN
+from dmmc.folder import PLAN, load_result
 from dmmc.kernels.independence import Independence
 from dmmc.kernels.inexact import Collapsed, Declared, Pool
 from dmmc.lattice import Lattice
+from dmmc.report import exactness_table
+from dmmc.report.exactness_table import OBSERVABLES
 from helpers import SIGMA, SMALL, Grid, random_model, rng
 
 PHI4, TWO_SITES = Phi4(0.3, 0.3), Lattice((2,))
@@ -41,7 +43,7 @@ def dmmc(*args):
 @pytest.fixture(autouse=True, scope="module")
 def small_network():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exactness, "NETWORK", SMALL)
+        patch.setattr(laboratory, "NETWORK", SMALL)
         yield
 
 
@@ -55,7 +57,7 @@ def made(tmp_path_factory):
 
 def results(out):
     """All that does not depend on the clock or the folder."""
-    summary = exactness.load_exactness(out)
+    summary = load_result(out, exactness_table.RESULT)
     for key in ("figures", "report", "wall_seconds"):
         del summary[key]
     return summary
@@ -65,17 +67,17 @@ def results(out):
 
 
 def test_exact_ones_agree_and_gross_errors_are_seen(made):
-    summary = exactness.load_exactness(made)
+    summary = load_result(made, exactness_table.RESULT)
     assert summary == json.loads((made.parent / "summary.json").read_text())
     of_name = {result["name"]: result for result in summary["variants"]}
     assert list(of_name) == VARIANTS.split()
     assert summary["truth"]["method"] == "quadrature"
-    assert summary["agreement"]["dof"] == 3 * len(exactness.OBSERVABLES)
+    assert summary["agreement"]["dof"] == 3 * len(OBSERVABLES)
     assert summary["agreement"]["p_value"] > CHANCE
     for name in ("flow", "path", "hmc"):
         assert of_name[name]["exact"] and of_name[name]["agreement"]["p_value"] > CHANCE
     for name in ("ode", "pool", "one-sector", "no-tail"):
-        assert of_name[name]["seen"] and not of_name[name]["exact"], exactness.verdict(of_name[name])
+        assert of_name[name]["seen"] and not of_name[name]["exact"], exactness_table.verdict(of_name[name])
         assert of_name[name]["agreement"]["p_value"] < CHANCE
     # A collapse to one sign shows in M alone, and there as <|M|>.
     sector = of_name["one-sector"]["observables"]
@@ -85,7 +87,7 @@ def test_exact_ones_agree_and_gross_errors_are_seen(made):
 
 
 def test_chains_say_in_their_files_what_they_are(made):
-    for result in exactness.load_exactness(made)["variants"]:
+    for result in load_result(made, exactness_table.RESULT)["variants"]:
         run = storage.load_run(made / result["file"])
         assert bool(run.header["kernel"].get("inexact")) is not result["exact"]
         assert bool(run.header["kernel"].get("inexact_reason")) is not result["exact"]
@@ -99,7 +101,7 @@ def test_chains_share_no_random_numbers(made):
 
 
 def test_table_figure_and_page_show_every_variant(made):
-    summary = exactness.load_exactness(made)
+    summary = load_result(made, exactness_table.RESULT)
     text, html = (made / "table.txt").read_text(), (made / "report.html").read_text()
     for result in summary["variants"]:
         assert result["label"] in text and result["why"] in text
@@ -112,7 +114,7 @@ def test_table_figure_and_page_show_every_variant(made):
 
 
 def test_what_is_finished_is_read_and_what_is_not_is_made(made, tmp_path, monkeypatch):
-    begun, run = [], exactness.chain.run
+    begun, run = [], chain.run
 
     def interrupted(kernel, start, options, path, **rest):
         begun.append(path.name)
@@ -120,10 +122,10 @@ def test_what_is_finished_is_read_and_what_is_not_is_made(made, tmp_path, monkey
             raise KeyboardInterrupt
         return run(kernel, start, options, path, **rest)
 
-    monkeypatch.setattr(exactness.chain, "run", interrupted)
+    monkeypatch.setattr(chain, "run", interrupted)
     out = tmp_path / "lab"
     assert dmmc(*TINY, "--out", out) == 130
-    monkeypatch.setattr(exactness.chain, "run", run)
+    monkeypatch.setattr(chain, "run", run)
     assert begun == ["ensemble.h5", "flow.h5", "path.h5", "hmc.h5"]
     before = {name: (out / name).stat().st_mtime_ns for name in begun[:3]}
     assert dmmc(*TINY, "--out", out, "--resume") == 0
@@ -141,13 +143,13 @@ def test_another_plan_is_not_resumed_and_nothing_is_overwritten(made, tmp_path, 
     assert dmmc(*TINY, "--out", tmp_path / "none", "--resume") == 2
     assert not (tmp_path / "none").exists()
     assert results(out) == results(made)
-    exactness._clear(out)
+    laboratory._clear(out)
     assert {path.name for path in out.iterdir()} == {PLAN, "mine.txt"}
     (out / PLAN).write_text("{")
     assert dmmc(*TINY, "--out", out, "--overwrite") == 2
     assert "damaged" in capsys.readouterr().err
     with pytest.raises(FileError, match="not the result"):
-        exactness.load_exactness(out)
+        load_result(out, exactness_table.RESULT)
 
 
 # Statistics
@@ -167,12 +169,12 @@ def test_means_and_errors_are_those_of_the_gamma_method():
     errors = np.sqrt(np.diag(found.covariance))
     gamma = {**diagnostics.primary({**record, "phi2": record["M2"]}), "binder": diagnostics.binder(record)}
     gamma["G_min"] = diagnostics.gamma_method(record["two_point"][..., 1])
-    for name, value, error in zip(exactness.OBSERVABLES, found.values, errors, strict=True):
+    for name, value, error in zip(OBSERVABLES, found.values, errors, strict=True):
         assert value == pytest.approx(gamma[name].value, rel=1e-12)
         # The variance of 400 chain means is known to sqrt(2 / 399), its root to half of that: 5 sigma.
         assert error == pytest.approx(gamma[name].error, rel=SIGMA / math.sqrt(2 * 399) + SIGMA * 0.01)
     # |M| and M^2 rise together, and the record says by how much.
-    i, j = exactness.OBSERVABLES.index("abs_M"), exactness.OBSERVABLES.index("M2")
+    i, j = OBSERVABLES.index("abs_M"), OBSERVABLES.index("M2")
     expected = np.corrcoef(record["abs_M"].ravel(), record["M2"].ravel())[0, 1]
     assert found.covariance[i, j] / (errors[i] * errors[j]) == pytest.approx(expected, abs=SIGMA / 20)
 
@@ -224,7 +226,7 @@ def test_observables_that_depend_on_each_other_count_once():
 
 @pytest.mark.parametrize("action", [PHI4, Phi4.from_mass(-4.0, 6.0, 1), Phi4(0.5, 0.022)])
 def test_quadrature_knows_the_truth(action):
-    found = dict(zip(exactness.OBSERVABLES, quadrature(action, TWO_SITES).values, strict=True))
+    found = dict(zip(OBSERVABLES, quadrature(action, TWO_SITES).values, strict=True))
     grid = Grid.make(2, 12 * action.scale, 901)
     p, M = grid.probabilities(action), grid.phi.mean(1)
     assert found["M"] == 0
@@ -239,8 +241,8 @@ def test_quadrature_knows_the_truth(action):
 
 def result(label, z, error, exact=False):
     values = {"relative": z * error, "relative_error": error, "z": z}
-    observables = dict.fromkeys(exactness.OBSERVABLES, values)
-    seen = abs(z) >= exactness.SEEN
+    observables = dict.fromkeys(OBSERVABLES, values)
+    seen = abs(z) >= exactness_table.SEEN
     together = {"sigma": abs(z)}
     return {
         "label": label, "exact": exact, "seen": seen, "agreement": together, "worst": "M2", "observables": observables
@@ -248,11 +250,11 @@ def result(label, z, error, exact=False):
 
 
 def test_what_was_not_seen_is_reported_with_what_would_have_been():
-    found = exactness.missed([result("a", 6.0, 0.1), result("b", 3.0, 0.002), result("c", 1.0, 0.1, exact=True)])
+    found = exactness_table.missed([result("a", 6.0, 0.1), result("b", 3.0, 0.002), result("c", 1.0, 0.1, exact=True)])
     assert len(found) == 1
     assert found[0].startswith("b: not seen; 5 sigma") and "<M^2> 1.0" in found[0]
-    assert exactness.verdict(result("a", 6.0, 0.1)) == "seen, 6 sigma: <M^2> by +60(10) %"
-    assert exactness.verdict(result("b", -3.0, 0.002)) == "not seen, 3.0 sigma: <M^2> by -0.60(20) %"
+    assert exactness_table.verdict(result("a", 6.0, 0.1)) == "seen, 6 sigma: <M^2> by +60(10) %"
+    assert exactness_table.verdict(result("b", -3.0, 0.002)) == "not seen, 3.0 sigma: <M^2> by -0.60(20) %"
 
 
 # Proposals that are not exact

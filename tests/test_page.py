@@ -1,5 +1,6 @@
 """The HTML report: what is in it, what it refuses, and that a real browser shows it without any network."""
 
+import base64
 import html
 import json
 import math
@@ -16,7 +17,7 @@ from dmmc import cli, momenta, scan, storage, workflow
 from dmmc.actions import FreeField, Phi4
 from dmmc.diagnostics import format_value
 from dmmc.errors import DmmcError, FileError, MismatchError
-from dmmc.report import page, table
+from dmmc.report import page, svg, table, wording
 
 KERNELS = {
     "cluster": {"name": "cluster", "n_local": 2},
@@ -184,7 +185,7 @@ def test_page_holds_everything_and_loads_nothing(report):
 def test_a_scan_alone(scanned):
     alone, summary = page.render([scanned])
     assert summary["scans"] == ["two <sizes>"]
-    assert page._is_scan(scanned / "scan.json")
+    assert page.render([scanned / "scan.json"])[1]["scans"] == ["two <sizes>"]
     cells = Outline(alone).cells
     assert "<h1>Scan two &lt;sizes&gt;</h1>" in alone
     assert 'id="verdicts"' not in alone
@@ -193,7 +194,7 @@ def test_a_scan_alone(scanned):
     for fit in fits:
         against = {"xi": "ξ", "L": "L"}[fit["against"]]
         z = format_value(fit["z"], fit["z_error"]).replace("-", "−")
-        expected = ["cluster", "2 of kappa0.2", page.SYMBOLS[fit["observable"]], against, z]
+        expected = ["cluster", "2 of kappa0.2", wording.SYMBOLS[fit["observable"]], against, z]
         assert any(cells[k : k + 5] == expected for k in range(len(cells)))
     with pytest.raises(DmmcError, match="--reference hmc is none of the runs"):
         page.render([scanned], reference="hmc")
@@ -202,23 +203,23 @@ def test_a_scan_alone(scanned):
 def test_both_versions_of_a_figure_are_the_same_drawing():
     from matplotlib.figure import Figure
 
-    with page._style():
+    with svg.page_style():
         figure = Figure()
         figure.subplots().plot([0, 1], color="#0072B2")
-        made = page.picture("line", figure, "a line", "a line")
-        again = page.picture("line", figure, "a line", "a line")
-    light, dark = (re.sub("#[0-9a-f]{6}", "colour", page.base64.b64decode(uri.split(",")[1]).decode())
+        made = svg.picture("line", figure, "a line", "a line")
+        again = svg.picture("line", figure, "a line", "a line")
+    light, dark = (re.sub("#[0-9a-f]{6}", "colour", base64.b64decode(uri.split(",")[1]).decode())
                    for uri in (made.light, made.dark))  # fmt: skip
     assert light == dark
     assert made.light != made.dark
     assert again == made
-    assert len(set(page.DARK.values())) == len(page.DARK)
+    assert len(set(svg.DARK.values())) == len(svg.DARK)
 
 
 def test_table_has_the_numbers_of_the_text_table(report, runs):
     out, _ = report
     cells = Outline(out.read_text(encoding="utf-8")).cells
-    found = {name: workflow.estimates(storage.load_run(runs[kind])) for kind, name in page.SAMPLERS.items()}
+    found = {name: workflow.estimates(storage.load_run(runs[kind])) for kind, name in wording.SAMPLERS.items()}
     for line in table.comparison(found, reference="cluster").splitlines()[2:-2]:
         numbers = [x.replace("-", "−") for x in re.split(r" {2,}", line)[1:]]
         assert any(cells[k : k + len(numbers)] == numbers for k in range(len(cells))), line
@@ -296,7 +297,7 @@ def test_any_dimension_and_unknown_actions(tmp_path, shape):
 
 def test_couplings_in_the_form_of_the_field():
     def described(action):
-        return page._action(action.describe(), 2)
+        return wording.theory(action.describe(), 2)
 
     assert described(Phi4(0.27, 0.022)) == ("φ⁴", "κ = 0.27, λ = 0.022 (hopping form)")
     assert described(Phi4.from_mass(-4.0, 4.572, 2))[1].startswith("m² = −4, λ = 4.572 (mass form; κ = 0.")

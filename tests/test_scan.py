@@ -13,7 +13,8 @@ from dmmc import chain, cli, scan, storage
 from dmmc.actions import FreeField, Phi4
 from dmmc.diagnostics import format_value
 from dmmc.errors import DmmcError, FileError, MismatchError
-from dmmc.report import scan_figures
+from dmmc.folder import load_result
+from dmmc.report import scan_figures, scan_table
 
 
 def words(text):
@@ -56,7 +57,7 @@ def copied(made, tmp_path):
 
 def numbers(out):
     """All of a scan that does not depend on the clock or the folder."""
-    summary = scan.load_scan(out)
+    summary = load_result(out, scan_table.RESULT)
     for key in ("table", "netcdf", "figures"):
         del summary[key]
     for result in summary["results"]:
@@ -70,7 +71,7 @@ def numbers(out):
 
 
 def test_a_scan_measures_every_sampler_at_every_point(made):
-    summary = scan.load_scan(made)
+    summary = load_result(made, scan_table.RESULT)
     assert summary == json.loads((made.parent / "summary.json").read_text())
     found = [(result["point"], result["sampler"]) for result in summary["results"]]
     assert found == [(f"phi4_L{L}", sampler) for L in (4, 6) for sampler in ("hmc", "diffusion", "cluster")]
@@ -89,7 +90,7 @@ def test_a_scan_measures_every_sampler_at_every_point(made):
 
 
 def test_chains_are_as_long_as_their_tau_int_asks(made):
-    for result in scan.load_scan(made)["results"]:
+    for result in load_result(made, scan_table.RESULT)["results"]:
         tau = max(one["value"] for one in result["tau_int"].values())
         n = result["chains"] * result["draws"]
         assert n >= 150 * tau or result["draws"] == 96
@@ -117,7 +118,7 @@ def test_the_second_model_starts_from_the_first(made, tmp_path, monkeypatch):
 
 
 def test_netcdf_holds_the_same_numbers(made):
-    summary = scan.load_scan(made)
+    summary = load_result(made, scan_table.RESULT)
     with xr.open_dataset(made / "scan.nc", engine="h5netcdf") as data:
         assert data.sizes == {"sampler": 3, "point": 2}
         assert data.L.values.tolist() == [4, 6] and data.kappa.values.tolist() == [0.2, 0.2]
@@ -140,7 +141,7 @@ def test_netcdf_holds_the_same_numbers(made):
 
 
 def test_table_and_figures(made):
-    summary = scan.load_scan(made)
+    summary = load_result(made, scan_table.RESULT)
     lines = (made / "table.txt").read_text().splitlines()
     assert [line.split()[:2] for line in lines[2:8]] == [
         [result["point"], result["sampler"]] for result in summary["results"]
@@ -181,7 +182,7 @@ def test_a_scan_interrupted_within_a_chain_goes_on(blocks, made, tmp_path, monke
     assert "--resume" in capsys.readouterr().err
     assert not (tmp_path / "scan" / "scan.json").exists()
     with pytest.raises(FileError, match="not the result of a finished scan"):
-        scan.load_scan(tmp_path / "scan")
+        load_result(tmp_path / "scan", scan_table.RESULT)
     assert dmmc(*TINY, "--out", tmp_path / "scan", "--resume") == 0
     assert numbers(tmp_path / "scan") == numbers(made)
 
@@ -228,7 +229,7 @@ def test_chains_that_are_too_short_give_lower_bounds(tmp_path):
     # tau_int of |M| is about 40 there, and the chains end at 64 draws.
     critical = words("scan --sizes 16 --kappa 0.27 --lam 0.022 --samplers hmc --chains 8 --draws 64 --max-draws 64")
     assert dmmc(*critical, "--out", tmp_path / "scan") == 0
-    (result,) = scan.load_scan(tmp_path / "scan")["results"]
+    (result,) = load_result(tmp_path / "scan", scan_table.RESULT)["results"]
     assert not result["tau_int"]["abs_M"]["resolved"]
     assert "lower bounds" in result["verdict"]
     assert ">" in (tmp_path / "scan" / "table.txt").read_text().splitlines()[2]
@@ -314,7 +315,7 @@ def made_up(sizes=(6, 8, 10, 14, 20), z=2.0, kappas=None, seed=1, scatter=0.03):
                 def pair(value, relative):
                     return {"value": value * (1 + relative * r.standard_normal()), "error": relative * value}
 
-                taus = {name: pair(tau, scatter) | {"resolved": True} for name in scan.TAUS}
+                taus = {name: pair(tau, scatter) | {"resolved": True} for name in scan_table.TAUS}
                 results.append({
                     "point": f"{kappa}_L{L}", "line": f"L{L}" if kappas else "all", "L": L, "lattice": [L, L],
                     "kappa": kappa, "lam": 0.022, "sampler": sampler, "chains": 64, "draws": 512,
@@ -343,7 +344,7 @@ def test_power_laws_of_results():
     assert len(summary["fits"]) == 2 * 3 * 2 and not summary["notes"]
     for against in ("xi", "L"):
         for sampler, z in (("hmc", 2), ("cluster", 0)):
-            for observable in scan.TAUS:
+            for observable in scan_table.TAUS:
                 fit = fit_of(summary, against=against, sampler=sampler, observable=observable)
                 assert abs(fit["z"] - z) < 5 * fit["z_error"] < 0.6
                 assert fit["dof"] == 3 and len(fit["points"]) == 5
@@ -440,7 +441,7 @@ def test_table_of_crossings_and_missing_values():
     results = made_up((8, 16, 32), kappas=[0.266, 0.269, 0.272, 0.275])
     results = copy.deepcopy(results)
     results[0]["xi"] = {"value": None, "error": None}
-    text = scan.table(summarised(results, "kappa"))
+    text = scan_table.table(summarised(results, "kappa"))
     assert "crossing of the Binder cumulants, cluster" in text and "L = 16, 32: kappa = 0.27" in text
     assert text.splitlines()[2].split()[:6] == ["0.266_L8", "hmc", "64", "x", "512", "-"]
 
@@ -448,9 +449,9 @@ def test_table_of_crossings_and_missing_values():
 def test_loading_refuses_what_is_no_scan(tmp_path):
     (tmp_path / "scan.json").write_text("[]")
     with pytest.raises(FileError, match="not the result of a scan"):
-        scan.load_scan(tmp_path)
+        load_result(tmp_path, scan_table.RESULT)
     with pytest.raises(FileError, match="not the result of a finished scan"):
-        scan.load_scan(tmp_path / "none.json")
+        load_result(tmp_path / "none.json", scan_table.RESULT)
 
 
 def test_resuming_with_other_points_names_them(tmp_path):

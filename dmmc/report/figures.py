@@ -364,6 +364,24 @@ def log_weights(log_w_proposals: ArrayLike, log_w_reference: ArrayLike | None = 
     return figure
 
 
+ENOUGH_CHAINS = 64
+"""The scatter of this many chain means gives an error that is itself good to a tenth."""
+
+
+def propagator(two_point: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """``G(p)`` and its standard error, ``(n_orbits,)`` each, from ``two_point`` ``(chain, draw, orbit)``.
+
+    The error is from the scatter of the chains, or from the Gamma method where these are few.
+    """
+    n = len(two_point)
+    by_chain = two_point.mean(axis=1)
+    if n >= ENOUGH_CHAINS:
+        error = by_chain.std(axis=0, ddof=1) / math.sqrt(n)
+    else:
+        error = np.array([resolved_tau(two_point[..., k])[0].error for k in range(two_point.shape[-1])])
+    return by_chain.mean(axis=0), error
+
+
 def two_point(samplers: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -> Figure:
     """Propagator ``G(p) = <|phi(p)|^2>`` against ``phat^2``, and below it the ratio to the first sampler.
 

@@ -6,16 +6,10 @@ is there twice, for a light and for a dark page, with the same paths in other co
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,90 +19,21 @@ from numpy.typing import NDArray
 
 import dmmc
 from dmmc import momenta, storage, workflow
-from dmmc.actions import FreeField, Phi4, action_from_description, same_action
+from dmmc.actions import action_from_description, same_action
 from dmmc.diagnostics import Estimate, format_value
 from dmmc.diagnostics.verdicts import Verdict, inexact, judge, judge_chain
 from dmmc.errors import DmmcError, FileError, MismatchError
-from dmmc.report import figures, table
+from dmmc.folder import replace_file
+from dmmc.report import exactness_section, exactness_table, figures, scan_section, table
+from dmmc.report.svg import FULL, HALF, Picture, page_style, picture
+from dmmc.report.wording import SAMPLERS, SYMBOLS, deviation, listed, minus, theory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SAMPLERS = {"cluster": "cluster", "hmc": "HMC", "independence": "diffusion"}
-"""What a kernel's chain is called, in the order in which one serves as reference (a diffusion chain does not)."""
 
-# Of the observables, in HTML.
-SYMBOLS = {
-    "M": "⟨M⟩",
-    "abs_M": "⟨|M|⟩",
-    "M2": "⟨M²⟩",
-    "M4": "⟨M⁴⟩",
-    "chi2": "χ",
-    "chi2_signed": "χ, signed M",
-    "binder": "U<sub>L</sub>",
-    "xi": "ξ",
-    "phi2": "⟨φ²⟩",
-    "S_per_site": "⟨S⟩/V",
-    "G_min": "G(p<sub>min</sub>)",
-}
 LEVELS = ("bad", "doubtful", "good")
 TAUS = ("M2", "abs_M", "S_per_site")
-
-INK = "#1c2230"
-# Of the light page's figures -> of the dark page's: the Okabe-Ito colours in brighter shades, and the ink.
-DARK = {
-    INK: "#e3e7ee",
-    "#0072b2": "#5cb8f0",
-    "#d55e00": "#ff8f4a",
-    "#009e73": "#35cc9f",
-    "#cc79a7": "#f0a3cb",
-    "#e69f00": "#ffcb5c",
-    "#56b4e9": "#c3e6ff",
-    "#000000": "#ffffff",
-    # White is the inside of open symbols, the page's own colour; the light grey is that of bands.
-    "#ffffff": "#191d24",
-    "#d9d9d9": "#3a414d",
-}
-SCAN_CAPTIONS = {
-    "tau_xi": "What a draw is worth as the correlation length grows: on these axes a power law τ = c ξᶻ is a straight "
-    "line, and its slope is z. A flat line at ½ means independent draws at any ξ. Open symbols with an arrow are lower "
-    "bounds, from chains too short to tell, and are not fitted.",
-    "tau_L": "The same against the size of the lattice; at fixed L/ξ both have the same slope.",
-    "cost": "What an effective sample costs, 2τ draws of M²: in wall time of the machine that ran the scan, and in "
-    "evaluations of the force or of the network. Where curves cross, the better one changes. Training is not in it.",
-    "acceptance": "HMC and cluster samplers hold their acceptance by tuning. That of a diffusion model falls with the "
-    "volume, unless the model grows better with it.",
-    "binder": "Curves of different sizes cross near the critical coupling; the grey band is the crossing of the two "
-    "largest sizes with its error. The line at ⅔ is the value deep in the broken phase.",
-}
-
-HALF, FULL = 4.8, 9.6
-"""Widths of figures in inches; two halves stand side by side."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as the page shows it.
-
-    Attributes:
-        name: identifies it in the page.
-        light: data URI of the SVG for a light page.
-        dark: the same for a dark one.
-        width: natural width in pixels.
-        height: natural height.
-        full: whether it takes the width of the page, or stands beside another one.
-        alt: what is to be seen, for those who do not see it.
-        caption: how to read it.
-    """
-
-    name: str
-    light: str
-    dark: str
-    width: int
-    height: int
-    full: bool
-    alt: str
-    caption: str
 
 
 def write_report(
@@ -146,12 +71,7 @@ def write_report(
     if not out.absolute().parent.is_dir():
         raise FileError(f"there is no directory {out.parent}; make it first")
     html, summary = render(inputs, reference=reference, title=title)
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        temporary.write_text(html, encoding="utf-8")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(out, lambda path: path.write_text(html, encoding="utf-8"))
     return {"report": str(out), **summary}
 
 
@@ -162,9 +82,11 @@ def render(
     paths = [Path(path) for path in inputs]
     if not paths:
         raise DmmcError("there is nothing to report on: name a run file or the folder of a scan")
-    laboratories = [_laboratory(path, f"exactness-{k}") for k, path in enumerate(filter(_is_laboratory, paths), 1)]
-    scans = [_scan(path, f"scan-{k}") for k, path in enumerate(filter(_is_scan, paths), 1)]
-    runs = _named([storage.load_run(path) for path in paths if not (_is_scan(path) or _is_laboratory(path))])
+    of_laboratories = [path for path in paths if exactness_table.RESULT.is_at(path)]
+    of_scans = [path for path in paths if (path.is_dir() or path.suffix == ".json") and path not in of_laboratories]
+    laboratories = [exactness_section.section(path, f"exactness-{k}") for k, path in enumerate(of_laboratories, 1)]
+    scans = [scan_section.section(path, f"scan-{k}") for k, path in enumerate(of_scans, 1)]
+    runs = _named([storage.load_run(path) for path in paths if path not in [*of_scans, *of_laboratories]])
     notes: list[str] = []
     if runs:
         about = _about(runs, reference, notes)
@@ -205,12 +127,12 @@ def _about(runs: dict[str, storage.Run], reference: str | None, notes: list[str]
     found = {name: workflow.estimates(run) for name, run in runs.items()}
     samplers, compared = table.rows(found, base)
     lattice = runs[base].header["lattice"]
-    theory, couplings = _action(runs[base].header["action"], len(lattice))
+    name, couplings = theory(runs[base].header["action"], len(lattice))
     shape = " × ".join(map(str, lattice))
     notes += _notes(runs, chosen)
     verdicts = _verdicts(runs, chosen, notes)
     return {
-        "title": f"{theory} on {shape}",
+        "title": f"{name} on {shape}",
         "couplings": couplings,
         "lattice": shape,
         "reference": chosen,
@@ -351,87 +273,10 @@ def _headline(verdicts: Mapping[str, Sequence[Verdict]]) -> tuple[str, str]:
         level: [name for name, of_run in verdicts.items() if any(x.level == level for x in of_run)] for level in LEVELS
     }
     if of_level["bad"]:
-        return "bad", f"Do not use the results of {_listed(of_level['bad'])} as they are."
+        return "bad", f"Do not use the results of {listed(of_level['bad'])} as they are."
     if of_level["doubtful"]:
-        return "doubtful", f"Nothing is broken, but look at {_listed(of_level['doubtful'])} first."
+        return "doubtful", f"Nothing is broken, but look at {listed(of_level['doubtful'])} first."
     return "good", "No check found anything wrong."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Scans
-
-
-def _is_scan(path: Path) -> bool:
-    return (path.is_dir() or path.suffix == ".json") and not _is_laboratory(path)
-
-
-def _scan(path: Path, id_: str) -> dict[str, Any]:
-    """What the page shows of a scan; ``id_`` identifies it there."""
-    from dmmc import scan
-    from dmmc.report import scan_figures
-
-    summary = scan.load_scan(path)
-    name = (path if path.is_dir() else path.parent).resolve().name
-    with _style():
-        pictures = [
-            picture(
-                f"{id_}-{key.replace('_', '-')}",
-                figure,
-                f"{key.replace('_', ' ').capitalize()} of the scan {name}.",
-                SCAN_CAPTIONS.get(key, ""),
-                width=FULL if figure.get_size_inches()[0] > 1.4 * HALF else HALF,
-            )
-            for key, figure in scan_figures.draw(summary).items()
-        ]
-    return {
-        "id": id_,
-        "name": name,
-        "along": summary["along"],
-        "fits": [
-            {
-                **fit,
-                "sampler": SAMPLERS.get(fit["sampler"], fit["sampler"]),
-                "z": _minus(format_value(fit["z"], fit["z_error"])),
-                "quality": f"{fit['chi2']:.1f} / {fit['dof']}",
-            }
-            for fit in summary["fits"]
-        ],
-        "crossings": [
-            {
-                "sampler": SAMPLERS.get(crossed["sampler"], crossed["sampler"]),
-                "sizes": " and ".join(map(str, one["sizes"])),
-                "kappa": format_value(one["kappa"], one["kappa_error"]),
-                "binder": format_value(one["binder"], one["binder_error"]),
-            }
-            for crossed in summary["crossings"]
-            for one in crossed["crossings"]
-        ],
-        "criticals": [
-            {
-                "sampler": SAMPLERS.get(crossed["sampler"], crossed["sampler"]),
-                "kappa_c": format_value(crossed["kappa_c"], crossed["kappa_c_error"]),
-                "extrapolated": crossed["drift"] is not None,
-            }
-            for crossed in summary["crossings"]
-        ],
-        "notes": summary["notes"],
-        "table": scan.table(summary),
-        "version": summary["dmmc"],
-        "plan": json.dumps(summary["plan"], indent=2, ensure_ascii=False),
-        "pictures": pictures,
-    }
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Exactness laboratories
-
-
-def _is_laboratory(path: Path) -> bool:
-    return path.name == "exactness.json" or (path / "exactness.json").exists()
 
 
 def _title(scans: Sequence[Mapping[str, Any]], laboratories: Sequence[Mapping[str, Any]]) -> str:
@@ -439,129 +284,19 @@ def _title(scans: Sequence[Mapping[str, Any]], laboratories: Sequence[Mapping[st
     if not scans and len(laboratories) == 1:
         return f"What is exact: {laboratories[0]['theory']}"
     kinds = (("Scan", scans), ("Exactness laboratory", laboratories))
-    return "; ".join(f"{kind} {_listed([one['name'] for one in some])}" for kind, some in kinds if some)
-
-
-def _laboratory(path: Path, id_: str) -> dict[str, Any]:
-    """What the page shows of an exactness laboratory; ``id_`` identifies it there."""
-    from dmmc import exactness
-    from dmmc.report import exactness_figures
-
-    summary = exactness.load_exactness(path)
-    lattice = summary["plan"]["shape"]
-    theory, couplings = _action(summary["plan"]["action"], len(lattice))
-    names = list(exactness.OBSERVABLES)
-    with _style():
-        drawn = picture(
-            f"{id_}-bias",
-            exactness_figures.biases(summary, exactness.SEEN),
-            "Bias of each observable in standard errors, a row for each variant.",
-            "The difference of every observable from the truth in standard errors, linear up to three and logarithmic "
-            "beyond. Inside the grey band nothing was seen; the exact variants must all lie there.",
-            width=FULL,
-        )
-    groups = []
-    for exact, title in ((True, "exact"), (False, "not exact")):
-        of_kind = [
-            {
-                "label": result["label"],
-                "acceptance": f"{result['acceptance']:.2f}",
-                "draws": f"{result['chains'] * result['draws']:,}",
-                "cells": [_deviation(result["observables"][name]["z"]) for name in names],
-                **_verdict(result),
-                "why": result["why"],
-            }
-            for result in summary["variants"]
-            if result["exact"] == exact
-        ]
-        if of_kind:
-            groups.append((title, of_kind))
-    truth = summary["truth"]["observables"]
-    return {
-        "id": id_,
-        "name": (path if path.is_dir() else path.parent).resolve().name,
-        "theory": f"{theory} on {' × '.join(map(str, lattice))}{' sites' if len(lattice) == 1 else ''}",
-        "couplings": couplings,
-        "method": summary["truth"]["method"],
-        "observables": names,
-        "truth": [_minus(exactness.shown_truth(**truth[name])) for name in names],
-        "groups": groups,
-        "headline": _agreement(summary),
-        "flow": {"steps": summary["flow"]["steps"], "bound": f"{summary['flow']['limit_95']:.1e}"},
-        "missed": [_minus(note) for note in summary["missed"]],
-        "table": summary["table"],
-        "plan": json.dumps(summary["plan"], indent=2, ensure_ascii=False),
-        "version": summary["dmmc"],
-        "pictures": [drawn],
-    }
-
-
-def _agreement(summary: Mapping[str, Any]) -> tuple[str, str]:
-    """Level and sentence: whether the exact kernels agree with the truth, and how many of the others were caught."""
-    others = [result for result in summary["variants"] if not result["exact"]]
-    caught = f"{sum(result['seen'] for result in others)} of {len(others)} inexact variants were seen to be wrong."
-    found = summary["agreement"]
-    if found is None:
-        return "good", caught
-    numbers = f"χ²/dof = {found['chi2']:.1f}/{found['dof']}, p = {found['p_value']:.2g}"
-    # The probability of a false alarm is that of the verdicts on chains.
-    if found["p_value"] < 1e-4:
-        return "bad", f"The exact kernels disagree with the truth ({numbers})."
-    return "good", f"The exact kernels agree with the truth ({numbers}); {caught}"
-
-
-def _verdict(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Of one variant: how sure it is, and for one that is not exact the largest bias."""
-    found = result["agreement"]
-    if result["exact"]:
-        return {"verdict": f"p = {found['p_value']:.2g}", "largest": None}
-    largest = result["observables"][result["worst"]]
-    by = _minus(format_value(100 * largest["relative"], 100 * largest["relative_error"]))
-    sure = f"{found['sigma']:.0f} σ" if result["seen"] else f"not seen, {found['sigma']:.1f} σ"
-    sign = "+" if largest["relative"] > 0 else ""
-    return {"verdict": sure, "largest": {"name": result["worst"], "by": f"{sign}{by} %"}}
-
-
-def _deviation(z: float) -> dict[str, str]:
-    """A difference in standard errors, and how far off that is."""
-    return {"z": _minus(table.format_z(z)), "off": "far" if abs(z) > 4 else "odd" if abs(z) > 3 else ""}
+    return "; ".join(f"{kind} {listed([one['name'] for one in some])}" for kind, some in kinds if some)
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Numbers
 
 
-def _minus(number: str) -> str:
-    return number.replace("-", "−")
-
-
-def _number(x: float) -> str:
-    return _minus(f"{x:.10g}")
-
-
-def _action(header: Mapping[str, Any], dim: int) -> tuple[str, str]:
-    """Name and couplings, in the form in which the field is normalised."""
-    action = action_from_description(dict(header))
-    if isinstance(action, FreeField):
-        return "Free field", f"m = {_number(action.mass)}"
-    if not isinstance(action, Phi4):
-        return str(header["name"]), ", ".join(f"{key} = {value}" for key, value in header.items() if key != "name")
-    square = action.scale**2
-    hopping = f"κ = {_number(action.kappa)}, λ = {_number(action.lam)}"
-    for name, kappas, symbols in (("mass form", 1, ("m²", "λ")), ("textbook form", 2, ("μ₀²", "λ"))):
-        if math.isclose(square, kappas * action.kappa, rel_tol=1e-9):
-            m2, lam = (float(f"{x:.10g}") for x in (action.m2(dim), action.lam_m))
-            return "φ⁴", f"{symbols[0]} = {_number(m2)}, {symbols[1]} = {_number(lam)} ({name}; {hopping})"
-    scale = "" if action.scale == 1 else f", field × {_number(action.scale)}"
-    return "φ⁴", f"{hopping} (hopping form{scale})"
-
-
 def _cells(row: table.Row) -> list[dict[str, Any]]:
     """Per sampler the value, z, and how far off that is."""
     return [
         {
-            "value": "–" if estimate is None else _minus(str(estimate)),
-            **_deviation(z),
+            "value": "–" if estimate is None else minus(str(estimate)),
+            **deviation(z),
         }
         for estimate, z in zip(row.estimates, row.z, strict=True)
     ]
@@ -639,59 +374,10 @@ def _provenance(name: str, run: storage.Run) -> dict[str, Any]:
 # Figures
 
 
-ENOUGH_CHAINS = 64
-"""The scatter of this many chain means gives an error that is itself good to a tenth."""
-
-
-def propagator(two_point: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``G(p)`` and its standard error, ``(n_orbits,)`` each, from ``two_point`` ``(chain, draw, orbit)``.
-
-    The error is from the scatter of the chains, or from the Gamma method where these are few.
-    """
-    n = len(two_point)
-    by_chain = two_point.mean(axis=1)
-    if n >= ENOUGH_CHAINS:
-        error = by_chain.std(axis=0, ddof=1) / math.sqrt(n)
-    else:
-        error = np.array([figures.resolved_tau(two_point[..., k])[0].error for k in range(two_point.shape[-1])])
-    return by_chain.mean(axis=0), error
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Figures made within are transparent, their text is paths in the page's ink, and they are reproducible."""
-    import matplotlib
-
-    style: dict[Any, Any] = dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
-    )
-    style |= {"figure.facecolor": "none", "axes.facecolor": "none", "svg.fonttype": "path", "svg.hashsalt": "dmmc"}
-    with matplotlib.rc_context(style):
-        yield
-
-
-def picture(
-    name: str, figure: Figure, alt: str, caption: str, width: float = HALF, height: float | None = None
-) -> Picture:
-    """Fit a figure to the page, and draw it for a light and a dark one."""
-    old_width, old_height = figure.get_size_inches()
-    height = old_height * width / old_width if height is None else height
-    figure.set_size_inches(width, height)
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    svg = stream.getvalue()
-    dark = re.sub("#[0-9a-f]{6}", lambda match: DARK.get(match[0], match[0]), svg)
-
-    def uri(text: str) -> str:
-        return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
-
-    return Picture(name, uri(svg), uri(dark), round(96 * width), round(96 * height), width > HALF, alt, caption)
-
-
 def _pictures(runs: Mapping[str, storage.Run], notes: list[str]) -> Iterator[Picture]:
     """The figures that these runs have; one that cannot be drawn becomes a note."""
     records = {name: run.observables for name, run in runs.items()}
-    everyone, first = _listed(list(runs)), next(iter(runs))
+    everyone, first = listed(list(runs)), next(iter(runs))
     phat2 = momenta.orbit_phat2(tuple(runs[first].header["lattice"]))
 
     def attempt(
@@ -702,7 +388,7 @@ def _pictures(runs: Mapping[str, storage.Run], notes: list[str]) -> Iterator[Pic
         except DmmcError as error:
             notes.append(f"The figure “{name.replace('-', ' ')}” could not be drawn: {error}.")
 
-    with _style():
+    with page_style():
         yield from attempt(
             "magnetisation",
             lambda: figures.magnetisation({name: record["M"] for name, record in records.items()}),
@@ -714,7 +400,7 @@ def _pictures(runs: Mapping[str, storage.Run], notes: list[str]) -> Iterator[Pic
         yield from attempt(
             "two-point-function",
             lambda: figures.two_point(
-                {name: (phat2, *propagator(record["two_point"])) for name, record in records.items()}
+                {name: (phat2, *figures.propagator(record["two_point"])) for name, record in records.items()}
             ),
             f"Two-point function G(p) of {everyone} against the lattice momentum squared, and its ratio to {first}.",
             f"Above: the propagator, p = 0 at the left edge. Below: its ratio to {first}, whose own error is the band. "
