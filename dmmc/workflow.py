@@ -258,16 +258,19 @@ def sample(
 
     def evaluate() -> dict[str, NDArray[np.float64]]:
         found = {}
-        with stages("certificate"):
-            # Cheap beside the chain: few probes, whose noise makes the bound larger; determinants where they decide. A
-            # bound that was asked for is not to be lost in that noise.
-            certificate = certify(
-                proposal,
-                n_delta,
-                rng.stream(options.seed, rng.START_STREAM + 1, device),
-                probes=16 if n_steps == "auto" else 2,
-                determinants=None if n_delta * model.lattice.volume**2 <= DETERMINANT_WORK else 0,
-            )
+        # A chain that is extended has the proposal and the seed that it had, and so the certificate.
+        certificate = Certificate.stored(storage.load_run(path).evaluation) if Path(path).exists() else None
+        if certificate is None or len(certificate.delta) != n_delta:
+            with stages("certificate"):
+                # Cheap beside the chain: few probes, whose noise makes the bound larger; determinants where they
+                # decide. A bound that was asked for is not to be lost in that noise.
+                certificate = certify(
+                    proposal,
+                    n_delta,
+                    rng.stream(options.seed, rng.START_STREAM + 1, device),
+                    probes=16 if n_steps == "auto" else 2,
+                    determinants=None if n_delta * model.lattice.volume**2 <= DETERMINANT_WORK else 0,
+                )
         if reference is not None:
             with stages("reference weights"):
                 phi = reference.to(device=device, dtype=torch.float64)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmmc import chain, storage
+from dmmc import chain, storage, workflow
 from dmmc.actions import FreeField, Phi4
 from dmmc.certificate import (
     Certificate,
@@ -238,7 +238,7 @@ def test_rounding_sets_a_floor_and_is_named():
     assert choose_steps(proposal.to_float64(), 1e6, n=8, generator=rng()).reached
 
 
-def test_certificate_of_a_chain(tmp_path):
+def test_certificate_of_a_chain(tmp_path, monkeypatch):
     action, lattice = Phi4(0.2, 0.1), Lattice((3, 3))
     size = replace(SMALL, level_knots=5)
     model = random_model(free_reference(lattice, 0.9), action, size, strength=0.1, dtype=torch.float32)
@@ -256,8 +256,11 @@ def test_certificate_of_a_chain(tmp_path):
     assert proposal["method"] == "dopri5" and len(proposal["n_steps"]) == 2
     # A longer chain would choose more steps; one that is extended keeps those that it has.
     longer = replace(options, draws=40)
+    monkeypatch.setattr(workflow, "certify", None)  # nor is it certified once more
     assert sample(model, action, 16, longer, tmp_path / "run.h5", n_steps="auto", resume=True).n_draws == 40
-    assert storage.load_run(tmp_path / "run.h5").header["kernel"]["proposal"] == proposal
+    extended = storage.load_run(tmp_path / "run.h5")
+    assert extended.header["kernel"]["proposal"] == proposal
+    np.testing.assert_array_equal(extended.evaluation["delta"], run.evaluation["delta"])
     assert Certificate.stored({"delta": np.zeros(3)}) is None
 
 
