@@ -22,8 +22,9 @@ from dmmc.kernels.hmc import HMC
 from dmmc.kernels.hybrid import Hybrid
 from dmmc.kernels.independence import Independence
 from dmmc.kernels.latent import Latent
-from dmmc.kernels.path import Path, PathProposal, PathRefresh
+from dmmc.kernels.path import Path, PathRefresh
 from dmmc.lattice import Lattice
+from dmmc.paths import PathProposal
 from helpers import random_model, rng
 
 TWO_SITES = Lattice((2,))

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from checks import Gaussian, bonferroni, invariance, mutate, phi4_draws
-from dmmc import diagnostics
+from dmmc import diagnostics, paths
 from dmmc.actions import AutogradAction, FreeField, Phi4
 from dmmc.diffusion import GaussianReference
 from dmmc.drift import DriftNetwork, SiteNetwork
 from dmmc.errors import DmmcError
-from dmmc.kernels import path
 from dmmc.kernels.independence import Independence
-from dmmc.kernels.path import Calibration, Path, PathProposal, PathRefresh
+from dmmc.kernels.path import Path, PathRefresh
 from dmmc.lattice import Lattice
 from dmmc.model import DiffusionModel
+from dmmc.paths import Calibration, PathProposal
 from helpers import SIGMA, Grid, free_reference, noise, random_model, rng, z_scores
 
 TWO_SITES, RING = Lattice((2,)), Lattice((4,))
@@ -318,7 +318,7 @@ def test_fit_of_the_precision():
     u2 = torch.randn(200, 1000, generator=rng(), dtype=torch.float64).square()
     for alpha, beta in [(0.8, 0.3), (1.2, 0.0), (1.0, 2.0)]:
         z2 = torch.randn(u2.shape, generator=rng(2), dtype=torch.float64).square() / (alpha + beta * u2)
-        found = path._fit_precision(u2, z2)
+        found = paths._fit_precision(u2, z2)
         # Fisher information of (alpha, beta), numerically.
         t = torch.stack([torch.ones_like(u2), u2], -1).flatten(0, -2) / (alpha + beta * u2).flatten()[:, None]
         error = torch.linalg.inv(0.5 * t.T @ t).diagonal().sqrt()
@@ -505,7 +505,7 @@ MUTANTS = {
     ),
     "sign of a given field": (
         PathProposal,
-        "_draw_sign",
+        "draw_sign",
         "torch.where(u.log() < self.log_sign(phi, sign), sign, -sign)",
         "sign",
         two_sector_path_keeps_a_tilted_phi4,

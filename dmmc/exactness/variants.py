@@ -20,9 +20,10 @@ from dmmc.kernels.independence import Independence, Proposal
 from dmmc.kernels.inexact import Collapsed, Declared, Pool, SdeWithFlowDensity, Unadjusted
 from dmmc.kernels.latent import Latent
 from dmmc.kernels.path import Path as PathKernel
-from dmmc.kernels.path import PathProposal, PathRefresh
+from dmmc.kernels.path import PathRefresh
 from dmmc.lattice import Lattice
 from dmmc.model import DiffusionModel
+from dmmc.paths import PathProposal
 
 HUTCHINSON_STEPS = 5
 """Steps of the flow where its density is estimated: the noise dwarfs the error of the integrator."""

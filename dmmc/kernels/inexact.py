@@ -20,8 +20,8 @@ from dmmc.errors import DmmcError
 from dmmc.flow import FlowProposal
 from dmmc.kernels.base import State
 from dmmc.kernels.independence import Proposal
-from dmmc.kernels.path import PathProposal
 from dmmc.lattice import Lattice
+from dmmc.paths import PathProposal
 
 
 @dataclass(frozen=True)
