@@ -49,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     ensemble.add_argument("--method", choices=["hmc", "cluster"], default="hmc", help="sampler")
     ensemble.add_argument("--chains", type=int, default=256, help="parallel chains")
     ensemble.add_argument("--thermalise", type=int, default=200, help="steps thrown away")
+    ensemble.add_argument("--trajectory", type=float, default=4.0, metavar="LENGTH", help="length of HMC trajectories, "
+                          "also of those between cluster updates, for the hopping-form field")  # fmt: skip
     _add_chain(ensemble, draws=240, keep_every=12)
     _add_common(ensemble)
 
@@ -101,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument("--lengths", type=float, default=2000.0, help="chains are extended until all together they are "
                       "this many tau_int long; tau_int to about 4 / sqrt(lengths)")  # fmt: skip
     scan.add_argument("--thermalise", type=int, help="steps thrown away; if not given 200, of HMC L^2 if that is more")
+    scan.add_argument("--trajectory", type=float, default=1.0, metavar="LENGTH", help="of HMC, for the hopping-form "
+                      "field: 1 is short enough for a power law in xi, 4 costs several times less")  # fmt: skip
     _add_common(scan, out="scan")
 
     exact = command("exactness", "ways to put a model into Metropolis, exact or not, against a known truth")
@@ -264,7 +268,7 @@ def _ensemble(args: argparse.Namespace) -> dict[str, Any]:
     action = _action(args, lattice.dim)
     if action is None:
         raise DmmcError("say which action: --kappa and --lam, or --m2 and --lam-mass, or --free-mass")
-    options = workflow.EnsembleOptions(args.method, args.chains, args.thermalise, _chain_options(args))
+    options = workflow.EnsembleOptions(args.method, args.chains, args.thermalise, _chain_options(args), args.trajectory)
     stages = workflow.Stages()
     made = workflow.make_ensemble(
         action, lattice, options, args.out,
@@ -408,7 +412,7 @@ def _scan(args: argparse.Namespace) -> dict[str, Any]:
         points=_scan_points(args, along), along=along, samplers=tuple(args.samplers),
         minutes=1.0 if args.minutes is None and args.steps is None else args.minutes, steps=args.steps,
         chains=args.chains, draws=args.draws, diffusion_draws=args.diffusion_draws, max_draws=args.max_draws,
-        flow_steps=args.flow_steps, lengths=args.lengths, thermalise=args.thermalise,
+        flow_steps=args.flow_steps, lengths=args.lengths, trajectory=args.trajectory, thermalise=args.thermalise,
         seed=args.seed, device=_device(args),
     )  # fmt: skip
     _check_folder(args.out)

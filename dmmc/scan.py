@@ -29,6 +29,7 @@ from dmmc.diagnostics.autocorrelation import MIN_DRAWS
 from dmmc.diagnostics.slowing_down import binder_crossings, cost_per_effective_sample, fit_power_law
 from dmmc.errors import DmmcError
 from dmmc.folder import begun, open_folder, remove_run, replace_file
+from dmmc.kernels.hmc import LENGTH
 from dmmc.lattice import Lattice
 from dmmc.model import DiffusionModel
 from dmmc.report import figures, scan_figures, scan_table
@@ -136,6 +137,9 @@ class ScanOptions:
         max_draws: where extension ends.
         flow_steps: integration steps of the probability flow; None for the default.
         lengths: see ``draws``; tau_int has a relative error of about ``4 / sqrt(lengths)``.
+        trajectory: length of the trajectories of the sampler hmc, in the units of :meth:`dmmc.kernels.hmc.HMC.default`.
+            A power law asks for the same length at all points, short against xi: the customary 1. About
+            :data:`dmmc.kernels.hmc.LENGTH` is cheaper.
         thermalise: steps thrown away; None for 200, of HMC ``L^2`` where that is more.
         seed: of everything.
         device: where.
@@ -155,6 +159,7 @@ class ScanOptions:
     max_draws: int = 16384
     flow_steps: int | None = None
     lengths: float = 2000.0
+    trajectory: float = 1.0
     thermalise: int | None = None
     seed: int = 1
     device: str = "cpu"
@@ -181,6 +186,8 @@ class ScanOptions:
             raise DmmcError(f"max_draws must be at least {first}, which chains begin with; got {self.max_draws}")
         if not 0 < self.lengths < math.inf:
             raise DmmcError(f"lengths must be positive, got {self.lengths}")
+        if not 0 < self.trajectory < math.inf:
+            raise DmmcError(f"the trajectory length must be a positive number, got {self.trajectory}")
         if not 0 <= self.seed < 2**63:
             raise DmmcError(f"seed must be between 0 and 2^63 - 1, got {self.seed}")
         _ = self.training(0)
@@ -270,8 +277,8 @@ def _baseline(
     point: Point, method: str, chains: int, options: ScanOptions, path: Path, run: chain.ChainOptions, resume: bool
 ) -> storage.Run:
     # The slowest mode of HMC forgets its start in O(L^2) trajectories, if xi grows with L.
-    default = max(200, point.L**2) if method == "hmc" else 200
-    ensemble = workflow.EnsembleOptions(method, chains, options.thermalise or default, run)
+    default, length = (max(200, point.L**2), options.trajectory) if method == "hmc" else (200, LENGTH)
+    ensemble = workflow.EnsembleOptions(method, chains, options.thermalise or default, run, length)
     return workflow.make_ensemble(
         point.action, Lattice(point.shape), ensemble, path, resume=resume, device=options.device
     )

@@ -65,18 +65,22 @@ class EnsembleOptions:
         chains: parallel chains.
         thermalise: steps thrown away at the start.
         run: length of the recorded part.
+        length: of HMC trajectories, also of those between cluster updates; see :meth:`dmmc.kernels.hmc.HMC.default`.
     """
 
     method: str
     chains: int
     thermalise: int
     run: chain.ChainOptions
+    length: float = hmc.LENGTH
 
     def __post_init__(self) -> None:
         if self.method not in ("hmc", "cluster"):
             raise DmmcError(f"the method of an ensemble is hmc or cluster, not {self.method!r}")
         if self.chains < 1 or self.thermalise < 1:
             raise DmmcError("an ensemble needs at least one chain and one step of thermalisation")
+        if not 0 < self.length < math.inf:
+            raise DmmcError(f"the trajectory length must be a positive number, got {self.length}")
 
 
 def make_ensemble(
@@ -108,11 +112,11 @@ def make_ensemble(
         phi = scale * (0.5 * sign + 0.1 * rough).to(device)
         kernel: Kernel
         if options.method == "hmc":
-            local = hmc.HMC.default(action, lattice)
+            local = hmc.HMC.default(action, lattice, options.length)
             kernel, state = hmc.warm_up(local, local.start(phi), WARM_UP, generator)
         else:
             assert isinstance(action, Phi4)
-            mixed = cluster.Cluster.default(action, lattice)
+            mixed = cluster.Cluster.default(action, lattice, options.length)
             kernel, state = cluster.warm_up(mixed, mixed.start(phi), WARM_UP, generator)
 
     def start() -> State:

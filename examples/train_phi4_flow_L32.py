@@ -32,7 +32,7 @@ def main(out: Path) -> None:
     ensemble = out / "ensemble.h5"
     if not ensemble.exists():
         run = chain.ChainOptions(draws=160, keep_every=10, block=40, seed=SEED)
-        options = workflow.EnsembleOptions("cluster", chains=512, thermalise=100, run=run)
+        options = workflow.EnsembleOptions("cluster", chains=512, thermalise=100, run=run, length=2.0)
         workflow.make_ensemble(ACTION, LATTICE, options, ensemble, resume=Path(f"{ensemble}.partial").exists())
     phi = torch.as_tensor(storage.load_fields(ensemble), dtype=torch.float32)
     phi = phi[torch.randperm(len(phi), generator=torch.Generator().manual_seed(SEED))]

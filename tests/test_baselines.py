@@ -154,6 +154,19 @@ def test_hmc_reaches_the_free_propagator(shape):
     assert z_scores(draws, action.propagator(lattice.orbit_phat2)).abs().max() < SIGMA
 
 
+def test_trajectories_are_as_long_in_every_form_of_the_action():
+    # The same theory, its field scaled by c: trajectories scale by c, and accept the same.
+    lattice, hopping = Lattice((4, 4)), Phi4(0.25, 0.1)
+    mass = Phi4.from_mass((1 - 2 * 0.1) / 0.25 - 4, 0.1 / 0.25**2, 2)
+    assert mass.scale == pytest.approx(math.sqrt(0.25))
+    phi, ends = noise(lattice, 20), []
+    for action in (hopping, mass):
+        kernel = HMC.default(action, lattice, length=3.0)
+        *_, (state, statistics) = kernel.steps(kernel.start(action.scale * phi), 3, rng())
+        ends.append((state.phi / action.scale, statistics["energy_error"]))
+    torch.testing.assert_close(ends[0], ends[1])
+
+
 def test_jitter_thermalises_a_mode_on_resonance():
     # omega * length = pi maps phi to -phi: without the jitter phi^2 would never move.
     lattice, action = Lattice((1,)), FreeField(1.0)
@@ -180,7 +193,7 @@ def test_hmc_and_cluster_agree():
     lattice, action = Lattice((8, 8)), Phi4(0.25, 0.022)
     kernel = HMC(action, lattice, step_size=0.2, n_leapfrog=5)
     a = chain_averages(kernel, n_chains=512, n_thermal=100, n_steps=600, seed=1)
-    b = chain_averages(Cluster(kernel), n_chains=512, n_thermal=30, n_steps=150, seed=2)
+    b = chain_averages(Cluster(kernel, n_local=2), n_chains=512, n_thermal=30, n_steps=150, seed=2)
     error = ((a.var(0) + b.var(0)) / 512).sqrt()
     assert ((a.mean(0) - b.mean(0)) / error).abs().max() < SIGMA
     assert (error / b.mean(0)).max() < 0.015  # or the comparison would not mean much
@@ -237,7 +250,7 @@ def test_warm_up_of_the_cluster_kernel_tunes_its_hmc():
     state = first.start(noise(lattice, 20))
     tuned, after = cluster.warm_up(first, state, 20, rng())
     local, expected = hmc.warm_up(first.local, state, 20, rng())
-    assert tuned == Cluster(local, n_local=2)
+    assert tuned == Cluster(local, n_local=1)
     assert torch.equal(after.phi, expected.phi)
 
 
@@ -304,6 +317,8 @@ def test_other_refusals():
         Cluster.default(FreeField(1.0), lattice)
     with pytest.raises(DmmcError, match="n_local"):
         Cluster(kernel, n_local=0)
+    with pytest.raises(DmmcError, match="trajectory length"):
+        HMC.default(kernel.action, lattice, length=0.0)
     with pytest.raises(DmmcError, match="n_steps"):
         hmc.warm_up(kernel, state, 5, rng())
     for target in (0.0, 1.0, 80):

@@ -362,6 +362,8 @@ BAD = [
     (f"{BASE} --draws 3", "--draws must be at least 4"),
     (f"{BASE} --chains 0", "at least one chain"),
     (f"{BASE} --thermalise 0", "thermalisation"),
+    (f"{BASE} --trajectory 0", "trajectory length must be a positive number"),
+    (f"{BASE} --trajectory inf", "trajectory length must be a positive number"),
     (f"{BASE} --steps-per-draw 0", "must be positive"),
     (f"{BASE} --keep-every -1", "not negative"),
     (f"{BASE} --block 0", "must be positive"),

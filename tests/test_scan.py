@@ -274,6 +274,7 @@ def test_grid_lines_are_along_what_changes():
         ("--max-draws 100", "max_draws"),
         ("--chains 0", "must be positive"),
         ("--lengths 0", "lengths must be positive"),
+        ("--trajectory -1", "trajectory length must be a positive number"),
         ("--samplers hmc hmc", "different ones"),
         ("--seed -1", "seed must be"),
         ("--device nonsense", "cannot be used"),
@@ -330,7 +331,8 @@ def summarised(results, along):
     crossings, missed = scan.crossings(results, 1) if along == "kappa" else ([], [])
     xi = {point: {"value": x, "error": dx} for point, (x, dx) in scan.common_xi(results).items()}
     return {
-        "along": along, "results": results, "xi": xi, "fits": fits, "crossings": crossings, "notes": notes + missed
+        "along": along, "results": results, "xi": xi, "fits": fits, "crossings": crossings, "notes": notes + missed,
+        "plan": {"samplers": ["hmc", "cluster"], "trajectory": 1.0},
     }  # fmt: skip
 
 
@@ -444,6 +446,7 @@ def test_table_of_crossings_and_missing_values():
     text = scan_table.table(summarised(results, "kappa"))
     assert "crossing of the Binder cumulants, cluster" in text and "L = 16, 32: kappa = 0.27" in text
     assert text.splitlines()[2].split()[:6] == ["0.266_L8", "hmc", "64", "x", "512", "-"]
+    assert "hmc: trajectories of length 1 of the hopping-form field" in text
 
 
 def test_loading_refuses_what_is_no_scan(tmp_path):

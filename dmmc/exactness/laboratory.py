@@ -22,7 +22,7 @@ from dmmc.certificate import Certificate, certify, choose_steps
 from dmmc.diagnostics.autocorrelation import MIN_DRAWS
 from dmmc.errors import DmmcError
 from dmmc.exactness.truth import Means, agreement, means, odd_is_zero, quadrature
-from dmmc.exactness.variants import NAMES, VARIANTS, Bench, Variant, long_hmc
+from dmmc.exactness.variants import NAMES, TRAJECTORY, VARIANTS, Bench, Variant
 from dmmc.flow import FlowProposal
 from dmmc.folder import begun, open_folder, remove_run, replace_file
 from dmmc.kernels import cluster
@@ -218,7 +218,7 @@ def _cluster_run(options: ExactnessOptions, path: Path, run: chain.ChainOptions)
     action, lattice, device = options.action, options.lattice, options.device
     assert isinstance(action, Phi4)
     generator = rng.stream(run.seed, rng.START_STREAM)
-    kernel = Cluster(long_hmc(action, lattice), n_local=1)
+    kernel = Cluster.default(action, lattice, TRAJECTORY)
     rough = torch.randn((options.chains, *lattice.shape), generator=generator, dtype=torch.float64)
     sign = torch.sign(torch.randn((options.chains, *(1,) * lattice.dim), generator=generator, dtype=torch.float64))
     phi = (action.scale * (0.5 * sign + 0.1 * rough)).to(device)

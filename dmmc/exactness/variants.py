@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dmmc import rng
-from dmmc.actions import Action, Phi4
+from dmmc.actions import Action
 from dmmc.divergence import Hutchinson
 from dmmc.flow import FlowProposal
 from dmmc.kernels import hmc
@@ -30,11 +30,6 @@ HUTCHINSON_STEPS = 5
 
 TRAJECTORY = 8.0
 """HMC length for the hopping-form field, a quarter of the slowest oscillation of M where ``V <M^2>`` is about 25."""
-
-
-def long_hmc(action: Action, lattice: Lattice) -> HMC:
-    scale = action.scale if isinstance(action, Phi4) else 1.0
-    return HMC.default(action, lattice, length=TRAJECTORY * scale)
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class Bench:
 
     def hmc(self) -> HMC:
         """HMC with long trajectories, tuned."""
-        local = long_hmc(self.action, self.lattice)
+        local = HMC.default(self.action, self.lattice, TRAJECTORY)
         return hmc.warm_up(local, local.start(self.fields[:256]), 20, self.generator)[0]
 
     def metropolis(self, proposal: Proposal, inexact: str = "") -> Independence:

@@ -37,7 +37,7 @@ class Cluster:
     """
 
     local: HMC
-    n_local: int = 2
+    n_local: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.local.action, Phi4):
@@ -47,9 +47,9 @@ class Cluster:
             raise DmmcError(f"n_local must be a positive integer, got {self.n_local}")
 
     @classmethod
-    def default(cls, action: Phi4, lattice: Lattice) -> Cluster:
-        """Two trajectories of :meth:`HMC.default` a step; :func:`warm_up` tunes them."""
-        return cls(HMC.default(action, lattice))
+    def default(cls, action: Phi4, lattice: Lattice, length: float = hmc.LENGTH) -> Cluster:
+        """One trajectory of :meth:`HMC.default` a step; :func:`warm_up` tunes it."""
+        return cls(HMC.default(action, lattice, length))
 
     @property
     def action(self) -> Phi4:

@@ -20,6 +20,13 @@ from dmmc.errors import DmmcError
 from dmmc.kernels.base import State, start_state
 from dmmc.lattice import Lattice
 
+LENGTH = 4.0
+"""Trajectory length for the hopping-form field.
+
+In two dimensions at correlation lengths of 4 to 11 it takes 2 to 4.5 times fewer forces for an independent M^2 than the
+customary length 1: each momentum refreshment within an oscillation of the slowest mode makes a random walk of it.
+"""
+
 _MAX_LEAPFROG = 1000
 
 
@@ -55,12 +62,20 @@ class HMC:
             raise DmmcError(f"jitter must be at least 0 and below 1, got {self.jitter}")
 
     @classmethod
-    def default(cls, action: Action, lattice: Lattice, length: float | None = None) -> HMC:
-        """Ten steps of a trajectory of ``length``, default 1 for the hopping-form field; :func:`warm_up` tunes them."""
-        if length is None:
-            # A field scaled by c oscillates c times slower under unit-variance momenta.
-            length = action.scale if isinstance(action, Phi4) else 1.0
-        return cls(action, lattice, step_size=length / 10, n_leapfrog=10)
+    def default(cls, action: Action, lattice: Lattice, length: float = LENGTH) -> HMC:
+        """Steps of 0.1 for a trajectory of ``length``, of the hopping-form field; :func:`warm_up` tunes them.
+
+        A field scaled by c oscillates c times slower under unit-variance momenta, so for phi^4 in another form length
+        and steps are scaled as well.
+
+        Raises:
+            DmmcError: if ``length`` is not a positive number.
+        """
+        if not (math.isfinite(length) and length > 0):
+            raise DmmcError(f"the trajectory length must be a positive number, got {length}")
+        scale = action.scale if isinstance(action, Phi4) else 1.0
+        n_leapfrog = max(1, round(10 * length))
+        return cls(action, lattice, step_size=scale * length / n_leapfrog, n_leapfrog=n_leapfrog)
 
     @property
     def length(self) -> float:

@@ -45,6 +45,9 @@ def table(summary: Mapping[str, Any]) -> str:
     lines.insert(1, "-" * max(map(len, lines)))
     lines += ["tau: tau_int in draws (uncorrelated: 0.5); > marks lower bounds, of chains that are too short; "
               "sample: an effective one of M^2, 2 tau draws of one chain"]  # fmt: skip
+    if "hmc" in summary["plan"]["samplers"]:
+        lines.append(f"hmc: trajectories of length {summary['plan']['trajectory']:g} of the hopping-form field "
+                     "(short against xi for a power law; about 4 is cheaper)")  # fmt: skip
     if summary["fits"]:
         lines += ["", "tau_int = c x^z, errors times sqrt(chi2/dof) where that is above 1"]
     for fit in summary["fits"]:
