@@ -78,6 +78,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_action(sample, "; checked against the model's")
     sample.add_argument("--shape", type=int, nargs="+", metavar="L", help="lattice; checked against the model's")
     sample.add_argument("--chains", type=int, default=64, help="parallel chains")
+    sample.add_argument("--kernel", default="independence", metavar="KERNEL", help="independence: whole fields; "
+                        "latent: a rotation of the noise they are made of, for large volumes; path: whole paths of the "
+                        "reverse diffusion, no integrator; refresh: the same from some noise on; hybrid: a field of "
+                        "the flow and an HMC trajectory in turn")  # fmt: skip
+    sample.add_argument("--target-acceptance", type=float, help="of --kernel latent, whose angle is tuned to it; "
+                        "0.4 if not given")  # fmt: skip
+    sample.add_argument("--path-steps", type=int, metavar="N", help="of --kernel path and refresh; 32 if not given")
+    sample.add_argument("--level", type=float, help="of --kernel refresh: noise up to it, between 0 and 1; 0.5 if not "
+                        "given")  # fmt: skip
+    sample.add_argument("--trajectory", type=float, metavar="LENGTH", help="of --kernel hybrid: length of its HMC "
+                        "trajectories for the hopping-form field; 4 if not given")  # fmt: skip
     sample.add_argument("--flow-steps", type=_steps, metavar="N", help="integration steps of the probability flow; "
                         "auto: as few as keep its bias below 1 percent of the statistical error")  # fmt: skip
     sample.add_argument("--reference", type=Path, help="ensemble of another sampler, to weigh: shows missed modes")
@@ -355,9 +366,11 @@ def _sample(args: argparse.Namespace) -> dict[str, Any]:
     from dmmc import storage, workflow
     from dmmc.lattice import Lattice
     from dmmc.model import DiffusionModel, load_pretrained
+    from dmmc.samplers import SamplerOptions
 
     _check_out(args.out, args)
     options = _chain_options(args)
+    sampler = SamplerOptions(args.kernel, args.target_acceptance, args.path_steps, args.level, args.trajectory)
     device = _device(args)
     if args.pretrained is not None:
         model = load_pretrained(args.pretrained, device=device)
@@ -375,7 +388,8 @@ def _sample(args: argparse.Namespace) -> dict[str, Any]:
     stages = workflow.Stages()
     made = workflow.sample(
         model, action, args.chains, options, args.out,
-        n_steps=args.flow_steps, reference=reference, resume=args.resume, overwrite=args.overwrite, stages=stages,
+        sampler=sampler, n_steps=args.flow_steps, reference=reference,
+        resume=args.resume, overwrite=args.overwrite, stages=stages,
     )  # fmt: skip
     found = workflow.estimates(made)
     summary = workflow.summarise(made, found, stages)

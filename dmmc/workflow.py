@@ -28,14 +28,11 @@ from dmmc.errors import DmmcError, MismatchError
 from dmmc.flow import FlowProposal
 from dmmc.kernels import cluster, hmc
 from dmmc.kernels.base import Kernel, State
-from dmmc.kernels.independence import Independence
 from dmmc.lattice import Lattice
 from dmmc.model import DiffusionModel
 from dmmc.network import NetworkSize
+from dmmc.samplers import WARM_UP, SamplerOptions, log_weights, prepare
 from dmmc.training import TrainingOptions, fit
-
-WARM_UP = 60
-"""HMC trajectories that tune the step size."""
 
 
 class Stages:
@@ -206,6 +203,7 @@ def sample(
     options: chain.ChainOptions,
     path: str | Path,
     *,
+    sampler: SamplerOptions | None = None,
     n_steps: int | tuple[int, ...] | Literal["auto"] | None = None,
     reference: Tensor | None = None,
     n_delta: int = 16,
@@ -216,9 +214,9 @@ def sample(
     """Run the exact diffusion chain.
 
     Stored beside the chain, in ``Run.evaluation``: the arrays of a :class:`dmmc.certificate.Certificate` on
-    ``n_delta`` proposals, ``delta`` of the integrator among them; ``log_w_reference`` of the reference configurations,
-    if there are any; ``denoising``, a field at the noise levels ``denoising_level``, with noise of standard deviation
-    ``denoising_noise``.
+    ``n_delta`` proposals, ``delta`` of the integrator among them, if the chain depends on it; ``log_w_reference`` of
+    the reference configurations, if there are any; ``denoising``, a field at the noise levels ``denoising_level``, with
+    noise of standard deviation ``denoising_noise``.
 
     Args:
         model: gives the proposals.
@@ -226,9 +224,11 @@ def sample(
         chains: parallel chains, which start at proposals.
         options: length and what to keep.
         path: the HDF5 file.
+        sampler: the Metropolis kernel; independence Metropolis if there is none.
         n_steps: integration steps of the flow; None for the default; ``auto`` for as many, of the method ``dopri5``, as
             keep the bound on every bias below 1 % of the statistical error that ``options.draws`` independent draws of
-            every chain would have (:func:`dmmc.certificate.choose_steps`). A resumed run keeps its steps.
+            every chain would have (:func:`dmmc.certificate.choose_steps`). A resumed run keeps its steps. Not for
+            kernels of paths, which have no integrator.
         reference: configurations of another sampler, ``(n, *lattice)``, to weigh: they show what the model misses.
         n_delta: proposals on which the certificate is measured.
         resume: go on with, or extend, a run.
@@ -240,13 +240,16 @@ def sample(
         DmmcError: if a number is out of its range.
     """
     stages = Stages() if stages is None else stages
+    sampler = SamplerOptions() if sampler is None else sampler
     model.check_fits(action)
     if chains < 1:
         raise DmmcError(f"the number of chains must be positive, got {chains}")
+    if n_steps is not None and not sampler.integrates:
+        raise DmmcError(f"the kernel {sampler.kernel} has no integrator: leave the flow's steps out, give path_steps")
     device = model.device
     begun = storage.begun_header(path) if resume and n_steps == "auto" else None
     if begun is not None:
-        flow = begun["kernel"].get("proposal", {})
+        flow = begun["kernel"].get("parts", [begun["kernel"]])[0].get("proposal", {})
         stored = flow.get("n_steps", 1)
         steps = stored if isinstance(stored, int) else tuple(stored)
         proposal = FlowProposal(model, steps, method=flow.get("method", "rk4"))
@@ -257,39 +260,44 @@ def sample(
             proposal = choose_steps(likely, chains * options.draws, generator=generator).proposal
     else:
         proposal = FlowProposal(model) if n_steps is None else FlowProposal(model, n_steps)
-    kernel = Independence(action, model.lattice, proposal)
-    generator = rng.stream(options.seed, rng.START_STREAM, device)
+    with stages("warm-up"):
+        kernel, start = prepare(sampler, action, proposal, chains, options.seed)
+
+    def certificate() -> Certificate:
+        # A chain that is extended has the proposal and the seed that it had, and so the certificate.
+        stored = Certificate.stored(storage.load_run(path).evaluation) if Path(path).exists() else None
+        if stored is not None and len(stored.delta) == n_delta:
+            return stored
+        with stages("certificate"):
+            # Cheap beside the chain: few probes, whose noise makes the bound larger; determinants where they decide. A
+            # bound that was asked for is not to be lost in that noise.
+            return certify(
+                proposal,
+                n_delta,
+                rng.stream(options.seed, rng.START_STREAM + 1, device),
+                probes=16 if n_steps == "auto" else 2,
+                determinants=None if n_delta * model.lattice.volume**2 <= DETERMINANT_WORK else 0,
+            )
 
     def evaluate() -> dict[str, NDArray[np.float64]]:
         found = {}
-        # A chain that is extended has the proposal and the seed that it had, and so the certificate.
-        certificate = Certificate.stored(storage.load_run(path).evaluation) if Path(path).exists() else None
-        if certificate is None or len(certificate.delta) != n_delta:
-            with stages("certificate"):
-                # Cheap beside the chain: few probes, whose noise makes the bound larger; determinants where they
-                # decide. A bound that was asked for is not to be lost in that noise.
-                certificate = certify(
-                    proposal,
-                    n_delta,
-                    rng.stream(options.seed, rng.START_STREAM + 1, device),
-                    probes=16 if n_steps == "auto" else 2,
-                    determinants=None if n_delta * model.lattice.volume**2 <= DETERMINANT_WORK else 0,
-                )
         if reference is not None:
             with stages("reference weights"):
                 phi = reference.to(device=device, dtype=torch.float64)
-                found["log_w_reference"] = -action(phi) - proposal.log_q(phi)
+                generator = rng.stream(options.seed, rng.START_STREAM + 4, device)
+                found["log_w_reference"] = log_weights(kernel, proposal, phi, generator)
         latent = proposal.latents(1, rng.stream(options.seed, rng.START_STREAM + 2, device))
         level = torch.tensor(DENOISING_LEVELS, dtype=torch.float64)
         found["denoising"] = torch.cat(proposal.denoise(latent, DENOISING_LEVELS))
         found["denoising_level"] = level
         found["denoising_noise"] = model.reference.variance(level).sqrt()
-        return certificate.arrays() | {name: x.double().cpu().numpy() for name, x in found.items()}
+        arrays = {name: x.double().cpu().numpy() for name, x in found.items()}
+        return certificate().arrays() | arrays if sampler.integrates else arrays
 
     with stages("chain"):
         chain.run(
             kernel,
-            lambda: kernel.start_from_proposals(chains, generator),
+            start,
             options,
             path,
             resume=resume,

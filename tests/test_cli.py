@@ -431,6 +431,12 @@ BAD = [
     (f"{MODEL} --draws 0", "--draws must be at least 4"),
     (f"{MODEL} --chains 0", "number of chains must be positive"),
     (f"{MODEL} --flow-steps 0", "must be positive"),
+    (f"{MODEL} --kernel nonsense", "the kernel is one of independence"),
+    (f"{MODEL} --kernel path --flow-steps 8", "has no integrator"),
+    (f"{MODEL} --kernel latent --target-acceptance 2", "must lie between 0 and 1"),
+    (f"{MODEL} --kernel path --level 0.5", "level is an option of the kernel refresh"),
+    (f"{MODEL} --kernel refresh --level 0", "noise level must lie above 0"),
+    (f"{MODEL} --path-steps 8", "path_steps is an option"),
     (f"{MODEL} --reference other_lattice.npy", "is on a lattice (4, 3), not (4, 4)"),
     (f"{MODEL} --reference nan.npy", "NaN or infinite"),
     # Quickstart
