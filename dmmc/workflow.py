@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dmmc import chain, diagnostics, rng, sectors, storage
 from dmmc.actions import Action, Phi4
-from dmmc.certificate import DETERMINANT_WORK, Certificate, certify, choose_steps
+from dmmc.certificate import DETERMINANT_SITES, DETERMINANT_WORK, Certificate, certify, choose_steps
 from dmmc.diagnostics import DiagnosticsWarning, Estimate
 from dmmc.diffusion import GaussianReference
 from dmmc.errors import DmmcError, MismatchError
@@ -207,6 +207,7 @@ def sample(
     n_steps: int | tuple[int, ...] | Literal["auto"] | None = None,
     reference: Tensor | None = None,
     n_delta: int = 16,
+    determinants: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     stages: Stages | None = None,
@@ -231,6 +232,8 @@ def sample(
             kernels of paths, which have no integrator.
         reference: configurations of another sampler, ``(n, *lattice)``, to weigh: they show what the model misses.
         n_delta: proposals on which the certificate is measured.
+        determinants: of how many of them by the determinant of the flow's map, up to 256 sites
+            (:func:`dmmc.certificate.certify`); None for all of them where they are cheap, else for none.
         resume: go on with, or extend, a run.
         overwrite: replace a finished file.
         stages: timings are added here.
@@ -246,6 +249,14 @@ def sample(
         raise DmmcError(f"the number of chains must be positive, got {chains}")
     if n_steps is not None and not sampler.integrates:
         raise DmmcError(f"the kernel {sampler.kernel} has no integrator: leave the flow's steps out, give path_steps")
+    volume = model.lattice.volume
+    if determinants is None:
+        determinants = n_delta if sampler.integrates and n_delta * volume**2 <= DETERMINANT_WORK else 0
+    if not 0 <= determinants <= n_delta or (determinants and (volume > DETERMINANT_SITES or not sampler.integrates)):
+        raise DmmcError(
+            f"determinants are for at most {DETERMINANT_SITES} sites, for kernels with a flow, and of the {n_delta} "
+            f"proposals of the certificate at most; got {determinants} on {volume} sites with {sampler.kernel}"
+        )
     device = model.device
     begun = storage.begun_header(path) if resume and n_steps == "auto" else None
     if begun is not None:
@@ -266,17 +277,17 @@ def sample(
     def certificate() -> Certificate:
         # A chain that is extended has the proposal and the seed that it had, and so the certificate.
         stored = Certificate.stored(storage.load_run(path).evaluation) if Path(path).exists() else None
-        if stored is not None and len(stored.delta) == n_delta:
+        if stored is not None and len(stored.delta) == n_delta and len(stored.delta_determinant) >= determinants:
             return stored
         with stages("certificate"):
-            # Cheap beside the chain: few probes, whose noise makes the bound larger; determinants where they decide. A
-            # bound that was asked for is not to be lost in that noise.
+            # Cheap beside the chain: few probes, whose noise makes the bound larger. A bound that was asked for is not
+            # to be lost in that noise.
             return certify(
                 proposal,
                 n_delta,
                 rng.stream(options.seed, rng.START_STREAM + 1, device),
                 probes=16 if n_steps == "auto" else 2,
-                determinants=None if n_delta * model.lattice.volume**2 <= DETERMINANT_WORK else 0,
+                determinants=determinants,
             )
 
     def evaluate() -> dict[str, NDArray[np.float64]]:

@@ -431,6 +431,8 @@ BAD = [
     (f"{MODEL} --draws 0", "--draws must be at least 4"),
     (f"{MODEL} --chains 0", "number of chains must be positive"),
     (f"{MODEL} --flow-steps 0", "must be positive"),
+    (f"{MODEL} --determinants 17", "of the 16 proposals of the certificate at most"),
+    (f"{MODEL} --kernel path --determinants 8", "for kernels with a flow"),
     (f"{MODEL} --kernel nonsense", "the kernel is one of independence"),
     (f"{MODEL} --kernel path --flow-steps 8", "has no integrator"),
     (f"{MODEL} --kernel latent --target-acceptance 2", "must lie between 0 and 1"),

@@ -143,6 +143,19 @@ def test_paths_have_no_flow_steps(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_determinants_on_request(tmp_path):
+    def method(draws, resume, determinants):
+        run = workflow.sample(
+            MODEL, ACTION, 4, ChainOptions(draws, block=4), tmp_path / "run.h5", n_steps=4, n_delta=8,
+            determinants=determinants, resume=resume,
+        )  # fmt: skip
+        return workflow.summarise(run, workflow.estimates(run))["certificate"]["method"]
+
+    assert method(4, False, 0) == "step doubling"
+    assert method(8, True, None) == "determinant"  # cheap on two sites
+    assert method(12, True, 0) == "determinant"  # what is there is kept
+
+
 def test_the_header_names_the_kernel(tmp_path):
     workflow.sample(MODEL, ACTION, 4, ChainOptions(4), tmp_path / "run.h5", sampler=OPTIONS["refresh"], n_delta=2)
     header = storage.load_run(tmp_path / "run.h5").header
