@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -122,13 +123,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(scan, out="scan")
 
     exact = command("exactness", "ways to put a model into Metropolis, exact or not, against a known truth")
-    exact.add_argument("--shape", type=int, nargs="+", default=[8, 8], metavar="L", help="lattice; 2: two sites, where "
-                       "the truth is known by quadrature")  # fmt: skip
-    _add_action(exact, "; without one, kappa = 0.27, lam = 0.022")
+    exact.add_argument("--shape", type=int, nargs="+", metavar="L", help="lattice; 2: two sites, where the truth is "
+                       "known by quadrature; if not given, 8 8, 16 16 and 2, one after another")  # fmt: skip
+    _add_action(exact, "; without one, kappa = 0.27, lam = 0.022, on two sites kappa = lam = 0.3")
     exact.add_argument("--variants", nargs="+", metavar="VARIANT", help="some of them; if not given, all: "
                        "flow latent path refresh hybrid hmc, and ode sde-8 sde-64 sde-ode hutchinson-1 hutchinson-4 "
                        "hutchinson-16 ode-2 pool one-sector no-tail, which are not exact")  # fmt: skip
-    exact.add_argument("--draws", type=int, default=98304, help="of each variant, all chains together")
+    exact.add_argument("--draws", type=int, help="of each variant, all chains together; if not given 98304, from 256 "
+                       "sites on 24576")  # fmt: skip
     exact.add_argument("--chains", type=int, default=512, help="parallel chains of each variant")
     exact.add_argument("--truth-draws", type=int, default=524288, help="of the cluster sampler, all chains together")
     trained = exact.add_mutually_exclusive_group()
@@ -446,20 +448,31 @@ def _exactness(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from dmmc import exactness
-    from dmmc.actions import Phi4
 
-    options = exactness.ExactnessOptions(
-        action=_action(args, len(args.shape)) or Phi4(0.27, 0.022), shape=tuple(args.shape),
-        variants=tuple(args.variants or exactness.NAMES), draws=args.draws, chains=args.chains,
-        truth_draws=args.truth_draws, steps=args.steps, model=None if args.model is None else str(args.model),
-        flow_steps=args.flow_steps, seed=args.seed, device=_device(args),
-    )  # fmt: skip
-    _check_folder(args.out)
+    def options(action: Any, shape: tuple[int, ...]) -> Any:
+        draws = exactness.DRAWS if math.prod(shape) < exactness.LARGE else exactness.DRAWS_LARGE
+        return exactness.ExactnessOptions(
+            action=action, shape=shape, variants=tuple(args.variants or exactness.NAMES),
+            draws=draws if args.draws is None else args.draws, chains=args.chains, truth_draws=args.truth_draws,
+            steps=args.steps, model=None if args.model is None else str(args.model),
+            flow_steps=args.flow_steps, seed=args.seed, device=_device(args),
+        )  # fmt: skip
+
     if args.threads is None:  # tensors are too small for a second core to be of use
         torch.set_num_threads(1)
-    summary = exactness.exactness(options, args.out, resume=args.resume, overwrite=args.overwrite)
+    theories = exactness.default_theories(_action(args, len(args.shape or (1, 1))))
+    how = {"resume": args.resume, "overwrite": args.overwrite}
+    _check_folder(args.out)
+    if args.shape is None:
+        if args.model is not None:
+            raise DmmcError("a --model is of one lattice; name it with --shape")
+        summary = exactness.side_by_side({name: options(*one) for name, one in theories.items()}, args.out, **how)
+    else:
+        action, _ = theories["two-sites" if args.shape == [2] else "8x8"]
+        summary = exactness.exactness(options(action, tuple(args.shape)), args.out, **how)
     print(f"\n{summary['table']}\n\nlook at {summary['report']}")
-    print(f"the table (table.txt), exactness.json, the figure and the chains are beside it in {args.out}/")
+    where = f"in {args.out}/" if args.shape else f"in folders of {args.out}/"
+    print(f"the table (table.txt), exactness.json, the figure and the chains are {where}")
     return summary
 
 

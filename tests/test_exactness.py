@@ -327,6 +327,44 @@ def test_a_model_of_another_theory_is_refused_before_anything_is_written(made, t
     assert dmmc(*TINY, "--out", tmp_path / "file") == 2
 
 
+def test_laboratories_side_by_side(tmp_path, capsys):
+    tiny = {"chains": 32, "draws": 128, "steps": 2, "flow_steps": 2, "truth_draws": 128, "variants": ("flow", "ode")}
+    laboratories = {
+        "two": exactness.ExactnessOptions(PHI4, (2,), **tiny), "four": exactness.ExactnessOptions(PHI4, (2, 2), **tiny)
+    }  # fmt: skip
+    out = tmp_path / "out"
+    with pytest.raises(FileError, match="no laboratory to resume"):
+        exactness.side_by_side(laboratories, out, resume=True)
+    assert not out.exists()
+    first = exactness.exactness(laboratories["two"], out / "two")  # as if interrupted in the second
+    with pytest.raises(FileError, match="holds a laboratory"):
+        exactness.side_by_side(laboratories, out)
+    found = exactness.side_by_side(laboratories, out, resume=True)
+    assert list(found["laboratories"]) == ["two", "four"]
+    assert found["laboratories"]["two"]["variants"] == first["variants"]
+    assert all(summary["table"] in found["table"] for summary in found["laboratories"].values())
+    html = (out / "report.html").read_text()
+    assert html.count("Exactness laboratory") >= 2
+
+
+def test_without_a_shape_three_lattices(monkeypatch, tmp_path):
+    seen = {}
+
+    def side_by_side(laboratories, out, resume, overwrite):
+        seen.update(laboratories)
+        return {"table": "", "report": ""}
+
+    monkeypatch.setattr(exactness, "side_by_side", side_by_side)
+    assert dmmc("exactness", "--out", tmp_path / "lab") == 0
+    assert {name: (one.shape, one.action.kappa, one.draws) for name, one in seen.items()} == {
+        "8x8": ((8, 8), 0.27, 98304), "16x16": ((16, 16), 0.27, 24576), "two-sites": ((2,), 0.3, 98304)
+    }  # fmt: skip
+    assert dmmc("exactness", "--kappa", 0.2, "--lam", 0.1, "--draws", 4096, "--out", tmp_path / "lab") == 0
+    assert {(one.action, one.draws) for one in seen.values()} == {(Phi4(0.2, 0.1), 4096)}
+    assert dmmc("exactness", "--model", "model.safetensors", "--out", tmp_path / "lab") == 2
+    assert not (tmp_path / "lab").exists()
+
+
 def test_help_names_every_variant(capsys):
     with pytest.raises(SystemExit):
         dmmc("exactness", "--help")

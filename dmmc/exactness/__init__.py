@@ -1,10 +1,21 @@
 """The exactness laboratory: ways to put a diffusion model into Metropolis, side by side, against a known truth."""
 
-from dmmc.exactness.laboratory import ExactnessOptions, exactness
+from dmmc.exactness.laboratory import (
+    DRAWS,
+    DRAWS_LARGE,
+    LARGE,
+    ExactnessOptions,
+    default_theories,
+    exactness,
+    side_by_side,
+)
 from dmmc.exactness.truth import Agreement, Means, agreement, means, quadrature
 from dmmc.exactness.variants import NAMES, VARIANTS, Bench, Variant
 
 __all__ = [
+    "DRAWS",
+    "DRAWS_LARGE",
+    "LARGE",
     "NAMES",
     "VARIANTS",
     "Agreement",
@@ -13,7 +24,9 @@ __all__ = [
     "Means",
     "Variant",
     "agreement",
+    "default_theories",
     "exactness",
     "means",
     "quadrature",
+    "side_by_side",
 ]

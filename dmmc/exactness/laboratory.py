@@ -7,6 +7,7 @@ say so in every file. The truth is quadrature on one or two sites, else cluster 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from dmmc import chain, rng, storage, workflow
 from dmmc.actions import Action, Phi4
 from dmmc.certificate import Certificate, certify, choose_steps
 from dmmc.diagnostics.autocorrelation import MIN_DRAWS
-from dmmc.errors import DmmcError
+from dmmc.errors import DmmcError, FileError
 from dmmc.exactness.truth import Means, agreement, means, odd_is_zero, quadrature
 from dmmc.exactness.variants import NAMES, TRAJECTORY, VARIANTS, Bench, Variant
 from dmmc.flow import FlowProposal
-from dmmc.folder import begun, open_folder, remove_run, replace_file
+from dmmc.folder import PLAN, begun, open_folder, remove_run, replace_file
 from dmmc.kernels import cluster
 from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.cluster import Cluster
@@ -53,6 +54,9 @@ MIN_CHAINS = 32
 
 RESULTS = ("exactness.json", "table.txt", "bias.png", "report.html")
 
+DRAWS, DRAWS_LARGE, LARGE = 98_304, 24_576, 256
+"""Draws of each variant by default; and from so many sites on, where they cost more."""
+
 
 @dataclass(frozen=True)
 class ExactnessOptions:
@@ -78,7 +82,7 @@ class ExactnessOptions:
     action: Action
     shape: tuple[int, ...] = (8, 8)
     variants: tuple[str, ...] = NAMES
-    draws: int = 98_304
+    draws: int = DRAWS
     chains: int = 512
     truth_draws: int = 524_288
     steps: int = 400
@@ -184,6 +188,53 @@ def exactness(
         "wall_seconds": {name: round(seconds, 1) for name, seconds in stages.seconds.items()},
     }
     return _write(out, workflow.plain(summary))
+
+
+def default_theories(action: Action | None = None) -> dict[str, tuple[Action, tuple[int, ...]]]:
+    """What the laboratory looks at unless it is told: 8 x 8 and 16 x 16 near criticality, and two sites, by folder.
+
+    Args:
+        action: one theory for all of them.
+    """
+    near_critical, two_sites = action or Phi4(0.27, 0.022), action or Phi4(0.3, 0.3)
+    return {"8x8": (near_critical, (8, 8)), "16x16": (near_critical, (16, 16)), "two-sites": (two_sites, (2,))}
+
+
+def side_by_side(
+    laboratories: Mapping[str, ExactnessOptions], out: str | Path, resume: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Run several laboratories, each in a folder of its own, and put them on one page.
+
+    Args:
+        laboratories: what to do, by the folder's name.
+        out: the folder of the folders, and of ``report.html``.
+        resume: go on where they were interrupted.
+        overwrite: remove earlier ones' files first.
+
+    Returns:
+        ``laboratories``, the summary of each; their tables as one ``table``; and the ``report``.
+
+    Raises:
+        FileError: if there is one of them in ``out``, without ``resume`` or ``overwrite``, or none to resume.
+        MismatchError: as :func:`exactness`.
+    """
+    out = Path(out)
+    there = [name for name in laboratories if (out / name / PLAN).exists()]
+    if resume and not there:
+        raise FileError(f"there is no laboratory to resume in {out}; start it without --resume")
+    if there and not (resume or overwrite):
+        raise FileError(f"{out / there[0]} holds a laboratory; go on with --resume, choose another --out, or pass "
+                        "--overwrite")  # fmt: skip
+    found = {}
+    for name, options in laboratories.items():
+        print(f"{name}:", flush=True)
+        found[name] = exactness(options, out / name, resume and name in there, overwrite)
+    page.write_report([out / name for name in laboratories], out / "report.html", overwrite=True)
+    return {
+        "laboratories": found,
+        "table": "\n\n\n".join(f"{name}\n\n{summary['table']}" for name, summary in found.items()),
+        "report": str(out / "report.html"),
+    }
 
 
 def _clear(out: Path) -> None:
