@@ -32,6 +32,13 @@ or all of it at once, with a comparison and figures: dmmc quickstart."""
 EPILOG = "Errors in brackets are statistical, with autocorrelations; tau_int is 1/2 for a white series."
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dmmc", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -40,9 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help_: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name, help=help_, description=help_, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        return commands.add_parser(name, help=help_, description=help_, formatter_class=_Help)
 
     ensemble = command("ensemble", "make an ensemble with HMC or embedded cluster updates")
     _add_action(ensemble)

@@ -29,6 +29,7 @@ from dmmc import chain, diagnostics, exactness, momenta, scan, storage, workflow
 from dmmc.actions import Phi4
 from dmmc.diagnostics import format_value
 from dmmc.flow import FlowProposal
+from dmmc.kernels.hmc import LENGTH
 from dmmc.kernels.independence import Independence
 from dmmc.lattice import Lattice
 from dmmc.model import DiffusionModel
@@ -55,12 +56,13 @@ class Runs:
         self.folder = folder
 
     def ensemble(self, action: Phi4, method: str, draws: int = 1000) -> storage.Run:
-        """64 chains of a baseline sampler."""
+        """64 chains of a baseline sampler; of HMC slow ones, to show what slow chains look like."""
         path = self.folder / f"{method}-{action.kappa}.h5"
         if path.exists():
             return storage.load_run(path)
         options = chain.ChainOptions(draws, keep_every=20, block=100, seed=SEED)
-        return workflow.make_ensemble(action, LATTICE, workflow.EnsembleOptions(method, 64, 200, options), path)
+        length = 1.0 if method == "hmc" else LENGTH
+        return workflow.make_ensemble(action, LATTICE, workflow.EnsembleOptions(method, 64, 200, options, length), path)
 
     def fields(self, action: Phi4) -> tuple[torch.Tensor, torch.Tensor]:
         """Independent fields of the target, float32: to train on, and 512 more to weigh."""

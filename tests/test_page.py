@@ -219,7 +219,11 @@ def test_both_versions_of_a_figure_are_the_same_drawing():
 def test_table_has_the_numbers_of_the_text_table(report, runs):
     out, _ = report
     cells = Outline(out.read_text(encoding="utf-8")).cells
-    found = {name: workflow.estimates(storage.load_run(runs[kind])) for kind, name in wording.SAMPLERS.items()}
+    found = {
+        name: workflow.estimates(storage.load_run(runs[kind]))
+        for kind, name in wording.SAMPLERS.items()
+        if kind in runs
+    }
     for line in table.comparison(found, reference="cluster").splitlines()[2:-2]:
         numbers = [x.replace("-", "−") for x in re.split(r" {2,}", line)[1:]]
         assert any(cells[k : k + len(numbers)] == numbers for k in range(len(cells))), line

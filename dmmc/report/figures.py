@@ -240,9 +240,10 @@ def magnetisation(chains: Mapping[str, ArrayLike], bins: int | None = None) -> F
         ax.stairs(density, edges, color=colour, linestyle=line, linewidth=1.5, label=name)
         ax.stairs(density + error, edges, baseline=density - error, fill=True, color=colour, alpha=0.25, linewidth=0)
     ax.set(xlabel=r"$M = \frac{1}{V} \sum_x \phi(x)$", ylabel="probability density", xlim=(edges[0], edges[-1]))
-    ax.set_ylim(0, 1.15 * ax.get_ylim()[1])  # room for the legend
+    columns = min(3, len(series))
+    ax.set_ylim(0, (1.05 + 0.1 * math.ceil(len(series) / columns)) * ax.get_ylim()[1])  # room for the legend
     ax.set_title("Magnetisation, with standard errors", fontsize=10)
-    ax.legend(frameon=False, loc="upper center", ncols=len(series))
+    ax.legend(frameon=False, loc="upper center", ncols=columns)
     return figure
 
 
@@ -433,7 +434,7 @@ def two_point(samplers: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) ->
     below.axhline(1, color="0.6", linewidth=0.8, zorder=0)
     ax.set(ylabel=r"$G(p) = \langle |\phi(p)|^2 \rangle$")
     ax.set_title("Two-point function", fontsize=10)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="lower left")  # where G, which falls, leaves room
     below.set(xlabel=r"$\hat p^2$", ylabel=f"ratio to {first}")
     return figure
 

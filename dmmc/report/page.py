@@ -342,10 +342,12 @@ def _provenance(name: str, run: storage.Run) -> dict[str, Any]:
     header = run.header
     thermalise = header.get("provenance", {}).get("thermalise")
     kernel = {key: value for key, value in header["kernel"].items() if key != "name"}
-    # A proposal or a local part is a record of its own; of a fingerprint the beginning is enough to recognise it.
+    # A proposal or a part is a record of its own; of a fingerprint the beginning is enough to recognise it.
     flat = {**kernel}
-    for part in kernel.values():
-        flat |= part if isinstance(part, dict) else {}
+    for part in [*kernel.get("parts", []), kernel]:
+        flat |= part
+        for inner in part.values():
+            flat |= inner if isinstance(inner, dict) else {}
     settings = ", ".join(
         f"{key.replace('_', ' ')} {value[:12] if isinstance(value, str) else f'{value:.6g}'}"
         for key, value in flat.items()
@@ -432,6 +434,7 @@ def _pictures(runs: Mapping[str, storage.Run], notes: list[str]) -> Iterator[Pic
             "level: a fall means that chains have wandered to where proposals are rejected.",
             height=3.4,
         )
+        drawn: set[bytes] = set()
         for name, run in runs.items():
             suffix = "" if name == SAMPLERS["independence"] else f"-{run.path.stem}"
             if workflow.proposals_are_independent(run):
@@ -441,12 +444,14 @@ def _pictures(runs: Mapping[str, storage.Run], notes: list[str]) -> Iterator[Pic
                         run.stats["log_w_proposed"], run.evaluation.get("log_w_reference")
                     ),
                     f"Histograms of the log weights of {name}.",
-                    "log w = −S − log q of proposals and, where they were given, of reference configurations. Both are "
-                    "a spike at 0 for a perfect model; a reference tail far to the right shows fields that the model "
-                    "misses.",
+                    (f"{name}: " if len(runs) > 1 else "") + "log w = −S − log q of proposals and, where they were "
+                    "given, of reference configurations. Both are a spike at 0 for a perfect model; a reference tail "
+                    "far to the right shows fields that the model misses.",
                     height=3.4,
                 )
-            if "denoising" in run.evaluation:
+            # Kernels of one model begin their chains in different ways, but its flow is the same.
+            if "denoising" in run.evaluation and (fields := run.evaluation["denoising"].tobytes()) not in drawn:
+                drawn.add(fields)
                 yield from attempt(
                     f"denoising{suffix}",
                     lambda run=run: figures.denoising(  # type: ignore[misc]

@@ -9,8 +9,8 @@ from typing import Any
 from dmmc.actions import FreeField, Phi4, action_from_description
 from dmmc.report import table
 
-SAMPLERS = {"cluster": "cluster", "hmc": "HMC", "independence": "diffusion"}
-"""What a kernel's chain is called, in the order in which one serves as reference (a diffusion chain does not)."""
+SAMPLERS = {"cluster": "cluster", "hmc": "HMC", "independence": "diffusion", "path_refresh": "partial path"}
+"""What a kernel's chain is called, where that is not the kernel's name."""
 
 # Of the observables, in HTML.
 SYMBOLS = {
