@@ -43,7 +43,7 @@ def make(name):
         kernel = Independence(ACTION, LATTICE, FlowProposal(model, n_steps=2))
         return kernel, lambda: kernel.start_from_proposals(CHAINS, rng(5))
     local = HMC(ACTION, LATTICE, step_size=0.3, n_leapfrog=3)
-    kernel = local if name == "hmc" else Cluster(local)
+    kernel = local if name == "hmc" else Cluster(local, n_local=2)
     return kernel, lambda: kernel.start(torch.zeros(CHAINS, *LATTICE.shape))
 
 
