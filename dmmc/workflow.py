@@ -258,12 +258,9 @@ def sample(
             f"proposals of the certificate at most; got {determinants} on {volume} sites with {sampler.kernel}"
         )
     device = model.device
-    begun = storage.begun_header(path) if resume and n_steps == "auto" else None
+    begun = _stored_flow(model, path) if resume and n_steps == "auto" else None
     if begun is not None:
-        flow = begun["kernel"].get("parts", [begun["kernel"]])[0].get("proposal", {})
-        stored = flow.get("n_steps", 1)
-        steps = stored if isinstance(stored, int) else tuple(stored)
-        proposal = FlowProposal(model, steps, method=flow.get("method", "rk4"))
+        proposal = begun
     elif n_steps == "auto":
         with stages("choice of steps"):
             generator = rng.stream(options.seed, rng.START_STREAM + 3, device)
@@ -318,6 +315,17 @@ def sample(
             evaluate=evaluate,
         )
     return storage.load_run(path)
+
+
+def _stored_flow(model: DiffusionModel, path: str | Path) -> FlowProposal | None:
+    """The flow of the run that was begun at ``path``; None if there is no such run."""
+    begun = storage.begun_header(path)
+    if begun is None:
+        return None
+    kernel = begun["kernel"]
+    flow = kernel.get("parts", [kernel])[0].get("proposal", {})  # of a hybrid it is the first part's
+    steps = flow.get("n_steps", 1)
+    return FlowProposal(model, steps if isinstance(steps, int) else tuple(steps), method=flow.get("method", "rk4"))
 
 
 def estimates(run: storage.Run) -> dict[str, Estimate]:
