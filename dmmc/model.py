@@ -10,7 +10,6 @@ import copy
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 import dmmc
@@ -267,10 +266,12 @@ def read_tensors(path: str | Path, format_name: str, version: int) -> tuple[dict
     if not Path(path).is_file():
         raise FileError(f"there is no file {path}")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, struct.error) as error:
+        # At one go: opened once for the header and once for the tensors, it could be two files, where a training that
+        # goes on has replaced its checkpoint in between.
+        data = Path(path).read_bytes()
+        tensors = load(data)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
         raise FileError(f"{path} is truncated or not a safetensors file ({error})") from None
     if metadata.get("format") != format_name:
         raise FileError(f"{path} is a safetensors file but not a {format_name} file")

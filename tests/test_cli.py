@@ -248,11 +248,13 @@ def kill_when(condition, *args):
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.001)
-    process.kill()
-    _, message = process.communicate()
+    try:
+        while not condition():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.001)
+    finally:
+        process.kill()
+        _, message = process.communicate()
     assert process.returncode == -signal.SIGKILL, message
 
 

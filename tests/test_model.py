@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import threading
 from dataclasses import replace
 
 import h5py
@@ -141,6 +142,33 @@ def test_foreign_safetensors_files(tmp_path, saved):
         DiffusionModel.load(foreign)
     with pytest.raises(FileError, match="not a dmmc-training file"):
         read_tensors(saved, "dmmc-training", 1)
+
+
+def test_a_file_that_is_replaced_again_and_again_can_be_read(tmp_path):
+    # As the checkpoint of a training that goes on: header and tensors are to be of the same file.
+    path, stop = tmp_path / "checkpoint", threading.Event()
+
+    def write(k):
+        write_tensors(path, {"weight": torch.full((1 + 500 * (k % 2),), float(k))}, "dmmc-training", 1, {"step": k})
+
+    def replace_it():
+        k = 1
+        while not stop.is_set():
+            write(k)
+            k += 1
+
+    write(0)
+    writer = threading.Thread(target=replace_it)
+    writer.start()
+    try:
+        for _ in range(5000):
+            tensors, header = read_tensors(path, "dmmc-training", 1)
+            assert float(tensors["weight"][0]) == header["step"] and len(tensors["weight"]) == 1 + 500 * (
+                header["step"] % 2
+            )
+    finally:
+        stop.set()
+        writer.join()
 
 
 def test_newer_version(saved):
