@@ -130,6 +130,11 @@ class Phi4:
         z2 = self.scale**2
         return 2 * self.kappa / z2, (1 - 2 * self.lam) / z2, self.lam / z2**2
 
+    def minimum(self, dim: int) -> float:
+        """The value of the uniform field of least action in ``dim`` dimensions, 0 or positive."""
+        hop, quad, quart = self.coefficients
+        return math.sqrt(max(0.0, hop * dim - quad) / (2 * quart))
+
     def __call__(self, phi: Tensor) -> Tensor:
         """S, shape ``(batch,)``."""
         hop, quad, quart = self.coefficients

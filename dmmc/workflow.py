@@ -34,6 +34,9 @@ from dmmc.network import NetworkSize
 from dmmc.samplers import WARM_UP, SamplerOptions, log_weights, prepare
 from dmmc.training import TrainingOptions, fit
 
+STUCK_AFTER = 30
+"""Rejections in a row that are no accident at the acceptance of 0.8 which HMC is tuned to (1e-21)."""
+
 
 class Stages:
     """Wall seconds of each stage of a command; what a stage within a stage takes does not count in the outer one."""
@@ -101,12 +104,7 @@ def make_ensemble(
         raise DmmcError("cluster updates are for phi^4 only; use --method hmc")
     with stages("warm-up"):
         generator = rng.stream(options.run.seed, rng.START_STREAM)
-        # Nearly uniform fields of either sign. Rough ones would fall into domains in a broken phase, whose walls live
-        # for long, or begin in the steep tail of the potential, where a step size tuned elsewhere is rejected.
-        scale = action.scale if isinstance(action, Phi4) else 1.0
-        sign = 2 * torch.randint(0, 2, (options.chains, *(1,) * lattice.dim), generator=generator) - 1
-        rough = torch.randn((options.chains, *lattice.shape), generator=generator, dtype=torch.float64)
-        phi = scale * (0.5 * sign + 0.1 * rough).to(device)
+        phi = hmc.first_fields(action, lattice, options.chains, generator).to(device)
         kernel: Kernel
         if options.method == "hmc":
             local = hmc.HMC.default(action, lattice, options.length)
@@ -118,8 +116,15 @@ def make_ensemble(
 
     def start() -> State:
         with stages("thermalise"):
-            for last, _ in kernel.steps(state, options.thermalise, generator):
-                thermal = last
+            moved = torch.zeros(options.chains, dtype=torch.bool, device=device)
+            for last, statistics in kernel.steps(state, options.thermalise, generator):
+                thermal, moved = last, moved | statistics["accepted"]
+        stuck = int((~moved).sum())
+        if stuck and options.thermalise >= STUCK_AFTER:
+            raise DmmcError(
+                f"{stuck} of {options.chains} chains did not move in {options.thermalise} steps of thermalisation; "
+                "take shorter trajectories (--trajectory), or another seed"
+            )
         return thermal
 
     with stages("chain"):

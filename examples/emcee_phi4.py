@@ -37,9 +37,8 @@ COLUMNS = "{:16}{:>8}{:>8}{:>10}{:>12}{:>14}{:>9}{:>17}{:>12}"
 def hmc_fields(n: int, generator: torch.Generator) -> torch.Tensor:
     """``n`` fields of 512 chains, apart by more than the autocorrelation time."""
     local = hmc.HMC.default(ACTION, LATTICE)
-    hot = ACTION.scale * 0.5 * torch.randn(512, 1, 1, generator=generator, dtype=torch.float64)
-    rough = 0.1 * torch.randn(512, *LATTICE.shape, generator=generator, dtype=torch.float64)
-    kernel, state = hmc.warm_up(local, local.start(hot + rough), 60, generator)
+    start = local.start(hmc.first_fields(ACTION, LATTICE, 512, generator))
+    kernel, state = hmc.warm_up(local, start, 60, generator)
     fields = [state.phi for k, (state, _) in enumerate(kernel.steps(state, 200 + 24 * n // 512, generator)) if k >= 200]
     return torch.cat(fields[::24])
 

@@ -244,6 +244,26 @@ def test_warm_up_reaches_the_target(start_step, n):
     assert 0.65 < float(statistics["accepted"].double().mean()) < 0.97
 
 
+@pytest.mark.parametrize("action", [Phi4(0.5, 0.022), Phi4(0.7, 0.022), Phi4.from_mass(-7.0, 1.0, 2), Phi4(0.2, 0.1)])
+def test_every_chain_moves_from_first_fields(action):
+    # Far in the broken phase fields that begin near 0 fall deep, and some of 256 chains would never move again.
+    lattice, generator = Lattice((8, 8)), rng(3)
+    kernel = HMC.default(action, lattice)
+    kernel, state = hmc.warm_up(kernel, kernel.start(hmc.first_fields(action, lattice, 256, generator)), 60, generator)
+    moved = torch.stack([statistics["accepted"] for _, statistics in kernel.steps(state, 30, generator)]).any(0)
+    assert bool(moved.all())
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_uniform_field_of_least_action(dim):
+    lattice = Lattice((3,) * dim)
+    for action in (Phi4(0.5, 0.022), Phi4.from_mass(-3.0, 1.0, dim), Phi4(0.05, 0.1)):
+        least = action.minimum(dim)
+        values = torch.linspace(0, 3 * least + action.scale, 2001, dtype=torch.float64).view(-1, *(1,) * dim)
+        S = action(values.expand(-1, *lattice.shape))
+        assert float(values[S.argmin()].flatten()) == pytest.approx(least, abs=2 * float(values[1].flatten()))
+
+
 def test_warm_up_of_the_cluster_kernel_tunes_its_hmc():
     lattice, action = Lattice((4, 4)), Phi4(0.25, 0.022)
     first = Cluster.default(action, lattice)

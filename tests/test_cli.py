@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from dmmc import cli, quickstart, storage, training, workflow
+from dmmc.kernels import hmc
 from dmmc.model import DiffusionModel, pretrained_names, write_tensors
 
 
@@ -95,6 +96,19 @@ def test_cluster_ensemble_of_the_mass_form(tmp_path, capsys):
     assert header["action"] == pytest.approx({"name": "phi4", "kappa": 0.2, "lam": 0.05, "scale": math.sqrt(0.2)})
     printed = capsys.readouterr().out
     assert "acceptance" in printed and "chi2" in printed and str(out) in printed
+
+
+def test_stuck_chains_are_refused(tmp_path, monkeypatch, capsys):
+    def steep(action, lattice, n, generator):
+        phi = fields(action, lattice, n, generator)
+        phi[3] += 60.0
+        return phi
+
+    fields = hmc.first_fields
+    monkeypatch.setattr(hmc, "first_fields", steep)
+    assert dmmc(*ENSEMBLE, "--thermalise", 40, "--out", tmp_path / "hmc.h5") == 2
+    assert "1 of 16 chains did not move" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_ensemble_of_a_free_field(tmp_path):

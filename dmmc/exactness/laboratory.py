@@ -26,7 +26,7 @@ from dmmc.exactness.truth import Means, agreement, means, odd_is_zero, quadratur
 from dmmc.exactness.variants import NAMES, TRAJECTORY, VARIANTS, Bench, Variant
 from dmmc.flow import FlowProposal
 from dmmc.folder import PLAN, begun, open_folder, remove_run, replace_file
-from dmmc.kernels import cluster
+from dmmc.kernels import cluster, hmc
 from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.cluster import Cluster
 from dmmc.kernels.independence import Independence
@@ -270,9 +270,7 @@ def _cluster_run(options: ExactnessOptions, path: Path, run: chain.ChainOptions)
     assert isinstance(action, Phi4)
     generator = rng.stream(run.seed, rng.START_STREAM)
     kernel = Cluster.default(action, lattice, TRAJECTORY)
-    rough = torch.randn((options.chains, *lattice.shape), generator=generator, dtype=torch.float64)
-    sign = torch.sign(torch.randn((options.chains, *(1,) * lattice.dim), generator=generator, dtype=torch.float64))
-    phi = (action.scale * (0.5 * sign + 0.1 * rough)).to(device)
+    phi = hmc.first_fields(action, lattice, options.chains, generator).to(device)
     tuned, state = cluster.warm_up(kernel, kernel.start(phi), 40, generator)
     chain.run(
         tuned, lambda: _after(tuned, state, 100, generator), run, path, resume=begun(path), device=device

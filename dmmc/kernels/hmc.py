@@ -149,6 +149,19 @@ class HMC:
         return {"name": "hmc", "step_size": self.step_size, "n_leapfrog": self.n_leapfrog, "jitter": self.jitter}
 
 
+def first_fields(action: Action, lattice: Lattice, n: int, generator: torch.Generator) -> Tensor:
+    """Fields to begin with, ``(n, *lattice)`` float64: nearly uniform, of either sign, where the action is small.
+
+    Rough ones would fall into domains in a broken phase, whose walls live for long. And what lies far above the minimum
+    would turn the difference into kinetic energy: a long trajectory swings through to the steep side, and a step tuned
+    on the other chains may be too large for it there ever to move again.
+    """
+    scale, value = (action.scale, action.minimum(lattice.dim)) if isinstance(action, Phi4) else (1.0, 0.0)
+    sign = 2 * torch.randint(0, 2, (n, *(1,) * lattice.dim), generator=generator, device=generator.device) - 1
+    rough = torch.randn((n, *lattice.shape), generator=generator, dtype=torch.float64, device=generator.device)
+    return max(0.5 * scale, value) * sign + 0.1 * scale * rough
+
+
 def warm_up(
     kernel: HMC, state: State, n_steps: int, generator: torch.Generator, target_acceptance: float = 0.8
 ) -> tuple[HMC, State]:
@@ -159,8 +172,8 @@ def warm_up(
     frozen: its step divides the length of ``kernel`` exactly and is at most the tuned one, so the acceptance is
     ``target_acceptance`` or somewhat above.
 
-    Begin with narrow fields, say ``0.1 * torch.randn``: where a quartic potential is steeper than the step size
-    resolves, trajectories are rejected for very long, and a tuned step cannot know of a chain that begins there.
+    Begin with :func:`first_fields`: where a quartic potential is steeper than the step size resolves, trajectories are
+    rejected for very long, and a tuned step cannot know of a chain that begins there.
 
     Args:
         kernel: gives the trajectory length and the first step size.
