@@ -25,18 +25,25 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmmc import chain, diagnostics, exactness, momenta, scan, storage, workflow
-from dmmc.actions import Phi4
+from dmmc import diagnostics
 from dmmc.diagnostics import format_value
-from dmmc.flow import FlowProposal
 from dmmc.kernels.hmc import LENGTH
 from dmmc.kernels.independence import Independence
-from dmmc.lattice import Lattice
-from dmmc.model import DiffusionModel
-from dmmc.network import NetworkSize
-from dmmc.report import exactness_figures, exactness_table, figures, scan_figures
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.interaction import NetworkSize
+from dmmc.model.training import TrainingOptions
+from dmmc.proposals.flow import FlowProposal
+from dmmc.report import figures
 from dmmc.report.figures import OKABE_ITO, make_panels
-from dmmc.training import TrainingOptions
+from dmmc.runs import chain, storage
+from dmmc.studies import exactness, workflow
+from dmmc.studies.exactness import figures as exactness_figures
+from dmmc.studies.exactness import table as exactness_table
+from dmmc.studies.scan import figures as scan_figures
+from dmmc.studies.scan import scan
+from dmmc.theory import momenta
+from dmmc.theory.actions import Phi4
+from dmmc.theory.lattice import Lattice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

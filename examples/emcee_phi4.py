@@ -18,16 +18,16 @@ import emcee
 import numpy as np
 import torch
 
-from dmmc.actions import Phi4
+from dmmc.cli.memory import keep_freed_memory
 from dmmc.diagnostics import DiagnosticsWarning, gamma_method
-from dmmc.diffusion import GaussianReference
-from dmmc.flow import FlowProposal
 from dmmc.interop.emcee import DiffusionMove, lattice_log_prob
 from dmmc.kernels import hmc
-from dmmc.lattice import Lattice
-from dmmc.memory import keep_freed_memory
-from dmmc.model import DiffusionModel
-from dmmc.training import TrainingOptions, fit
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.reference import GaussianReference
+from dmmc.model.training import TrainingOptions, fit
+from dmmc.proposals.flow import FlowProposal
+from dmmc.theory.actions import Phi4
+from dmmc.theory.lattice import Lattice
 
 ACTION = Phi4(kappa=0.27, lam=0.022)
 LATTICE = Lattice((16, 16))

@@ -23,9 +23,9 @@ import emcee
 import numpy as np
 import torch
 
-from dmmc import dense
 from dmmc.diagnostics import DiagnosticsWarning, gamma_method
 from dmmc.interop.emcee import DiffusionMove
+from dmmc.proposals import dense
 
 N_STATES = 3
 WALKERS = 512  # of the diffusion move: large batches cost less a proposal

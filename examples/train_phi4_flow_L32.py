@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from dmmc import chain, storage, workflow
-from dmmc.actions import Phi4
-from dmmc.lattice import Lattice
-from dmmc.memory import keep_freed_memory
-from dmmc.training import TrainingOptions
+from dmmc.cli.memory import keep_freed_memory
+from dmmc.model.training import TrainingOptions
+from dmmc.runs import chain, storage
+from dmmc.studies import workflow
+from dmmc.theory.actions import Phi4
+from dmmc.theory.lattice import Lattice
 
 ACTION = Phi4.from_mass(m2=-4.0, lam_m=4.572, dim=2)
 LATTICE = Lattice((32, 32))

@@ -24,7 +24,7 @@ import numpy as np
 import dmmc
 from dmmc.diagnostics import gamma_method
 from dmmc.interop.arviz import to_arviz
-from dmmc.storage import load_run
+from dmmc.runs.storage import load_run
 
 SCALARS = {"M", "abs_M", "M2", "M4", "phi2", "S_per_site"}
 STATISTICS = {"hmc": {"energy_error"}, "independence": {"log_q", "log_w", "log_w_proposed"}}

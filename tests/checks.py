@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import scipy.stats
 import torch
 
-from dmmc import testing
-from dmmc.actions import Phi4
-from dmmc.lattice import Lattice
+from dmmc.kernels import invariance as testing
+from dmmc.theory.actions import Phi4
+from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, random_model, rng
 
 CHANCE = 2 * scipy.stats.norm.sf(SIGMA)
@@ -49,7 +49,7 @@ def bonferroni(n):
 
 
 def observables(phi, lattice):
-    """Those of :func:`dmmc.testing.standard_observables`, side by side, ``(n, k)``.
+    """Those of :func:`dmmc.kernels.invariance.standard_observables`, side by side, ``(n, k)``.
 
     The means of M^2, phi^2 and S are linear combinations of these.
     """
@@ -65,7 +65,7 @@ def invariance(kernel, phi, steps=1, seed=9):
 
 
 def phi4_draws(action: Phi4, lattice: Lattice, n, c=0.0, seed=1):
-    """Independent fields from ``exp(-S) / Z``: :func:`dmmc.testing.phi4_draws`."""
+    """Independent fields from ``exp(-S) / Z``: :func:`dmmc.kernels.invariance.phi4_draws`."""
     return testing.phi4_draws(action, lattice, n, rng(seed), c)
 
 

@@ -4,14 +4,16 @@ import functools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.signal import lfilter
 
-from dmmc.actions import Phi4
-from dmmc.diffusion import GaussianReference
 from dmmc.kernels import hmc
-from dmmc.lattice import Lattice
-from dmmc.model import DiffusionModel
-from dmmc.network import InteractionNetwork, NetworkSize
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.interaction import InteractionNetwork, NetworkSize
+from dmmc.model.reference import GaussianReference
+from dmmc.theory.actions import Phi4
+from dmmc.theory.lattice import Lattice
 
 SIGMA = 5.0
 """Bound on z-scores: two-sided 5.7e-7, so a few hundred of them fail by chance for one seed in several thousand."""
@@ -34,7 +36,7 @@ def z_scores(samples, exact=0.0):
 
 
 def free_reference(lattice, mass=0.7, **options):
-    """The propagator of :class:`dmmc.actions.FreeField`."""
+    """The propagator of :class:`dmmc.theory.actions.FreeField`."""
     return GaussianReference(lattice, 1 / (lattice.orbit_phat2 + mass**2), **options)
 
 
@@ -116,3 +118,21 @@ class Grid:
             found.append(phi[u[:, 0] < density])
             missing -= len(found[-1])
         return torch.cat(found)[:n]
+
+
+def ar1(tau: float, chains: int, draws: int, rng: np.random.Generator, mean: float = 0.0) -> np.ndarray:
+    """Stationary AR(1) series of unit variance: rho(t) = a^t, hence tau_int = (1 + a) / (2 (1 - a))."""
+    a = (2 * tau - 1) / (2 * tau + 1)
+    noise = rng.normal(size=(chains, draws)) * math.sqrt(1 - a * a)
+    start = rng.normal(size=(chains, 1))
+    return mean + lfilter([1], [1, -a], noise, axis=1, zi=a * start)[0]
+
+
+def exact_log_q(flow, latents):
+    """Log density of the discrete map ``latent -> phi`` by its Jacobian, from central differences."""
+    shape, volume, h = flow.model.lattice.shape, flow.model.lattice.volume, 1e-4
+    units = torch.eye(volume, dtype=torch.float64).view(1, volume, *shape)
+    ends = [flow.push((latents.unsqueeze(1) + sign * h * units).flatten(0, 1))[0] for sign in (1, -1)]
+    jacobian = ((ends[0] - ends[1]) / (2 * h)).view(-1, volume, volume)
+    log_normal = -0.5 * latents.square().flatten(1).sum(1) - 0.5 * volume * math.log(2 * math.pi)
+    return log_normal - torch.linalg.slogdet(jacobian).logabsdet

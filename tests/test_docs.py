@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmmc import chain, cli, workflow
-from dmmc.actions import Phi4
+from dmmc.cli import main as cli
 from dmmc.diagnostics import DiagnosticsWarning
-from dmmc.diffusion import GaussianReference
-from dmmc.lattice import Lattice
-from dmmc.model import DiffusionModel
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.reference import GaussianReference
+from dmmc.runs import chain
+from dmmc.studies import workflow
+from dmmc.theory.actions import Phi4
+from dmmc.theory.lattice import Lattice
 from helpers import SMALL, random_model
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +66,7 @@ def folder(tmp_path_factory):
 def test_python_runs(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
     small = functools.cache(lambda name: DiffusionModel.load("model.safetensors"))
-    monkeypatch.setattr("dmmc.model.load_pretrained", small)
+    monkeypatch.setattr("dmmc.model.diffusion_model.load_pretrained", small)
     namespace = {"__name__": page.stem}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticsWarning)  # of short chains

@@ -11,17 +11,18 @@ import pytest
 import torch
 
 from checks import bonferroni, mean_shift, observables, steep_model
-from dmmc import chain, diagnostics, storage
-from dmmc.actions import Phi4
-from dmmc.chain import ChainOptions
+from dmmc import diagnostics
 from dmmc.diagnostics import z_score
-from dmmc.diffusion import GaussianReference
-from dmmc.flow import FlowProposal
 from dmmc.kernels.independence import Independence
-from dmmc.lattice import Lattice
-from dmmc.network import NetworkSize
-from dmmc.training import TrainingOptions
-from dmmc.workflow import EnsembleOptions, bias_bound_sigma, estimates, make_ensemble, sample, train
+from dmmc.model.interaction import NetworkSize
+from dmmc.model.reference import GaussianReference
+from dmmc.model.training import TrainingOptions
+from dmmc.proposals.flow import FlowProposal
+from dmmc.runs import chain, storage
+from dmmc.runs.chain import ChainOptions
+from dmmc.studies.workflow import EnsembleOptions, bias_bound_sigma, estimates, make_ensemble, sample, train
+from dmmc.theory.actions import Phi4
+from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, Grid, rng
 
 LATTICE = Lattice((8, 8))

@@ -17,17 +17,21 @@ import pytest
 import torch
 
 from checks import Gaussian, bonferroni, invariance, mean_shift, mutate, phi4_draws, steep_model
-from dmmc import actions, chain, diagnostics, flow, lattice, network, storage
-from dmmc.actions import Phi4
+from dmmc import diagnostics
 from dmmc.diagnostics import autocorrelation, weights
 from dmmc.diagnostics import observables as derived
-from dmmc.diffusion import GaussianReference
-from dmmc.flow import FlowProposal
 from dmmc.kernels import cluster, hmc
 from dmmc.kernels.cluster import Cluster
 from dmmc.kernels.hmc import HMC
 from dmmc.kernels.independence import Independence
-from dmmc.lattice import Lattice
+from dmmc.model import interaction as network
+from dmmc.model.reference import GaussianReference
+from dmmc.proposals import flow
+from dmmc.proposals.flow import FlowProposal
+from dmmc.runs import chain, storage
+from dmmc.theory import actions, lattice
+from dmmc.theory.actions import Phi4
+from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, Grid, rng
 
 TWO_SITES, RING = Lattice((2,)), Lattice((4,))
@@ -381,8 +385,8 @@ MUTANTS = {
     "same random numbers in every block": mutant(
         chain,
         "run",
-        "stream(options.seed, writer.n_blocks, device)",
-        "stream(options.seed, 0, device)",
+        'stream(options.seed, "chain", identity, writer.n_blocks, device=device)',
+        'stream(options.seed, "chain", identity, 0, device=device)',
         blocks_are_fresh,
     ),
     "blocks all begin at the start": mutant(

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, as_series, gamma_method
 from dmmc.diagnostics.weights import relative_weights
-from dmmc.errors import DmmcError
 
 Array = NDArray[np.float64]
 

@@ -23,7 +23,7 @@ from decimal import Decimal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmmc.errors import DmmcError
+from dmmc.core.errors import DmmcError
 
 Array = NDArray[np.float64]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, as_series, gamma_method
 from dmmc.diagnostics.observables import z_score
-from dmmc.errors import DmmcError
 
 Array = NDArray[np.float64]
 

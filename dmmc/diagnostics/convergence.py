@@ -20,8 +20,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import ENOUGH, DiagnosticsWarning, as_series, autocovariance, stuck_chains
-from dmmc.errors import DmmcError
 
 Array = NDArray[np.float64]
 

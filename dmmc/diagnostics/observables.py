@@ -1,6 +1,6 @@
 """Derived quantities from recorded observables, with errors and autocorrelation times.
 
-A ``record`` is a mapping of the names that :func:`dmmc.observables.measure` gives to arrays
+A ``record`` is a mapping of the names that :func:`dmmc.theory.observables.measure` gives to arrays
 ``(chain, draw)``, and ``(chain, draw, orbit)`` for ``two_point``.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import Estimate, gamma_derived, gamma_method
-from dmmc.errors import DmmcError
 
 Record = Mapping[str, NDArray[np.float64]]
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.polynomial import polynomial
 from numpy.typing import ArrayLike, NDArray
 
+from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import DiagnosticsWarning
-from dmmc.errors import DmmcError
 
 Array = NDArray[np.float64]
 

@@ -15,13 +15,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import weights
 from dmmc.diagnostics.acceptance import acceptance_rate, rejection_runs, tau_rejections
 from dmmc.diagnostics.autocorrelation import ENOUGH, MANY_CHAINS, DiagnosticsWarning, Estimate, as_series, gamma_method
 from dmmc.diagnostics.balance import mode_balance, z2_balance
 from dmmc.diagnostics.convergence import rhat
 from dmmc.diagnostics.observables import PRIMARY, z_score
-from dmmc.errors import DmmcError
 
 Record = Mapping[str, NDArray[np.float64]]
 Level = Literal["good", "doubtful", "bad"]
@@ -100,7 +100,7 @@ def judge(
         accepted: ``(chain, draw)``, bool, or the fraction accepted of the steps of each draw.
         log_w: log weights of the chain's states, likewise.
         log_w_proposed: log weights of the proposals, likewise; -inf for those that were not finite.
-        record: observables of the chain as :func:`dmmc.observables.measure` names them, ``(chain, draw)``; M is needed,
+        record: observables of the chain as :func:`dmmc.theory.observables.measure` names them, ``(chain, draw)``; M is needed,
             what else of M2, M4, abs_M, phi2, S_per_site there is will be used.
         log_w_reference: log weights of another sampler's configurations, ``(n,)`` or ``(chain, draw)``.
         reference: observables of another sampler's chains, for comparison.

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, gamma_method
-from dmmc.errors import DmmcError
 
 Array = NDArray[np.float64]
 

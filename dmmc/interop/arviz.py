@@ -29,9 +29,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import dmmc
-from dmmc.errors import DmmcError
-from dmmc.momenta import orbit_modes, orbit_phat2, orbit_size
-from dmmc.storage import Run, load_run
+from dmmc.core.errors import DmmcError
+from dmmc.runs.storage import Run, load_run
+from dmmc.theory.momenta import orbit_modes, orbit_phat2, orbit_size
 
 Array = NDArray[Any]
 
@@ -41,7 +41,7 @@ SAMPLE_DIMS = ("chain", "draw")
 def to_arviz(run: Run | str | Path) -> Any:
     """A run as ArviZ's ``InferenceData`` (ArviZ before 1) or ``DataTree`` (since), every draw of it.
 
-    Group ``posterior``, variables ``(chain, draw)``, in the conventions of :func:`dmmc.observables.measure`: ``M``,
+    Group ``posterior``, variables ``(chain, draw)``, in the conventions of :func:`dmmc.theory.observables.measure`: ``M``,
     ``abs_M``, ``M2``, ``M4``, ``phi2``, ``S_per_site``; and ``two_point`` ``(chain, draw, momentum)``. The coordinate
     ``momentum`` holds the mode numbers of a representative of each orbit, as text: ``"1,0"`` is
     ``p = 2 pi (1 / L_0, 0)``.
@@ -74,8 +74,8 @@ def to_arviz(run: Run | str | Path) -> Any:
         run: a run, or the path of one.
 
     Raises:
-        FileError: as :func:`dmmc.storage.load_run`.
-        DmmcError: if the run's header lacks what every run of :func:`dmmc.chain.run` has, or ``two_point`` does not
+        FileError: as :func:`dmmc.runs.storage.load_run`.
+        DmmcError: if the run's header lacks what every run of :func:`dmmc.runs.chain.run` has, or ``two_point`` does not
             fit the lattice.
     """
     if not isinstance(run, Run):
@@ -94,7 +94,7 @@ def to_arviz(run: Run | str | Path) -> Any:
 
 def _header(run: Run, key: str) -> Any:
     if key not in run.header:
-        raise DmmcError(f"the header of {run.path} has no {key!r}; store the run with dmmc.chain.run")
+        raise DmmcError(f"the header of {run.path} has no {key!r}; store the run with dmmc.runs.chain.run")
     return run.header[key]
 
 
@@ -145,7 +145,7 @@ def _labels(run: Run) -> list[str]:
     if run.observables["two_point"].shape[2:] != (len(modes),):
         raise DmmcError(
             f"two_point of {run.path} has shape {run.observables['two_point'].shape}, but the lattice {shape} has "
-            f"{len(modes)} momentum orbits; store the run with dmmc.chain.run"
+            f"{len(modes)} momentum orbits; store the run with dmmc.runs.chain.run"
         )
     return [",".join(map(str, mode)) for mode in modes]
 

@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmmc.actions import Action
-from dmmc.errors import DmmcError
+from dmmc.core.errors import DmmcError
 from dmmc.kernels.base import inexact_mark
 from dmmc.kernels.independence import Proposal
-from dmmc.lattice import Lattice
+from dmmc.theory.actions import Action
+from dmmc.theory.lattice import Lattice
 
 Array = NDArray[np.float64]
 

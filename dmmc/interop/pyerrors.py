@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from dmmc.errors import DmmcError
-from dmmc.storage import Run, load_run
+from dmmc.core.errors import DmmcError
+from dmmc.runs.storage import Run, load_run
 
 MIN_DRAWS = 5
 
@@ -37,13 +37,13 @@ def to_pyerrors(run: Run | str | Path, ensemble: str | None = None) -> dict[str,
             the default, ``"<kernel>-<first 8 of run_id>"``, is another one for each run.
 
     Returns:
-        By the names of :func:`dmmc.observables.measure`: one Obs each, and for ``two_point`` an array of Obs
-        ``(n_orbits,)``, in the order of :mod:`dmmc.momenta`. Replica are called ``"<ensemble>|r0001"``, ``r0002`` ...
+        By the names of :func:`dmmc.theory.observables.measure`: one Obs each, and for ``two_point`` an array of Obs
+        ``(n_orbits,)``, in the order of :mod:`dmmc.theory.momenta`. Replica are called ``"<ensemble>|r0001"``, ``r0002`` ...
         in the order of the chains, draws are configurations 1, 2 ...; ``tag`` is the observable's name. Derived
         quantities are written as formulas; ``gamma_method()`` of the result gives its error.
 
     Raises:
-        FileError: as :func:`dmmc.storage.load_run`.
+        FileError: as :func:`dmmc.runs.storage.load_run`.
         DmmcError: if pyerrors is not installed, a chain has fewer than 5 draws, or an observable is not finite; if
             ``ensemble`` is empty or has a ``|``.
     """

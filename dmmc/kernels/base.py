@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dmmc.actions import Action
-from dmmc.errors import DmmcError
-from dmmc.lattice import Lattice
+from dmmc.core.errors import DmmcError
+from dmmc.theory.actions import Action
+from dmmc.theory.lattice import Lattice
 
 
 @dataclass(frozen=True)

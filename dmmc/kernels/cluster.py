@@ -16,12 +16,12 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from dmmc.actions import Phi4
-from dmmc.errors import DmmcError
+from dmmc.core.errors import DmmcError
 from dmmc.kernels import hmc
 from dmmc.kernels.base import State, start_state
 from dmmc.kernels.hmc import HMC
-from dmmc.lattice import Lattice
+from dmmc.theory.actions import Phi4
+from dmmc.theory.lattice import Lattice
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Cluster:
     """One step: a Swendsen-Wang update of all signs, then ``n_local`` HMC trajectories.
 
     Args:
-        local: the HMC kernel, of a :class:`dmmc.actions.Phi4` action; it also names the action and the lattice.
+        local: the HMC kernel, of a :class:`dmmc.theory.actions.Phi4` action; it also names the action and the lattice.
         n_local: trajectories a step, at least 1 (clusters alone never change ``|phi|``).
 
     Raises:

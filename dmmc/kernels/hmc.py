@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmmc.actions import Action, Phi4
-from dmmc.errors import DmmcError
+from dmmc.core.errors import DmmcError
 from dmmc.kernels.base import State, start_state
-from dmmc.lattice import Lattice
+from dmmc.theory.actions import Action, Phi4
+from dmmc.theory.lattice import Lattice
 
 LENGTH = 4.0
 """Trajectory length for the hopping-form field.

@@ -21,7 +21,7 @@ with the group average in it: the same weight, the same acceptance. psi is rotat
 be remembered. A field that comes from elsewhere gets a pair by a draw from ``P(sigma | phi)``, which is exact.
 
 **What is exact.** A state carries the log q that came with its own latent. Fields that come from elsewhere are pulled
-back by the inverse flow; the log q of the two directions differ by the integrator error delta of :mod:`dmmc.flow`,
+back by the inverse flow; the log q of the two directions differ by the integrator error delta of :mod:`dmmc.proposals.flow`,
 which bounds the effect. Chains of one sector that begin at proposals have no such mismatch.
 """
 
@@ -35,12 +35,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmmc.actions import Action
-from dmmc.errors import DmmcError
-from dmmc.flow import FlowProposal
+from dmmc.core.errors import DmmcError
 from dmmc.kernels.base import State, inexact_mark, start_state
 from dmmc.kernels.independence import Independence
-from dmmc.lattice import Lattice
+from dmmc.proposals.flow import FlowProposal
+from dmmc.theory.actions import Action
+from dmmc.theory.lattice import Lattice
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Path Metropolis: whole reverse-diffusion paths as proposals, exact with any network and any number of steps.
 
-In the notation of :mod:`dmmc.paths`, take the path as the state, with ``exp(-S(phi_0)) prod F`` as its target: summed
+In the notation of :mod:`dmmc.proposals.path`, take the path as the state, with ``exp(-S(phi_0)) prod F`` as its target: summed
 over phi_1 ... phi_K it is exp(-S). A path proposed from the prior ``Normal(0, C + v_K)`` and R is accepted with
 ``min(1, w'/w)``,
 
@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmmc.actions import Action
-from dmmc.errors import DmmcError
+from dmmc.core.errors import DmmcError
 from dmmc.kernels.base import State, start_state
 from dmmc.kernels.independence import Independence
-from dmmc.lattice import Lattice
-from dmmc.paths import PathProposal
+from dmmc.proposals.path import PathProposal
+from dmmc.theory.actions import Action
+from dmmc.theory.lattice import Lattice
 
 
 @dataclass(frozen=True)

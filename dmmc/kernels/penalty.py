@@ -25,10 +25,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dmmc.actions import Action
-from dmmc.errors import DmmcError
+from dmmc.core.errors import DmmcError
 from dmmc.kernels.base import State, start_state
-from dmmc.lattice import Lattice
+from dmmc.theory.actions import Action
+from dmmc.theory.lattice import Lattice
 
 
 class NoisyProposal(Protocol):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import (
     DiagnosticsWarning,
     Estimate,
@@ -28,7 +29,6 @@ from dmmc.diagnostics import (
     std_log_w,
 )
 from dmmc.diagnostics.autocorrelation import as_series
-from dmmc.errors import DmmcError
 
 if TYPE_CHECKING:  # matplotlib is slow to load, and most of dmmc never draws
     from matplotlib.figure import Figure

@@ -18,15 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dmmc
-from dmmc import momenta, storage, workflow
-from dmmc.actions import action_from_description, same_action
+from dmmc.core.errors import DmmcError, FileError, MismatchError
+from dmmc.core.files import replace_file
 from dmmc.diagnostics import Estimate, format_value
 from dmmc.diagnostics.verdicts import Verdict, inexact, judge, judge_chain
-from dmmc.errors import DmmcError, FileError, MismatchError
-from dmmc.folder import replace_file
-from dmmc.report import exactness_section, exactness_table, figures, scan_section, table
+from dmmc.report import figures, table
 from dmmc.report.svg import FULL, HALF, Picture, page_style, picture
 from dmmc.report.wording import SAMPLERS, SYMBOLS, deviation, listed, minus, theory
+from dmmc.runs import storage
+from dmmc.studies import workflow
+from dmmc.studies.exactness import section as exactness_section
+from dmmc.studies.exactness import table as exactness_table
+from dmmc.studies.scan import section as scan_section
+from dmmc.theory import momenta
+from dmmc.theory.actions import action_from_description, same_action
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

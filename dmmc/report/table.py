@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import Estimate, format_value, z_score
-from dmmc.errors import DmmcError
 
 # What :func:`dmmc.diagnostics.summary` gives, in the order and notation of the table.
 SYMBOLS = {

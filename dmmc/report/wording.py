@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dmmc.actions import FreeField, Phi4, action_from_description
 from dmmc.report import table
+from dmmc.theory.actions import FreeField, Phi4, action_from_description
 
 SAMPLERS = {"cluster": "cluster", "hmc": "HMC", "independence": "diffusion", "path_refresh": "partial path"}
 """What a kernel's chain is called, where that is not the kernel's name."""

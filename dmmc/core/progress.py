@@ -1,0 +1,85 @@
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from tqdm import tqdm
+
+EVERY_SECONDS = 30.0
+"""Between two lines where there is no terminal."""
+
+
+def duration(seconds: float) -> str:
+    """``"45 s"``, ``"3 min 20 s"`` or ``"2 h 5 min"``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Progress(Protocol):
+    """What long work reports to."""
+
+    def advance(self, amount: float, note: str = "") -> None:
+        """So much of the total has been done since the last call; ``note`` says how it goes."""
+        ...
+
+
+class _Bar:
+    def __init__(self, bar: tqdm) -> None:
+        self._bar = bar
+
+    def advance(self, amount: float, note: str = "") -> None:
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(amount)
+
+
+class _Lines:
+    """One line on standard error every :data:`EVERY_SECONDS`, with the share that is done and the time that is left."""
+
+    def __init__(self, name: str, total: float, done: float) -> None:
+        self._name, self._total, self._first, self._done = name, total, done, done
+        self._began = self._last = time.monotonic()
+
+    def advance(self, amount: float, note: str = "") -> None:
+        self._done += amount
+        now = time.monotonic()
+        if now - self._last < EVERY_SECONDS or self._done <= self._first:
+            return
+        self._last = now
+        left = (now - self._began) * (self._total - self._done) / (self._done - self._first)
+        text = f"{self._name}: {100 * self._done / self._total:.0f} %, about {duration(max(left, 0))} left"
+        print(f"{text}; {note}" if note else text, file=sys.stderr, flush=True)
+
+
+class _Silent:
+    def advance(self, amount: float, note: str = "") -> None:
+        pass
+
+
+@contextmanager
+def progress(name: str, total: float, *, done: float = 0.0, unit: str = "it", show: bool = True) -> Iterator[Progress]:
+    """Report the progress of long work.
+
+    Args:
+        name: what is being done, in a word.
+        total: how much there is to do.
+        done: how much of it was done earlier, in a run that is resumed.
+        unit: of ``total``.
+        show: False reports nothing.
+    """
+    if not show:
+        yield _Silent()
+    elif not sys.stderr.isatty():
+        yield _Lines(name, total, done)
+    else:
+        form = "{l_bar}{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
+        with tqdm(total=total, initial=done, desc=name, unit=unit, bar_format=form) as bar:
+            yield _Bar(bar)

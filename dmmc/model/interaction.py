@@ -1,0 +1,295 @@
+"""The interaction network N(phi_s, s): two nonlinear layers, with an exact and cheap divergence.
+
+In momentum space let ``R_i(p) D_v(p) / rms_i(v)``, i = 1..B, be a bank of learned radial filters, each scaled to
+unit Gaussian standard deviation, and ``Q_i(p) D_v(p) / rms_i(v)`` a second one. With site-wise matrices A, A2, O, O2,
+Lin and shell kernels W_b that are smooth functions of the noise level,
+
+    u    = R D phi_s / rms                                  B filtered copies of the field
+    h1   = h(A u + b1)                                      F1 channels; h(z) = z / sqrt(1 + z^2)
+    h2   = h(sum_b W_b S_b h1 + A2 u + b2)                  F2 channels; S_b sums over the b-th shell of neighbours
+    D N  = (Q D / rms)^T [O h1 + O2 h2 + Lin u]
+
+(the biases b exist only where the model is not odd). With ``G_ij(x) = 1/V sum_p Q_i R_j D^2 e^{ipx} / (rms_i rms_j)``
+and ``h'(z) = (1 + z^2)^(-3/2)``, the trace of the Jacobian of D N is a sum of products of h1', h2' at sites one shell
+apart:
+
+    tr = V sum_ij Lin_ij G_ij(0) + sum_y sum_f h1'_f(y) [O^T G(0) A]_ff + sum_y sum_f h2'_f(y) [O2^T G(0) A2^T]_ff
+       + sum_b sum_y sum_fg h2'_f(y) W_b,fg [O2^T G(x_b) A^T]_fg (S_b h1'_g)(y)
+
+at about the cost of one more forward pass. A third nonlinear layer would not have this property.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dmmc.core.errors import DmmcError
+from dmmc.model import shells, splines
+from dmmc.model.network import DriftNetwork
+from dmmc.model.reference import GaussianReference, wiener
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """Numbers that fix the shape of every parameter.
+
+    Attributes:
+        filters: B, copies of the filtered field.
+        hidden1: F1, channels of the first layer.
+        hidden2: F2, channels of the second layer.
+        shells: the neighbour shells of the second layer, each a sorted tuple of distances along distinct axes:
+            () is the site itself, (1,) the nearest neighbours, (1, 1) the plane diagonals, (2,) two steps.
+            Shells that need more axes than the lattice has are left out.
+        level_knots: splines in the noise level.
+        radial_knots: splines in ``ln(phat^2 + const)``.
+        odd: no biases, so that N(-phi) = -N(phi) exactly.
+    """
+
+    filters: int = 6
+    hidden1: int = 48
+    hidden2: int = 32
+    shells: tuple[tuple[int, ...], ...] = ((), (1,), (1, 1))
+    level_knots: int = 8
+    radial_knots: int = 8
+    odd: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.filters, self.hidden1, self.hidden2) < 1 or min(self.level_knots, self.radial_knots) < 4:
+            raise DmmcError(f"network needs at least 1 channel a layer and 4 knots a spline: {self}")
+        kinds = tuple(tuple(sorted(int(m) for m in kind)) for kind in self.shells)
+        if len(set(kinds)) != len(kinds) or not kinds or any(m < 1 for kind in kinds for m in kind):
+            raise DmmcError(f"shells must be distinct tuples of positive distances, got {self.shells}")
+        object.__setattr__(self, "shells", kinds)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+class _Activation(torch.autograd.Function):
+    # By hand: autograd would save and revisit every intermediate of what is a single memory-bound sweep.
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        r = torch.rsqrt(z.square().add_(1))
+        ctx.save_for_backward(z, r)
+        return z * r, r
+
+    @staticmethod
+    def backward(ctx: Any, grad_h: Tensor | None, grad_r: Tensor | None) -> Tensor:
+        z, r = ctx.saved_tensors
+        if grad_h is None:
+            grad_h = torch.zeros_like(z)
+        if grad_r is not None:
+            grad_h = grad_h - z * grad_r
+        return r.square().mul_(r).mul_(grad_h)
+
+
+def activation(z: Tensor) -> tuple[Tensor, Tensor]:
+    """``h(z) = z / sqrt(1 + z^2)`` and ``r = 1 / sqrt(1 + z^2)``; the slope of h is ``r^3``."""
+    h, r = _Activation.apply(z)
+    return h, r
+
+
+def shell_layer(h: Tensor, w: Tensor, which: tuple[shells.Shell, ...], fields: torch.Size) -> Tensor:
+    """``sum_k W_k S_k h``: h ``(G, F1, n V)``, w ``(G, len(which), F2, F1)``, fields ``(n, *lattice)``."""
+    mixed = (w.flatten(1, 2) @ h).view(*w.shape[:3], *fields)
+    return shells.shell_sum(mixed, which, len(fields) - 1).flatten(2)
+
+
+def site_layers(u: Tensor, m: dict[str, Tensor], which: tuple[shells.Shell, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """The site-wise part of the network.
+
+    Args:
+        u: filtered fields ``(G, B, n, *lattice)``.
+        m: matrices, ``(G, ...)`` each.
+        which: the shells.
+
+    Returns:
+        ``1/sqrt(1 + z1^2)``, ``1/sqrt(1 + z2^2)`` and ``O h1 + O2 h2 + Lin u``, each ``(G, channels, n V)``.
+    """
+    flat = u.flatten(2)
+    z1 = m["a1"] @ flat
+    z2 = m["a2"] @ flat
+    if "b1" in m:
+        z1 = z1 + m["b1"].unsqueeze(-1)
+        z2 = z2 + m["b2"].unsqueeze(-1)
+    h1, r1 = activation(z1)
+    h2, r2 = activation(z2 + shell_layer(h1, m["w"], which, u.shape[2:]))
+    return r1, r2, m["lin"] @ flat + m["o1"] @ h1 + m["o2"] @ h2
+
+
+@functools.cache
+def _fused_site_layers() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    return torch.compile(site_layers, dynamic=False)
+
+
+class InteractionNetwork(DriftNetwork):
+    """The network of this module's formulas for one Gaussian reference.
+
+    Args:
+        reference: the Gaussian field whose filters D_v scale inputs and outputs.
+        size: numbers of channels, knots and shells.
+        generator: random initial weights (CPU). The second-to-last maps start at zero, so that N = 0: an
+            untrained network is the Gaussian reference exactly.
+
+    Attributes:
+        fused: run the site-wise layers through torch.compile; same numbers up to rounding.
+    """
+
+    _multiplicity: Tensor
+    _radial_basis: Tensor
+
+    def __init__(
+        self, reference: GaussianReference, size: NetworkSize | None = None, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(reference)
+        size = NetworkSize() if size is None else size
+        self.size = size
+        self.odd = size.odd
+        lattice = reference.lattice
+        found = (shells.displacements(distances, lattice.dim) for distances in size.shells)
+        self.shells = tuple(shell for shell in found if shell)
+        # Where extents differ, G(x) differs between the axes, and the trace needs each class of axes by itself.
+        self._parts = tuple((k, part) for k, shell in enumerate(self.shells) for part in shells.classes(shell, lattice))
+        k, b, f1, f2 = size.level_knots, size.filters, size.hidden1, size.hidden2
+
+        n_sites = [shells.n_sites(shell) for shell in self.shells]
+
+        def normal(*shape: int, std: float) -> nn.Parameter:
+            one_level = torch.randn(1, *shape, generator=generator) * std
+            return nn.Parameter(one_level.expand(k, *shape).clone())
+
+        def zeros(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(k, *shape))
+
+        self.radial_in = nn.Parameter(self._initial_bank())
+        self.radial_out = nn.Parameter(self._initial_bank())
+        self.a1 = normal(f1, b, std=1.0 / math.sqrt(b))
+        self.a2 = normal(f2, b, std=0.5 / math.sqrt(b))
+        self.w = nn.Parameter(
+            torch.cat([normal(1, f2, f1, std=0.7 / math.sqrt(f1 * len(self.shells) * n)) for n in n_sites], 1)
+        )
+        self.o1 = zeros(b, f1)
+        self.o2 = zeros(b, f2)
+        self.lin = zeros(b, b)
+        if not size.odd:
+            self.b1 = normal(f1, std=0.3)
+            self.b2 = zeros(f2)
+        radial = splines.basis(self._radial_argument(), size.radial_knots)
+        self.register_buffer("_radial_basis", radial, persistent=False)
+        self.register_buffer("_multiplicity", lattice.multiplicity.float(), persistent=False)
+
+    def describe(self) -> dict[str, Any]:
+        """Its size."""
+        return self.size.describe()
+
+    @property
+    def _level_parameters(self) -> list[str]:
+        return ["a1", "a2", "w", "o1", "o2", "lin"] + ([] if self.size.odd else ["b1", "b2"])
+
+    def _radial_argument(self) -> Tensor:
+        # ln(phat^2 + c) resolves the infrared; on every lattice the same momentum has the same argument, so that a
+        # bank of filters moves from one lattice size to another.
+        low, top = 0.02, 4.0 * self.lattice.dim
+        return (torch.log(self.lattice.phat2 + low) - math.log(low)).float() / math.log((top + low) / low)
+
+    def _initial_bank(self) -> Tensor:
+        # Filter 1 is the field itself; the others are low-pass filters of ever longer range. Last column: p = 0.
+        n, b = self.size.radial_knots, self.size.filters
+        knots = torch.linspace(0, 1, n)
+        rows = [torch.ones(n + 1)]
+        for i in range(1, b):
+            edge = 1.0 - i / b
+            values = torch.sigmoid((edge - knots) * 8)
+            rows.append(torch.cat([values, values[:1]]))
+        return torch.stack(rows)
+
+    def _bank(self, coefficients: Tensor) -> Tensor:
+        bank = torch.einsum("...k,bk->b...", self._radial_basis, coefficients[:, :-1])
+        zero = torch.zeros_like(bank[:1])
+        zero[(0, *(0,) * self.lattice.dim)] = 1.0
+        return bank * (1 - zero) + zero * coefficients[:, -1].reshape(-1, *(1,) * self.lattice.dim)
+
+    def filters(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """``R D / rms`` and ``Q D / rms`` at noise variances ``v`` ``(G,)``: two tensors ``(G, B, *half)``."""
+        d = wiener(self._c, v).unsqueeze(1)
+        r = self._bank(self.radial_in).unsqueeze(0)
+        q = self._bank(self.radial_out).unsqueeze(0)
+        mean_square = (r.square() * d * self._c * self._multiplicity).sum(self.lattice.axes, keepdim=True)
+        scale = d * torch.rsqrt(mean_square / self.lattice.volume + 1e-12)
+        return r * scale, q * scale
+
+    def matrices(self, v: Tensor) -> dict[str, Tensor]:
+        """The site-wise matrices at noise variances ``v`` ``(G,)``, each ``(G, ...)``."""
+        level = splines.basis(self.reference.level(v), self.size.level_knots)
+        found = {}
+        for name in self._level_parameters:
+            parameter: Tensor = getattr(self, name)
+            found[name] = (level @ parameter.flatten(1)).view(len(v), *parameter.shape[1:])
+        return found
+
+    def coefficients_for(self, reference: GaussianReference) -> dict[str, Tensor]:
+        """State dictionary of the same functions for another reference: noise levels keep their variance v.
+
+        Beyond the range of levels of this network its value at the end of the range is used.
+        """
+        level = torch.linspace(0, 1, 200, dtype=torch.float64)
+        old = self.reference.level(reference.variance(level))
+        coefficients = dict(self.state_dict())
+        for name in self._level_parameters:
+            coefficients[name] = splines.refit(coefficients[name], old, self.size.level_knots)
+        return coefficients
+
+    def _site_layers(self, u: Tensor, m: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        layers = _fused_site_layers() if self.fused else site_layers
+        found: tuple[Tensor, Tensor, Tensor] = layers(u, m, self.shells)
+        return found
+
+    def forward(self, modes: Tensor, v: Tensor) -> Tensor:
+        """D N in momentum space.
+
+        Args:
+            modes: Fourier modes of ``phi_s - mean``, ``(G, n, *half)`` complex: n fields at each of G noise levels.
+            v: noise variances ``(G,)``.
+
+        Returns:
+            modes of D N, the shape of ``modes``.
+        """
+        r, q = self.filters(v)
+        u = self.lattice.to_sites(r.unsqueeze(2) * modes.unsqueeze(1))
+        _, _, out = self._site_layers(u, self.matrices(v))
+        return (q.unsqueeze(2) * self.lattice.to_modes(out.view(u.shape))).sum(1)
+
+    def with_trace(self, modes: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """D N as in :meth:`forward`, and the trace of its Jacobian, ``(G, n)`` float64."""
+        r, q = self.filters(v)
+        m = self.matrices(v)
+        u = self.lattice.to_sites(r.unsqueeze(2) * modes.unsqueeze(1))
+        r1, r2, out = self._site_layers(u, m)
+        drift = (q.unsqueeze(2) * self.lattice.to_modes(out.view(u.shape))).sum(1)
+
+        volume = self.lattice.volume
+        gram = self.lattice.to_sites(q.unsqueeze(2) * r.unsqueeze(1) + 0j) / math.sqrt(volume)
+        here = gram.flatten(3)[..., 0]
+        slope1 = r1 * r1 * r1
+        slope2 = r2 * r2 * r2
+        constant = volume * torch.einsum("gij,gij->g", m["lin"], here)
+        first = torch.einsum("gif,gij,gfj->gf", m["o1"], here, m["a1"])
+        second = torch.einsum("gif,gij,gfj->gf", m["o2"], here, m["a2"])
+        weights = [
+            m["w"][:, k] * (m["o2"].mT @ gram.flatten(3)[..., shells.site_index(part, self.lattice)] @ m["a1"].mT)
+            for k, part in self._parts
+        ]
+        parts = tuple(part for _, part in self._parts)
+        coupled = shell_layer(slope1, torch.stack(weights, 1), parts, u.shape[2:]) + second.unsqueeze(-1)
+        per_site = (slope2 * coupled).sum(1) + (first.unsqueeze(1) @ slope1).squeeze(1)
+        trace = per_site.view(*modes.shape[:2], volume).sum(-1, dtype=torch.float64)
+        return drift, trace + constant.double().unsqueeze(1)

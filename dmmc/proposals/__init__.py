@@ -1,0 +1,1 @@
+"""Fields with a density: the probability flow and the paths of a model."""

@@ -1,0 +1,203 @@
+"""The trace of the Jacobian of a network along the flow: exact by formula, exact by brute force, or estimated.
+
+``log q`` needs ``tr[D dN/dphi]`` at every point of a trajectory. A network with ``with_trace`` has a formula for it
+(:class:`Tractable`). For any other one the trace is V rows of the Jacobian by reverse differentiation, exact and slow
+(:class:`BruteForce`), or an average of ``x^T J x`` over random probes x with ``E[x x^T] = 1`` (:class:`Hutchinson`;
+Hutchinson, Commun. Stat. Simul. 18 (1989) 1059; in flows FFJORD, 1810.01367).
+
+An estimate is unbiased for log q, hence not for q: with noise xi in the log q of a state a chain of stored weights
+samples ``p(phi) E[exp(-xi) | phi]``, which is p only if that average is the same for every field. So estimates may
+not enter a kernel unless the user says ``allow_inexact=True``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dmmc.core.errors import DmmcError
+from dmmc.model.network import DriftNetwork
+
+Trace = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``(modes (G, n, *half), v (G,)) -> D N (G, n, *half), tr[D dN/dphi] (G, n) float64``."""
+
+
+class Divergence(Protocol):
+    """A way to get the trace."""
+
+    @property
+    def inexact(self) -> str:
+        """Why log q is an estimate; empty where it is computed."""
+        ...
+
+    def check(self, network: DriftNetwork) -> None:
+        """Raise :class:`DmmcError` if it does not work for this network."""
+        ...
+
+    def along(self, network: DriftNetwork, n: int, generator: torch.Generator) -> Trace:
+        """The trace along one integration of ``n`` fields, with all that is random in it from ``generator``."""
+        ...
+
+    def evaluations(self, volume: int) -> int:
+        """Passes through the network for one drift and trace; a product with its Jacobian counts as one."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready identity."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tractable:
+    """The network's own ``with_trace``: exact."""
+
+    inexact = ""
+
+    def check(self, network: DriftNetwork) -> None:
+        """Needs a network that has ``with_trace``."""
+        if not callable(getattr(network, "with_trace", None)):
+            raise DmmcError(
+                f"{type(network).__name__} has no with_trace, so its divergence must be chosen: "
+                "FlowProposal(model, divergence=BruteForce()) is exact and costs V products with the Jacobian, "
+                "Hutchinson(n_probes) is cheap and not exact"
+            )
+
+    def along(self, network: DriftNetwork, n: int, generator: torch.Generator) -> Trace:
+        """``network.with_trace``; nothing is random."""
+        trace: Trace = network.with_trace  # type: ignore[assignment]  # what check() has found
+        return trace
+
+    def evaluations(self, volume: int) -> int:
+        """One."""
+        return 1
+
+    def describe(self) -> dict[str, Any]:
+        """Its name."""
+        return {"name": "tractable"}
+
+
+TRACTABLE = Tractable()
+
+
+@dataclass(frozen=True)
+class BruteForce:
+    """Every diagonal element of the Jacobian, a reverse pass for each site: exact for any network.
+
+    The network must be differentiable by autograd throughout: a ``detach`` on the way from input to output would be
+    a wrong Jacobian, which only the determinant of the map can reveal.
+    """
+
+    inexact = ""
+
+    def check(self, network: DriftNetwork) -> None:
+        """Works for all."""
+
+    def along(self, network: DriftNetwork, n: int, generator: torch.Generator) -> Trace:
+        """The sum over sites x of ``e_x^T J e_x``."""
+
+        def trace(modes: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            volume, shape = network.lattice.volume, network.lattice.shape
+            sites = torch.eye(volume, dtype=modes.real.dtype, device=modes.device).view(volume, *shape)
+            return _quadratic_forms(network, modes, v, iter(sites))
+
+        return trace
+
+    def evaluations(self, volume: int) -> int:
+        """The pass forward, and one back for each site."""
+        return 1 + volume
+
+    def describe(self) -> dict[str, Any]:
+        """Its name."""
+        return {"name": "brute force"}
+
+
+@dataclass(frozen=True)
+class Hutchinson:
+    """The mean of ``x^T J x`` over random probes: unbiased for log q, and not exact.
+
+    The variance of one estimate is ``2 |J_s|^2`` (Frobenius, of the symmetric part) for Gaussian probes, and that
+    without the diagonal of ``J_s`` for Rademacher ones, where also ``x^T x`` is V exactly.
+
+    Args:
+        n_probes: probes averaged, for each field its own.
+        law: ``rademacher`` (random signs) or ``gaussian``.
+        fresh: new probes at every evaluation. Else a field keeps its probes along the trajectory, and the integrand
+            stays smooth; with fresh ones the errors of different times average out, at the price of a noise that
+            does not become smooth with smaller steps.
+
+    Raises:
+        DmmcError: on a number or a law that there is not.
+    """
+
+    n_probes: int = 1
+    law: str = "rademacher"
+    fresh: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_probes < 1 or self.n_probes != int(self.n_probes):
+            raise DmmcError(f"n_probes must be a positive integer, got {self.n_probes}")
+        if self.law not in ("rademacher", "gaussian"):
+            raise DmmcError(f"the law of the probes is rademacher or gaussian, not {self.law!r}")
+
+    @property
+    def inexact(self) -> str:
+        """Always a reason."""
+        return f"log q is estimated with {self.n_probes} {'fresh' if self.fresh else 'fixed'} {self.law} probes"
+
+    def check(self, network: DriftNetwork) -> None:
+        """Works for all."""
+
+    def along(self, network: DriftNetwork, n: int, generator: torch.Generator) -> Trace:
+        """Probes drawn now, or at every evaluation."""
+        device, dtype = network.device, network.dtype
+        shape = (self.n_probes, n, *network.lattice.shape)
+
+        def draw() -> Tensor:
+            if self.law == "gaussian":
+                return torch.randn(shape, generator=generator, dtype=dtype, device=device)
+            return 2 * torch.randint(0, 2, shape, generator=generator, device=device).to(dtype) - 1
+
+        fixed = None if self.fresh else draw()
+
+        def trace(modes: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            drift, total = _quadratic_forms(network, modes, v, iter(draw() if fixed is None else fixed))
+            return drift, total / self.n_probes
+
+        return trace
+
+    def evaluations(self, volume: int) -> int:
+        """The pass forward, and one back for each probe."""
+        return 1 + self.n_probes
+
+    def describe(self) -> dict[str, Any]:
+        """Name and numbers."""
+        return {"name": "hutchinson", "n_probes": self.n_probes, "law": self.law, "fresh": self.fresh}
+
+
+def _quadratic_forms(
+    network: DriftNetwork, modes: Tensor, v: Tensor, vectors: Iterator[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """D N, and the sum over ``vectors`` x (on the sites) of ``x^T J x``, J the Jacobian of D N with respect to phi.
+
+    Reverse passes through one graph: fields do not see each other, so one pass serves all of them, and unlike
+    forward-mode products it asks nothing of the network but what training asks of it.
+    """
+    lattice = network.lattice
+    with torch.enable_grad():
+        phi = lattice.to_sites(modes).requires_grad_()
+        drift = network(lattice.to_modes(phi), v)
+        out = lattice.to_sites(drift)
+    if not out.requires_grad:
+        raise DmmcError(
+            f"autograd sees no way from the input of {type(network).__name__} to its output, so it has no Jacobian; "
+            "remove no_grad, detach or NumPy from its forward"
+        )
+    total = torch.zeros(modes.shape[:2], dtype=torch.float64, device=modes.device)
+    for x in vectors:
+        (row,) = torch.autograd.grad(out, phi, x.expand_as(out), retain_graph=True)
+        total += (row * x).flatten(2).sum(2, dtype=torch.float64)
+    return drift.detach(), total

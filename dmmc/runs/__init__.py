@@ -1,0 +1,1 @@
+"""Chains on disk: running, storing and reading them."""

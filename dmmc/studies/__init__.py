@@ -1,0 +1,1 @@
+"""Long programs: from an action to a page with results."""

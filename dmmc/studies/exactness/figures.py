@@ -1,0 +1,77 @@
+"""The figure of the exactness laboratory: a summary as in ``exactness.json`` in, a matplotlib ``Figure`` out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dmmc.core.errors import DmmcError
+from dmmc.report.figures import MARKERS, OKABE_ITO, make_panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SYMBOLS = {
+    "M": r"$\langle M\rangle$",
+    "abs_M": r"$\langle|M|\rangle$",
+    "M2": r"$\langle M^2\rangle$",
+    "binder": "$U_L$",
+    "S_per_site": r"$\langle S\rangle/V$",
+    "G_min": r"$G(p_{\min})$",
+}
+
+LINEAR = 3.0
+"""Standard errors up to which the axis is linear; beyond it is logarithmic."""
+
+
+def biases(summary: Mapping[str, Any], seen: float = 5.0) -> Figure:
+    """The bias of each observable in units of its error, a row for each variant; exact ones above the others.
+
+    Args:
+        summary: as in ``exactness.json``.
+        seen: standard errors from which on a bias counts as seen.
+
+    Raises:
+        DmmcError: if there is no variant.
+    """
+    variants = sorted(summary["variants"], key=lambda result: not result["exact"])
+    if not variants:
+        raise DmmcError("there is nothing to draw: the laboratory has no variants")
+    figure, (ax,) = make_panels(8.4, 1.3 + 0.3 * len(variants))
+    ax.axvspan(-seen, seen, color="#d9d9d9", alpha=0.45, linewidth=0, zorder=0)
+    ax.axvline(0, color="0.5", linewidth=0.8, zorder=1)
+    rows = np.arange(len(variants))
+    for k, (name, symbol) in enumerate(SYMBOLS.items()):
+        z = np.array([result["observables"][name]["z"] for result in variants])
+        ax.plot(
+            z, rows + 0.1 * (k - 2.5), linestyle="none", marker=MARKERS[k], markersize=5, color=OKABE_ITO[k],
+            label=symbol, zorder=3
+        )  # fmt: skip
+    n_exact = sum(result["exact"] for result in variants)
+    for row in rows:
+        if row in (0, n_exact):
+            continue
+        ax.axhline(row - 0.5, color="0.85", linewidth=0.5, zorder=0)
+    if 0 < n_exact < len(variants):
+        ax.axhline(n_exact - 0.5, color="0.3", linewidth=1)
+    if n_exact:
+        ax.text(1.01, (n_exact - 1) / 2, "exact", rotation=-90, va="center", transform=ax.get_yaxis_transform())
+    if n_exact < len(variants):
+        middle = (n_exact + len(variants) - 1) / 2
+        ax.text(1.01, middle, "not exact", rotation=-90, va="center", transform=ax.get_yaxis_transform())
+    largest = max(abs(value["z"]) for result in variants for value in result["observables"].values())
+    edge = max(1.6 * largest, 2 * seen)
+    ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.8)
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000) if tick <= edge]
+    ticks = [tick for tick in ticks if tick not in (1, 20, 50, 200, 500, 2000, 5000)] if len(ticks) > 7 else ticks
+    ax.set_xticks([*(-tick for tick in reversed(ticks)), 0, *ticks])
+    ax.set_xticklabels([*(f"−{tick}" for tick in reversed(ticks)), "0", *map(str, ticks)])
+    ax.minorticks_off()
+    ax.set(xlim=(-edge, edge), ylim=(len(variants) - 0.5, -0.5), yticks=rows)
+    ax.set_yticklabels([result["label"] for result in variants])
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel(f"bias in standard errors (grey: within {seen:g})")
+    figure.legend(loc="outside upper center", ncols=len(SYMBOLS), frameon=False, fontsize=9, handletextpad=0.1)
+    return figure

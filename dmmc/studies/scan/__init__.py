@@ -1,0 +1,1 @@
+"""Samplers over many lattice sizes or couplings."""

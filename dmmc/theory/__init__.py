@@ -1,0 +1,1 @@
+"""What is wanted: lattices, actions, their symmetries, observables."""

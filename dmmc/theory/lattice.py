@@ -1,0 +1,169 @@
+"""Periodic hypercubic lattices: momenta, orbits, propagators.
+
+A field ``phi`` has shape ``(batch, *lattice)``. Fourier transforms are orthonormal and real
+(``rfftn(norm="ortho")``), so only half of the momenta is stored: every sum over the stored half weighs
+each mode with its :attr:`Lattice.multiplicity` (1 or 2), which makes it a sum over the whole Brillouin zone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dmmc.core.errors import DmmcError
+from dmmc.theory import momenta
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A periodic lattice of ``shape``, one to four dimensions, unit spacing.
+
+    Tables are float64 (or int64) tensors on the CPU; ``half`` below is the shape of the stored modes,
+    ``(L_1, ..., L_{d-1}, L_d // 2 + 1)``.
+
+    Raises:
+        DmmcError: if ``shape`` does not have one to four positive extents.
+    """
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        try:
+            shape = tuple(int(extent) for extent in self.shape)
+        except (TypeError, ValueError):
+            raise DmmcError(f"lattice shape must be a sequence of integers, got {self.shape!r}") from None
+        if not 1 <= len(shape) <= 4 or any(extent < 1 for extent in shape):
+            raise DmmcError(f"lattice shape must have 1 to 4 positive extents, got {tuple(self.shape)!r}")
+        if shape != tuple(self.shape):
+            raise DmmcError(f"lattice extents must be integers, got {tuple(self.shape)!r}")
+        object.__setattr__(self, "shape", shape)
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions d."""
+        return len(self.shape)
+
+    @property
+    def volume(self) -> int:
+        """Number of sites V."""
+        return math.prod(self.shape)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The lattice axes of a tensor that ends in the lattice, counted from its end."""
+        return tuple(range(-self.dim, 0))
+
+    @property
+    def half(self) -> tuple[int, ...]:
+        """Shape of the stored modes."""
+        return (*self.shape[:-1], self.shape[-1] // 2 + 1)
+
+    @cached_property
+    def phat2(self) -> Tensor:
+        """Lattice momentum squared, ``sum_mu 4 sin^2(p_mu / 2)``, shape ``half``."""
+        total = torch.zeros(self.half, dtype=torch.float64)
+        for axis, extent in enumerate(self.shape):
+            modes = torch.arange(self.half[axis], dtype=torch.float64)
+            view = [1] * self.dim
+            view[axis] = -1
+            total = total + (4.0 * torch.sin(math.pi * modes / extent) ** 2).view(view)
+        return total
+
+    @cached_property
+    def multiplicity(self) -> Tensor:
+        """How often a stored mode counts in a sum over all momenta: 2, or 1 where it is its own conjugate."""
+        extent = self.shape[-1]
+        weights = torch.full((self.half[-1],), 2.0, dtype=torch.float64)
+        weights[0] = 1.0
+        if extent % 2 == 0:
+            weights[-1] = 1.0
+        return weights.expand(self.half).clone()
+
+    @cached_property
+    def orbit_index(self) -> Tensor:
+        """Number of the hypercubic orbit (see :mod:`dmmc.theory.momenta`) of each stored mode, shape ``half``."""
+        number = {mode: k for k, mode in enumerate(self.orbit_modes)}
+        stored = itertools.product(*map(range, self.half))
+        return torch.tensor([number[momenta.representative(mode, self.shape)] for mode in stored]).view(self.half)
+
+    @property
+    def orbit_modes(self) -> tuple[tuple[int, ...], ...]:
+        """One representative of each orbit: mode numbers n with ``p = 2 pi n / L``."""
+        return momenta.orbit_modes(self.shape)
+
+    @cached_property
+    def orbit_size(self) -> Tensor:
+        """Number of momenta in each orbit, shape ``(n_orbits,)``; sums to V."""
+        return torch.from_numpy(momenta.orbit_size(self.shape))
+
+    @cached_property
+    def orbit_phat2(self) -> Tensor:
+        """``phat2`` of each orbit, shape ``(n_orbits,)``, increasing."""
+        return torch.from_numpy(momenta.orbit_phat2(self.shape))
+
+    def to_modes(self, phi: Tensor) -> Tensor:
+        """Orthonormal real Fourier transform, ``(..., *shape) -> (..., *half)`` complex."""
+        return torch.fft.rfftn(phi, dim=self.axes, norm="ortho")
+
+    def to_sites(self, modes: Tensor) -> Tensor:
+        """Inverse of :meth:`to_modes`."""
+        return torch.fft.irfftn(modes, s=self.shape, dim=self.axes, norm="ortho")
+
+    def sum_modes(self, values: Tensor) -> Tensor:
+        """Sum over the whole Brillouin zone of real ``values`` of shape ``(..., *half)``."""
+        return (values * self.multiplicity.to(values)).sum(dim=self.axes)
+
+    def orbit_mean(self, values: Tensor) -> Tensor:
+        """Average of real ``values`` ``(..., *half)`` over each momentum orbit, ``(..., n_orbits)``."""
+        flat = (values * self.multiplicity.to(values)).flatten(-self.dim)
+        out = flat.new_zeros(*flat.shape[:-1], len(self.orbit_modes))
+        out = out.index_add(-1, self.orbit_index.flatten().to(flat.device), flat)
+        return out / self.orbit_size.to(out)
+
+    def spread(self, orbit_values: Tensor) -> Tensor:
+        """Give every stored mode the value of its orbit, ``(..., n_orbits) -> (..., *half)``."""
+        index = self.orbit_index.to(orbit_values.device)
+        return orbit_values[..., index]
+
+    def two_point(self, phi: Tensor) -> Tensor:
+        """``|phi(p)|^2`` averaged over each orbit, ``(..., *shape) -> (..., n_orbits)``.
+
+        Orbit 0 is ``V M^2``: the zero mode is not subtracted.
+        """
+        modes = self.to_modes(phi)
+        return self.orbit_mean(modes.real.square() + modes.imag.square())
+
+    def check(self, phi: Tensor, name: str = "phi") -> None:
+        """Refuse anything but finite real floating fields ``(batch, *shape)``.
+
+        Raises:
+            DmmcError: on a wrong type, shape or dtype, or NaN/infinite values.
+        """
+        if not isinstance(phi, Tensor):
+            raise DmmcError(f"{name} must be a torch.Tensor, got {type(phi).__name__}; use torch.as_tensor(...)")
+        if not phi.dtype.is_floating_point:
+            raise DmmcError(f"{name} must be real floating point, got {phi.dtype}; use phi.double()")
+        if phi.ndim != self.dim + 1 or tuple(phi.shape[1:]) != self.shape:
+            raise DmmcError(
+                f"{name} must have shape (batch, {', '.join(map(str, self.shape))}), got {tuple(phi.shape)}"
+            )
+        if not bool(torch.isfinite(phi).all()):
+            raise DmmcError(f"{name} has NaN or infinite values; remove those configurations first")
+
+
+def both_neighbours(x: Tensor, axis: int, distance: int = 1) -> Tensor:
+    """``x(y + distance e) + x(y - distance e)``, e the unit vector of the periodic ``axis`` of the tensor."""
+    n = x.shape[axis]
+    if n <= 2 * distance or x.requires_grad:
+        return torch.roll(x, distance, axis) + torch.roll(x, -distance, axis)
+    out = torch.empty_like(x)  # three writes, without the copies that two rolls would make
+    inner, m = n - 2 * distance, distance
+    torch.add(x.narrow(axis, 0, inner), x.narrow(axis, 2 * m, inner), out=out.narrow(axis, m, inner))
+    torch.add(x.narrow(axis, n - m, m), x.narrow(axis, m, m), out=out.narrow(axis, 0, m))
+    torch.add(x.narrow(axis, n - 2 * m, m), x.narrow(axis, 0, m), out=out.narrow(axis, n - m, m))
+    return out

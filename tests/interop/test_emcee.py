@@ -1,0 +1,382 @@
+"""The move of emcee: exactness with lopsided proposals, mutants that must be found, resumption to the bit, edge cases.
+
+Checks return their deviation in units of the largest that chance may cause (see ``checks``): below 1 they pass, and a
+mutant must go above 2. About 15 comparisons.
+"""
+
+from dataclasses import dataclass
+
+import emcee
+import numpy as np
+import pytest
+import torch
+
+from checks import Gaussian, Mixture, bonferroni, mean_shift, mutate, observables, phi4_draws
+from dmmc import diagnostics
+from dmmc.core.errors import DmmcError
+from dmmc.interop.emcee import DiffusionMove, lattice_log_prob
+from dmmc.kernels.independence import Proposal
+from dmmc.proposals import dense
+from dmmc.proposals.divergence import Hutchinson
+from dmmc.proposals.flow import FlowProposal
+from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.lattice import Lattice
+from helpers import Grid, free_reference, random_model
+
+ACTION = Phi4(0.22, 0.1)
+TWO_SITES = Lattice((2,))
+
+
+def gaussian(lattice, width=1.0, mean=0.0):
+    """The free field of mass 0.7, ``width`` times as wide."""
+    return Gaussian.of(lattice, width**2 * FreeField(0.7).propagator(lattice.phat2), mean)
+
+
+def lopsided(lattice):
+    """No symmetry at all: two Gaussians of different weight, place and width."""
+    return Mixture((0.3, 0.7), (gaussian(lattice, 0.6, -0.5), gaussian(lattice, 0.9, 0.6)))
+
+
+def start(coords, seed=1):
+    return emcee.State(coords, random_state=np.random.RandomState(seed).get_state())
+
+
+def last_fields(moves, phi, action, lattice, steps):
+    """Fields after some steps, walkers that began at ``phi``."""
+    log_prob = lattice_log_prob(action, lattice)
+    sampler = emcee.EnsembleSampler(len(phi), lattice.volume, log_prob, moves=moves, vectorize=True)
+    state = sampler.run_mcmc(start(phi.flatten(1).numpy()), steps, store=False)
+    return torch.from_numpy(state.coords).view(phi.shape)
+
+
+def invariance(proposal, lattice=TWO_SITES, steps=2):
+    """Whether draws of phi^4 are still draws of it after some steps: paired, walker by walker."""
+    phi = phi4_draws(ACTION, lattice, 20_000, c=0.5)
+    after = last_fields(DiffusionMove(proposal), phi, ACTION, lattice, steps)
+    return mean_shift(observables(after, lattice) - observables(phi, lattice))
+
+
+def mixed_invariance():
+    """The same for steps of which about half are local ones of another move, walkers independent of each other."""
+    phi = phi4_draws(ACTION, TWO_SITES, 20_000, c=0.5)
+    moves = [emcee.moves.GaussianMove(0.3), DiffusionMove(lopsided(TWO_SITES))]
+    after = last_fields(moves, phi, ACTION, TWO_SITES, 8)
+    return mean_shift(observables(after, TWO_SITES) - observables(phi, TWO_SITES))
+
+
+# Exactness
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 3)], ids=str)
+@pytest.mark.parametrize("make", [lambda lattice: gaussian(lattice, 0.7, 0.4), lopsided], ids=["shifted", "lopsided"])
+def test_draws_of_the_target_stay_draws_of_it(make, shape):
+    lattice = Lattice(shape)
+    assert invariance(make(lattice), lattice) < 1
+
+
+def test_draws_of_the_target_stay_draws_of_it_between_other_moves():
+    assert mixed_invariance() < 1
+
+
+@pytest.mark.parametrize(
+    ("function", "old", "new", "check"),
+    [
+        (
+            "propose",
+            "(log_prob - there) - (state.log_prob - here)",
+            "(log_prob + there) - (state.log_prob + here)",
+            lambda: invariance(lopsided(TWO_SITES)),
+        ),
+        ("propose", "(log_prob - there)", "(log_prob)", lambda: invariance(lopsided(TWO_SITES))),
+        ("propose", "np.where(accepted, there, here)", "there", lambda: invariance(lopsided(TWO_SITES), steps=5)),
+        ("propose", "np.where(accepted, there, here)", "here", lambda: invariance(lopsided(TWO_SITES), steps=5)),
+        ("propose", "state.coords.copy()", "state.coords", mixed_invariance),
+        ("_log_q_of_walkers", "np.array_equal(self._known[0], coords)", "True", mixed_invariance),
+    ],
+    ids=["log q with the wrong sign", "forgotten", "of the rejected", "of the past", "not copied", "stale"],
+)
+def test_mutants_are_found(monkeypatch, function, old, new, check):
+    mutate(monkeypatch, DiffusionMove, function, old, new)
+    assert check() > 2
+
+
+def test_chain_means_between_stretch_moves_against_quadrature():
+    # The mean over walkers is one series, whatever ties the stretch move makes between them.
+    grid = Grid.make(2, half_width=7, n=301)
+    exact = grid.probabilities(ACTION) @ observables(grid.phi, TWO_SITES)
+    sampler = emcee.EnsembleSampler(
+        24,
+        2,
+        lattice_log_prob(ACTION, TWO_SITES),
+        moves=[(emcee.moves.StretchMove(), 0.5), (DiffusionMove(lopsided(TWO_SITES)), 0.5)],
+        vectorize=True,
+    )
+    sampler.run_mcmc(start(phi4_draws(ACTION, TWO_SITES, 24, c=0.5).numpy()), 1000)
+    phi = torch.from_numpy(sampler.get_chain(flat=True))
+    series = observables(phi, TWO_SITES).view(1000, 24, -1).mean(1).T.numpy()
+    found = [diagnostics.gamma_method(x[None]) for x in series]
+    z = [(estimate.value - float(value)) / estimate.error for estimate, value in zip(found, exact, strict=True)]
+    assert max(map(abs, z)) < bonferroni(len(z)), z
+    assert 0.3 < sampler.acceptance_fraction.mean() < 0.9
+
+
+def test_fields_are_walkers_in_c_order():
+    # Proposals from the target itself, which differs from site to site, are accepted only if the sites stay in place.
+    mean = torch.arange(6, dtype=torch.float64).view(2, 3)
+    covariance = torch.diag(torch.linspace(0.5, 2.0, 6, dtype=torch.float64))
+    proposal = Gaussian(mean, covariance)
+
+    def log_prob(x):
+        return -0.5 * ((x - np.arange(6)) ** 2 / np.linspace(0.5, 2.0, 6)).sum(1)
+
+    sampler = emcee.EnsembleSampler(20, 6, log_prob, moves=DiffusionMove(proposal), vectorize=True)
+    sampler.run_mcmc(start(np.random.RandomState(2).normal(size=(20, 6))), 30)
+    assert sampler.acceptance_fraction.min() == 1
+
+
+# Resumption
+
+
+@dataclass(frozen=True)
+class Rough:
+    """A proposal with rounding errors as large as life: of log q in its row of a batch, of what ``sample`` reports."""
+
+    inner: Proposal
+
+    def sample(self, n, generator):
+        phi, log_q = self.inner.sample(n, generator)
+        return phi, log_q + 0.5 * torch.randn(n, generator=generator, dtype=torch.float64)
+
+    def log_q(self, phi):
+        return self.inner.log_q(phi) + torch.sin(3.0 * torch.arange(len(phi)) + len(phi))
+
+    evaluations = 0
+
+    def describe(self):
+        return {"name": "rough"}
+
+
+def flow():
+    """A float32 flow on five sites."""
+    lattice = Lattice((5,))
+    return FlowProposal(random_model(free_reference(lattice), strength=0.1, dtype=torch.float32), n_steps=2)
+
+
+MOVES = {
+    "alone": lambda proposal: DiffusionMove(proposal),
+    "mixed": lambda proposal: [
+        (emcee.moves.StretchMove(), 0.3),
+        (emcee.moves.GaussianMove(0.1), 0.2),
+        (DiffusionMove(proposal), 0.5),
+    ],
+}
+
+
+def stored(path, parts, proposal, moves="mixed", vectorize=True, blobs=True):
+    """A chain of 11 walkers run in ``parts`` steps, with a sampler and a move of their own for each part."""
+    free = lattice_log_prob(FreeField(0.7), Lattice((5,)))
+
+    def log_prob(x):
+        x = np.atleast_2d(x)
+        value = free(x) - 0.02 * (x**4).sum(1)
+        found = np.stack([value, x[:, 0] * x[:, 1], x.sum(1)], 1) if blobs else value
+        return found if vectorize else found[0]
+
+    state = start(0.5 * np.random.RandomState(7).normal(size=(11, 5)))
+    for k, n in enumerate(parts):
+        np.random.seed(100 * len(parts) + k)  # noqa: NPY002  # must not matter
+        torch.manual_seed(100 * len(parts) + k)
+        backend = emcee.backends.HDFBackend(path)
+        made = MOVES[moves](proposal)
+        sampler = emcee.EnsembleSampler(11, 5, log_prob, moves=made, backend=backend, vectorize=vectorize)
+        sampler.run_mcmc(state, n)
+        state = None
+    return [backend.get_chain(), backend.get_log_prob(), backend.get_blobs(), backend.accepted]
+
+
+def resumes(tmp_path, proposal, **options):
+    """Whether a chain cut into any parts is the uninterrupted one, bit for bit."""
+    whole = stored(tmp_path / "whole.h5", [12], proposal, **options)
+    assert 0.1 < whole[-1].mean() / 12 < 0.95
+    cuts = [[5, 7], [1] * 12]
+    others = [stored(tmp_path / f"{len(cut)}.h5", cut, proposal, **options) for cut in cuts]
+    return all(np.array_equal(a, b) for other in others for a, b in zip(whole, other, strict=True))
+
+
+def rough():
+    return Rough(gaussian(Lattice((5,)), 0.8))
+
+
+@pytest.mark.parametrize("moves", MOVES)
+@pytest.mark.parametrize("make", [flow, rough], ids=["float32 flow", "rough"])
+def test_a_resumed_chain_is_the_uninterrupted_one(tmp_path, make, moves):
+    assert resumes(tmp_path, make(), moves=moves)
+
+
+@pytest.mark.parametrize(("vectorize", "blobs"), [(False, True), (False, False), (True, False)])
+def test_resumption_with_and_without_blobs_and_vectorisation(tmp_path, vectorize, blobs):
+    assert resumes(tmp_path, rough(), vectorize=vectorize, blobs=blobs)
+
+
+@pytest.mark.parametrize(
+    ("function", "old", "new"),
+    [
+        ("propose", "self._log_q(coords, phi.shape)", "_.double().numpy()"),
+        ("propose", "torch.Generator(self.device).manual_seed(seed)", "torch.default_generator"),
+        ("propose", "-model.random.standard_exponential(n)", "-np.random.standard_exponential(n)"),
+        (
+            "_log_q_of_walkers",
+            "self._log_q(coords, shape)",
+            "np.concatenate([self._log_q(x[None], torch.Size((1, *shape[1:]))) for x in coords])",
+        ),
+    ],
+    ids=["log q of sample", "torch's generator", "NumPy's generator", "one walker at a time"],
+)
+def test_resumption_mutants_are_found(tmp_path, monkeypatch, function, old, new):
+    mutate(monkeypatch, DiffusionMove, function, old, new)
+    assert not resumes(tmp_path, rough())
+
+
+def test_log_q_of_a_row_does_not_depend_on_the_other_rows():
+    # What resumption to the bit rests on, for float32 networks; batches of several lengths and two kinds of model.
+    torch.manual_seed(1)
+    for proposal in (flow(), dense.untrained(torch.randn(50, 5), n_steps=4)):
+        for n in (1, 7, 33, 64):
+            phi, other = torch.randn(2, n, 5, dtype=torch.float64)
+            alone = proposal.log_q(phi)
+            for keep in (torch.arange(n) % 2 == 0, torch.arange(n) % 3 == 1):
+                mixed = proposal.log_q(torch.where(keep.unsqueeze(1), phi, 100 * other))
+                assert torch.equal(mixed[keep], alone[keep])
+
+
+# Blobs, infinities, refusals
+
+
+def test_blobs_belong_to_their_positions():
+    def log_prob(x):
+        return -0.5 * (x**2).sum(), x[0], x.sum()
+
+    sampler = emcee.EnsembleSampler(12, 2, log_prob, moves=MOVES["mixed"](gaussian(TWO_SITES, 0.8, 0.3)))
+    sampler.run_mcmc(start(np.random.RandomState(3).normal(size=(12, 2))), 60)
+    chain, blobs = sampler.get_chain(), sampler.get_blobs()
+    np.testing.assert_array_equal(blobs[..., 0], chain[..., 0])
+    np.testing.assert_allclose(blobs[..., 1], chain.sum(-1))
+    np.testing.assert_allclose(sampler.get_log_prob(), -0.5 * (chain**2).sum(-1))
+    assert 0.2 < sampler.acceptance_fraction.mean() < 0.95
+
+
+@dataclass(frozen=True)
+class Faulty(Gaussian):
+    """Every third field, its log q, or both are broken."""
+
+    field: float = 0.0
+    value: float = 0.0
+
+    def sample(self, n, generator):
+        phi, log_q = super().sample(n, generator)
+        phi[::3, 0] += self.field
+        return phi, log_q
+
+    def log_q(self, phi):
+        assert bool(torch.isfinite(phi).all())
+        return super().log_q(phi) + torch.where(phi[:, 0] > 0.5, self.value, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("proposal", "value"),
+    [("field", np.nan), ("field", np.inf), ("value", np.nan), ("value", -np.inf), ("log_prob", np.inf)],
+)
+def test_what_is_not_finite_is_rejected(proposal, value):
+    def log_prob(x):
+        return -0.5 * (x**2).sum(1) + np.where(x[:, 0] > 0.5, value if proposal == "log_prob" else 0.0, 0.0)
+
+    options = {} if proposal == "log_prob" else {proposal: value}
+    law = gaussian(TWO_SITES)
+    move = DiffusionMove(Faulty(law.mean, law.covariance, **options))
+    sampler = emcee.EnsembleSampler(12, 2, log_prob, moves=move, vectorize=True)
+    sampler.run_mcmc(start(-1 - np.random.RandomState(3).random(size=(12, 2))), 100)
+    chain, accepted = sampler.get_chain(), sampler.acceptance_fraction
+    assert np.isfinite(chain).all() and np.isfinite(sampler.get_log_prob()).all()
+    if proposal == "field":
+        assert (accepted[::3] == 0).all() and accepted[1::3].min() > 0.3
+    else:
+        assert chain[..., 0].max() <= 0.5 and accepted.min() > 0.2
+
+
+def test_walkers_leave_where_the_target_vanishes_and_stay_out_of_reach():
+    law = gaussian(TWO_SITES)
+    outside = DiffusionMove(Faulty(law.mean, law.covariance, value=-np.inf))
+    at = np.random.RandomState(3).random(size=(6, 2))
+
+    def half(x):
+        return np.where(x[:, 0] < 0, -0.5 * (x**2).sum(1), -np.inf)
+
+    sampler = emcee.EnsembleSampler(6, 2, half, moves=DiffusionMove(law), vectorize=True)
+    sampler.run_mcmc(start(0.1 + at), 40)
+    assert (sampler.get_chain()[-1, :, 0] < 0).all()
+    # Where the proposal's density is zero its weight is infinite: the walker waits for another move.
+    sampler = emcee.EnsembleSampler(6, 2, lambda x: -0.5 * (x**2).sum(1), moves=outside, vectorize=True)
+    sampler.run_mcmc(start(1 + at), 5)
+    assert sampler.acceptance_fraction.max() == 0
+
+
+def test_nan_of_the_log_prob_function_is_an_error_of_emcee():
+    sampler = emcee.EnsembleSampler(
+        6,
+        2,
+        lambda x: np.log(np.where(x[:, 0] < 0, 1.0, np.nan)),
+        moves=DiffusionMove(lopsided(TWO_SITES)),
+        vectorize=True,
+    )
+    with pytest.raises(ValueError, match="NaN"):
+        sampler.run_mcmc(start(-1 - np.random.RandomState(3).random(size=(6, 2))), 20)
+
+
+@pytest.mark.parametrize(
+    ("log_q", "ndim", "message"),
+    [
+        (lambda phi: torch.zeros(len(phi)), 3, r"fields of \(2,\), which are not 8 walkers of 3 dimensions"),
+        (lambda phi: torch.zeros(len(phi), 1), 2, r"shape \(8,\).*got \(8, 1\)"),
+        (lambda phi: np.zeros(len(phi)), 2, "got ndarray"),
+        (lambda phi: torch.full((len(phi),), torch.nan), 2, "NaN"),
+        (lambda phi: torch.full((len(phi),), torch.inf), 2, "infinite"),
+    ],
+    ids=["ndim", "shape", "type", "NaN", "infinite"],
+)
+def test_refusals(log_q, ndim, message):
+    class Bad:
+        evaluations = 0
+
+        def sample(self, n, generator):
+            return torch.randn(n, 2, generator=generator), torch.zeros(n)
+
+        def log_q(self, phi):
+            return log_q(phi)
+
+        def describe(self):
+            return {}
+
+    sampler = emcee.EnsembleSampler(8, ndim, lambda x: -0.5 * (x**2).sum(1), moves=DiffusionMove(Bad()), vectorize=True)
+    with pytest.raises(DmmcError, match=message):
+        sampler.run_mcmc(start(np.random.RandomState(3).normal(size=(8, ndim))), 1)
+
+
+def test_an_estimated_density_is_refused():
+    model = random_model(free_reference(TWO_SITES))
+    with pytest.raises(DmmcError, match="exact"):
+        DiffusionMove(FlowProposal(model, divergence=Hutchinson(1)))
+
+
+def test_dense_model_in_a_sampler():
+    # A correlated Gaussian: the model of its samples is nearly the target, before any training.
+    covariance = np.array([[2.0, 0.9, 0.0], [0.9, 1.0, -0.3], [0.0, -0.3, 0.5]])
+    samples = np.random.RandomState(5).multivariate_normal([1.0, -2.0, 3.0], covariance, 4000)
+    inverse = np.linalg.inv(covariance)
+
+    def log_prob(x):
+        return -0.5 * np.einsum("ni,ij,nj->n", x - [1.0, -2.0, 3.0], inverse, x - [1.0, -2.0, 3.0])
+
+    move = DiffusionMove(dense.untrained(samples, n_steps=2))
+    sampler = emcee.EnsembleSampler(40, 3, log_prob, moves=move, vectorize=True)
+    sampler.run_mcmc(start(samples[:40]), 50)
+    assert sampler.acceptance_fraction.mean() > 0.9

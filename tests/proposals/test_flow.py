@@ -1,0 +1,218 @@
+"""The probability flow: log q against the determinant of the map, closed forms, normalisation, independence of batches.
+
+Random networks, in float64 unless said otherwise: all of this must hold for a bad model as well as for a good one.
+The splines of ``SMALL`` have 7 - 3 = 4 intervals in the noise level; numbers of steps are multiples of 4, so that no
+step crosses a knot, where the velocity has two derivatives only and a fourth-order method is not of fourth order.
+"""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dmmc.core.errors import DmmcError
+from dmmc.kernels.independence import Independence
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.reference import GaussianReference
+from dmmc.proposals.flow import FlowProposal
+from dmmc.theory.actions import FreeField
+from dmmc.theory.lattice import Lattice
+from helpers import SIGMA, SMALL, Grid, exact_log_q, free_reference, noise, random_model, rng, z_scores
+
+LATTICES = [(4, 4), (3, 5), (6,), (2, 2, 3)]
+CASES = [(shape, False) for shape in LATTICES] + [((3, 4), True), ((5,), True)]
+
+
+def model_on(shape, two_sector=False, strength=0.08, **options):
+    reference = free_reference(Lattice(shape), mass=0.8, mean=1.5 if two_sector else 0.0)
+    return random_model(reference, two_sector=two_sector, strength=strength, **options)
+
+
+@pytest.mark.parametrize(("shape", "two_sector"), CASES, ids=str)
+def test_log_q_is_the_density_of_the_map_to_fourth_order(shape, two_sector):
+    model = model_on(shape, two_sector)
+    latents = noise(model.lattice, 4, seed=7)
+    error = {}
+    for n in (8, 16, 32):
+        flow = FlowProposal(model, n)
+        _, log_q = flow.push(latents)
+        error[n] = log_q - exact_log_q(flow, latents)
+    assert float(error[32].abs().max()) < 1e-4
+    # Fourth order: 16 a doubling, in the limit.
+    assert float(error[8].abs().max()) > 8 * float(error[16].abs().max())
+    assert float(error[16].abs().max()) > 8 * float(error[32].abs().max())
+    # The determinant of this map is not a constant.
+    assert float((log_q + 0.5 * latents.square().flatten(1).sum(1)).std()) > 0.02
+
+
+@pytest.mark.parametrize(("shape", "two_sector"), CASES, ids=str)
+def test_log_q_of_a_pushed_field_is_the_density_returned_with_it(shape, two_sector):
+    model = model_on(shape, two_sector)
+    flow = FlowProposal(model, 32)
+    if two_sector:
+        phi, log_q = flow.sample(10, rng())
+    else:
+        phi, log_q = flow.push(noise(model.lattice, 10))
+    torch.testing.assert_close(flow.log_q(phi), log_q, rtol=0, atol=1e-5)
+    coarse = FlowProposal(model, 4)
+    assert float((coarse.log_q(coarse.push(noise(model.lattice, 10))[0]) - log_q).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("shape", LATTICES, ids=str)
+def test_integrator_error_is_the_distance_from_the_density_of_the_map(shape):
+    flow, n = FlowProposal(model_on(shape), 12), 48
+    latents = noise(flow.model.lattice, n, seed=3)
+    exact = flow.push(latents)[1] - exact_log_q(flow, latents)
+    error = flow.integrator_error(n, rng(3))  # of the same latents
+    assert error.n_steps == 12 and error.std == pytest.approx(float(error.delta.std()))
+    # Beside the noise of its probe an estimate is right to first order in the error: to half of it, say.
+    difference = error.delta - exact
+    assert abs(float(difference.mean())) < SIGMA * float(difference.std()) / math.sqrt(n) + 0.5 * float(exact.std())
+    # The probe's noise makes the spread larger, not smaller, and not by an order of magnitude.
+    assert 0.7 < error.std / float(exact.std()) < 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", [(1,), (6,), (4, 4), (3, 5), (2, 2, 3)], ids=str)
+def test_untrained_model_of_the_free_field_is_exact(shape, dtype):
+    action, lattice = FreeField(0.6), Lattice(shape)
+    reference = free_reference(lattice, 0.6)
+    model = DiffusionModel.untrained(reference, action, SMALL, generator=rng())
+    model.network.to(dtype)
+    kernel = Independence(action, lattice, FlowProposal(model, 4))
+    log_z = 0.5 * float((lattice.orbit_size * torch.log(2 * math.pi * reference.propagator)).sum())
+    phi, log_q, S, log_w = kernel.propose(200, rng(2))
+    tolerance = 1e-11 if dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(log_q, -S - log_z, rtol=0, atol=tolerance)
+    torch.testing.assert_close(log_w, torch.full_like(log_w, log_z), rtol=0, atol=tolerance)
+    torch.testing.assert_close(kernel.proposal.log_q(phi), log_q, rtol=0, atol=tolerance)
+    assert float(z_scores(lattice.two_point(phi), reference.propagator).abs().max()) < SIGMA
+    if dtype == torch.float64:
+        state = kernel.start_from_proposals(20, rng(3))
+        assert all(bool(statistics["accepted"].all()) for _, statistics in kernel.steps(state, 20, rng(4)))
+
+
+def one_or_two_sites(n_sites, two_sector):
+    """A model, its flow and every field; sigma of the reference is at most 1."""
+    lattice = Lattice((n_sites,))
+    reference = GaussianReference(lattice, torch.tensor([0.6, 0.3][:n_sites]).double(), 1.4 if two_sector else 0.0)
+    model = random_model(reference, two_sector=two_sector, strength=0.3)
+    grid = Grid.make(n_sites, *((9.0, 1500) if n_sites == 1 else (7.0, 100)))
+    flow = FlowProposal(model, 16)
+    return flow, grid, flow.log_q(grid.phi).exp() * grid.cell
+
+
+@pytest.mark.parametrize("two_sector", [False, True])
+@pytest.mark.parametrize("n_sites", [1, 2])
+def test_q_is_normalised_and_is_what_is_sampled(n_sites, two_sector):
+    flow, grid, q = one_or_two_sites(n_sites, two_sector)
+    assert float(q.sum()) == pytest.approx(1, abs=1e-5)  # the integrator's error at 16 steps
+    n = 4000
+    phi, log_q = flow.sample(n, rng(8))
+    torch.testing.assert_close(flow.log_q(phi), log_q, rtol=0, atol=1e-3)
+
+    def functions(phi):
+        a, b = phi[:, :1], phi[:, -1:]
+        return torch.cat([a, b, a.abs(), a * b, a**2, b**2, a**3 * b, a**4, (3 * a).cos(), (a > 0.7).double()], 1)
+
+    exact = (q.unsqueeze(1) * functions(grid.phi)).sum(0)
+    # The step function on a grid: half a cell of q.
+    slack = torch.zeros_like(exact)
+    slack[-1] = float(q.view(*[round(len(q) ** (1 / n_sites))] * n_sites).flatten(1 if n_sites > 1 else 0).max()) * 100
+    values = functions(phi)
+    error = values.std(0) / math.sqrt(n)
+    assert bool(((values.mean(0) - exact).abs() < SIGMA * error + slack + 1e-4).all())
+    # Not the Gaussian of the reference.
+    gaussian = flow.model.reference.propagator.sum() / n_sites + flow.model.reference.mean**2
+    assert abs(float(exact[4] / gaussian) - 1) > 0.05
+
+
+@pytest.mark.parametrize("shape", [(2,), (4, 4)], ids=str)
+def test_group_average_is_symmetric(shape):
+    model = model_on(shape, two_sector=True)
+    flow, n = FlowProposal(model, 16), 300
+    phi, log_q = flow.sample(n, rng())
+    torch.testing.assert_close(flow.log_q(-phi), flow.log_q(phi), rtol=1e-14, atol=1e-12)
+    torch.testing.assert_close(flow.log_q(phi), log_q, rtol=0, atol=1e-3)
+    M = phi.flatten(1).mean(1)
+    signs = torch.sign(M)
+    assert abs(float(z_scores(signs, 0.0))) < SIGMA and float(signs.std()) > 0.9
+    # Both sectors count: log q is above half of that of either of them.
+    sector = replace(model, two_sector=False)
+    plus, minus = (FlowProposal(sector, 16).log_q(x) for x in (phi, -phi))
+    torch.testing.assert_close(log_q.exp(), (plus.exp() + minus.exp()) / 2, rtol=1e-3, atol=0)
+
+
+def test_odd_model_is_symmetric_to_the_last_bit():
+    flow = FlowProposal(model_on((4, 3)), 8)
+    phi, _ = flow.sample(20, rng())
+    assert torch.equal(flow.log_q(phi), flow.log_q(-phi))
+
+
+@pytest.mark.parametrize("two_sector", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_density_of_a_field_does_not_depend_on_its_company(dtype, two_sector):
+    model = model_on((5, 4), two_sector, strength=0.3, dtype=dtype)
+    flow = FlowProposal(model, 4)
+    phi, _ = flow.sample(9, rng())
+    whole = flow.log_q(phi)
+    assert whole.dtype == torch.float64 and phi.dtype == dtype
+    bound = 1e-12 * float(whole.abs().max()) if dtype == torch.float64 else 1e-4
+    alone = torch.cat([flow.log_q(one.unsqueeze(0)) for one in phi[:3]])
+    wild = flow.log_q(torch.cat([phi[:3], 50 * phi]))[:3]
+    order = torch.randperm(9, generator=rng())
+    for found, expected in ((alone, whole[:3]), (wild, whole[:3]), (flow.log_q(phi[order]), whole[order])):
+        assert float((found - expected).abs().max()) < bound
+    latents = flow.latents(9, rng())
+    pushed = flow.push(latents)
+    for chunk_sites in (1, 70, 10**6):  # one, three and all of them at a time
+        other = replace(flow, chunk_sites=chunk_sites)
+        assert float((other.log_q(phi) - whole).abs().max()) < bound
+        again = other.push(latents)
+        torch.testing.assert_close(again[0], pushed[0], rtol=0, atol=1e-11 if dtype == torch.float64 else 1e-4)
+        assert float((again[1] - pushed[1]).abs().max()) < bound
+
+
+def test_same_seed_same_bits_and_inputs_left_alone():
+    flow = FlowProposal(model_on((4, 4)), 4)
+    first, second, other = (flow.sample(5, rng(seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)) and not torch.equal(first[0], other[0])
+    phi = first[0].clone()
+    flow.log_q(phi)
+    assert torch.equal(phi, first[0])
+
+
+def test_denoising_leads_from_noise_to_the_sample():
+    model = model_on((4, 4))
+    reference, latents = model.reference, noise(model.lattice, 6)
+    flow = FlowProposal(model, 32)
+    path = flow.denoise(latents, [1.0, 0.5, 0.0])
+    root = (reference.c(latents) + reference.v_max).sqrt()
+    torch.testing.assert_close(path[0], model.lattice.to_sites(root * model.lattice.to_modes(latents)))
+    torch.testing.assert_close(path[2], flow.push(latents)[0], rtol=0, atol=1e-5)
+    assert float(path[0].std()) > float(path[1].std()) > float(path[2].std())
+
+
+def test_description_tells_proposals_apart():
+    model = model_on((4, 4))
+    flow = FlowProposal(model, 8)
+    assert flow.describe() == FlowProposal(model, 8).describe()
+    others = [FlowProposal(model, 16), FlowProposal(model, 8, 64), FlowProposal(model_on((4, 4), seed=2), 8)]
+    assert all(flow.describe() != other.describe() for other in others)
+
+
+def test_refusals():
+    model = model_on((4, 4))
+    for bad in ({"n_steps": 0}, {"chunk_sites": 0}):
+        with pytest.raises(DmmcError, match="must be positive"):
+            FlowProposal(model, **bad)
+    flow = FlowProposal(model, 4)
+    with pytest.raises(DmmcError, match="number of fields must be positive"):
+        flow.sample(0, rng())
+    with pytest.raises(DmmcError, match=r"phi must have shape \(batch, 4, 4\)"):
+        flow.log_q(torch.zeros(2, 4, 5))
+    with pytest.raises(DmmcError, match="NaN"):
+        flow.log_q(torch.full((2, 4, 4), math.nan))
+    with pytest.raises(DmmcError, match="floating point"):
+        flow.log_q(torch.zeros(2, 4, 4, dtype=torch.int64))

@@ -1,0 +1,369 @@
+"""Stored runs: what is in the file, thinning, kills, resumption and extension, reproducibility."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dmmc.core.errors import DmmcError, FileError, MismatchError
+from dmmc.core.rng import stream
+from dmmc.kernels.cluster import Cluster
+from dmmc.kernels.hmc import HMC
+from dmmc.kernels.independence import Independence
+from dmmc.proposals.flow import FlowProposal
+from dmmc.runs import chain
+from dmmc.runs.chain import ChainOptions
+from dmmc.runs.storage import Run, load_run
+from dmmc.theory.actions import Phi4
+from dmmc.theory.lattice import Lattice
+from dmmc.theory.observables import measure
+from helpers import free_reference, random_model, rng
+
+LATTICE, ACTION, CHAINS = Lattice((4, 3)), Phi4(0.2, 0.1), 6
+OBSERVABLES = {"M", "abs_M", "M2", "M4", "phi2", "S_per_site", "two_point"}
+STATISTICS = {
+    "hmc": {"accepted", "energy_error"},
+    "cluster": {"accepted", "energy_error", "n_clusters"},
+    "flow": {"accepted", "log_q", "log_w", "log_w_proposed"},
+}
+# HMC below: 3 forces; cluster: two of its trajectories and the sweep; flow: two steps of four evaluations.
+EVALUATIONS = {"hmc": {"force": 3}, "cluster": {"force": 7}, "flow": {"network": 8}}
+
+
+def make(name):
+    """A kernel, and what starts its chains."""
+    if name == "flow":
+        model = random_model(free_reference(LATTICE), strength=0.1, dtype=torch.float32)
+        kernel = Independence(ACTION, LATTICE, FlowProposal(model, n_steps=2))
+        return kernel, lambda: kernel.start_from_proposals(CHAINS, rng(5))
+    local = HMC(ACTION, LATTICE, step_size=0.3, n_leapfrog=3)
+    kernel = local if name == "hmc" else Cluster(local, n_local=2)
+    return kernel, lambda: kernel.start(torch.zeros(CHAINS, *LATTICE.shape))
+
+
+def run(name, options, path, **how) -> Run:
+    kernel, start = make(name)
+    return load_run(chain.run(kernel, start, options, path, progress=False, **how))
+
+
+def assert_same(a: Run, b: Run):
+    """Bit for bit, in everything but the identity of the run."""
+    for group in ("observables", "stats", "state"):
+        left, right = getattr(a, group), getattr(b, group)
+        assert left.keys() == right.keys()
+        for key in left:
+            np.testing.assert_array_equal(left[key], right[key], err_msg=f"{group}/{key}", strict=True)
+    np.testing.assert_array_equal(a.cfg_index, b.cfg_index, strict=True)
+    if len(a.cfg_index):
+        np.testing.assert_array_equal(a.cfgs(), b.cfgs(), strict=True)
+    assert a.header == b.header
+
+
+# What is in the file
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_contents(name, tmp_path):
+    options = ChainOptions(draws=11, steps_per_draw=2, keep_every=3, block=4, seed=7)
+    found = run(name, options, tmp_path / "new" / "run.h5", provenance={"why": "test"})
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["run.h5"]
+    assert found.observables.keys() == OBSERVABLES
+    assert found.observables["two_point"].shape == (CHAINS, 11, len(LATTICE.orbit_modes))
+    assert all(found.observables[key].shape == (CHAINS, 11) for key in OBSERVABLES - {"two_point"})
+    assert found.stats.keys() == STATISTICS[name]
+    assert all(value.shape == (CHAINS, 11) for value in found.stats.values())
+    assert all(value.dtype == np.float64 for value in found.observables.values())
+    # Two steps a draw: a draw may have accepted none, one or both of them.
+    assert set(np.unique(found.stats["accepted"])) <= {0.0, 0.5, 1.0}
+    assert (found.n_chains, found.n_draws, found.n_blocks) == (CHAINS, 11, 3)
+    assert found.header == {
+        "kernel": make(name)[0].describe(),
+        "evaluations": make(name)[0].evaluations,
+        "action": ACTION.describe(),
+        "lattice": [4, 3],
+        "seed": 7,
+        "steps_per_draw": 2,
+        "keep_every": 3,
+        "block": 4,
+        "n_draws": 11,
+        "provenance": {"why": "test"},
+    }
+
+
+def test_what_a_step_costs():
+    assert {name: make(name)[0].evaluations for name in STATISTICS} == EVALUATIONS
+
+
+def test_an_evaluation_is_stored_beside_the_chains(tmp_path):
+    made = run("hmc", ChainOptions(draws=5, block=4), tmp_path / "run.h5", evaluate=lambda: {"delta": np.arange(3.0)})
+    assert list(made.evaluation) == ["delta"]
+    np.testing.assert_array_equal(made.evaluation["delta"], np.arange(3.0))
+    assert made.summary["wall_draws"] == 5 and made.summary["wall_seconds"]["chain"] > 0
+    extended = run("hmc", ChainOptions(draws=7, block=4), tmp_path / "run.h5", resume=True)
+    assert extended.evaluation == {} and extended.summary["wall_draws"] == 2
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_every_kth_configuration_is_kept_and_is_what_was_measured(name, tmp_path):
+    found = run(name, ChainOptions(draws=11, keep_every=3, block=4), tmp_path / "run.h5")
+    # Draws 3, 6 and 9, counted from 1 and across blocks.
+    assert [tuple(row) for row in found.cfg_index] == [(c, draw) for draw in (2, 5, 8) for c in range(CHAINS)]
+    phi = torch.as_tensor(found.cfgs())
+    expected = measure(phi, ACTION(phi), LATTICE)
+    for key, value in expected.items():
+        recorded = found.observables[key][tuple(found.cfg_index.T)]
+        np.testing.assert_allclose(recorded, value.numpy(), rtol=1e-12, atol=1e-12, err_msg=key)
+
+
+def test_nothing_is_kept_unless_asked(tmp_path):
+    found = run("hmc", ChainOptions(draws=5), tmp_path / "run.h5")
+    assert len(found.cfg_index) == 0
+    with pytest.raises(FileError, match="kept no configurations"):
+        found.cfgs()
+    assert len(run("hmc", ChainOptions(draws=5, keep_every=6), tmp_path / "other.h5").cfg_index) == 0
+
+
+def test_the_chain_is_that_of_the_kernel(tmp_path):
+    # Recorded: the state after every third step; block b uses random stream b, and nothing else.
+    found = run("hmc", ChainOptions(draws=6, steps_per_draw=3, block=4, seed=3), tmp_path / "run.h5")
+    kernel, start = make("hmc")
+    state, phi, accepted = start(), [], []
+    identity = json.dumps({key: found.header[key] for key in ("kernel", "action", "lattice")}, sort_keys=True)
+    for number, draws in enumerate((4, 2)):
+        for after, statistics in kernel.steps(state, 3 * draws, stream(3, "chain", identity, number)):
+            state = after
+            phi.append(state.phi)
+            accepted.append(statistics["accepted"].double())
+    M = torch.stack(phi[2::3], 1).mean((2, 3))
+    np.testing.assert_array_equal(found.observables["M"], M.numpy())
+    np.testing.assert_allclose(
+        found.stats["accepted"], torch.stack(accepted, 1).view(CHAINS, 6, 3).mean(2).numpy(), rtol=1e-15
+    )
+    np.testing.assert_array_equal(found.state["phi"], state.phi.numpy())
+
+
+def test_rejections_are_recorded_again(tmp_path):
+    found = run("flow", ChainOptions(draws=40), tmp_path / "run.h5")
+    accepted, M = found.stats["accepted"][:, 1:] == 1, found.observables["M"]
+    assert 0.05 < accepted.mean() < 0.95
+    np.testing.assert_array_equal(M[:, 1:] != M[:, :-1], accepted)
+    np.testing.assert_array_equal(found.stats["log_w"][accepted.nonzero()[0], accepted.nonzero()[1] + 1],
+                                  found.stats["log_w_proposed"][:, 1:][accepted])  # fmt: skip
+
+
+# Randomness
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_a_seed_makes_the_run(name, tmp_path):
+    options = ChainOptions(draws=6, keep_every=2, block=3, seed=4)
+    first = run(name, options, tmp_path / "a.h5")
+    assert_same(first, run(name, options, tmp_path / "b.h5"))
+    other = run(name, replace(options, seed=5), tmp_path / "c.h5")
+    assert not np.isin(first.observables["S_per_site"][:, 1:], other.observables["S_per_site"][:, 1:]).all()
+    assert not np.array_equal(first.observables["M"], other.observables["M"])
+
+
+def test_no_random_number_is_used_in_two_blocks(tmp_path):
+    log_w = run("flow", ChainOptions(draws=12, block=3), tmp_path / "run.h5").stats["log_w_proposed"]
+    assert len(np.unique(log_w)) == log_w.size
+
+
+# Extension, resumption, refusals
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_extension_is_the_longer_run(name, tmp_path):
+    # Exactly so where the first run ended with a whole block.
+    options = ChainOptions(draws=6, steps_per_draw=2, keep_every=4, block=3)
+    whole = run(name, replace(options, draws=15), tmp_path / "whole.h5")
+    run(name, options, tmp_path / "run.h5")
+    first_id = load_run(tmp_path / "run.h5").run_id
+    assert run(name, replace(options, draws=9), tmp_path / "run.h5", resume=True).n_draws == 9
+    extended = run(name, replace(options, draws=15), tmp_path / "run.h5", resume=True)
+    assert_same(extended, whole)
+    assert extended.run_id == first_id
+
+
+def test_extension_from_the_middle_of_a_block_keeps_what_was_there(tmp_path):
+    options = ChainOptions(draws=5, keep_every=2, block=4)
+    before = run("hmc", options, tmp_path / "run.h5")
+    kept = before.cfgs()
+    after = run("hmc", replace(options, draws=11), tmp_path / "run.h5", resume=True)
+    for key, value in before.observables.items():
+        np.testing.assert_array_equal(after.observables[key][:, :5], value)
+    assert [tuple(row) for row in after.cfg_index[::CHAINS]] == [(0, draw) for draw in (1, 3, 5, 7, 9)]
+    np.testing.assert_array_equal(after.cfgs()[: 2 * CHAINS], kept)
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    options = ChainOptions(draws=5, keep_every=2, block=4)
+    before, copy = run("hmc", options, tmp_path / "run.h5"), tmp_path / "copy.h5"
+    copy.write_bytes((tmp_path / "run.h5").read_bytes())
+    assert_same(run("hmc", options, tmp_path / "run.h5", resume=True), replace(before, path=copy))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"steps_per_draw": 2}, "steps_per_draw is 1 there and 2 here"),
+        ({"keep_every": 3}, "keep_every"),
+        ({"block": 5}, "block is 4 there and 5 here"),
+    ],
+)
+def test_resuming_with_other_options_is_refused(change, message, tmp_path):
+    options = ChainOptions(draws=8, keep_every=2, block=4)
+    run("hmc", options, tmp_path / "run.h5")
+    content = (tmp_path / "run.h5").read_bytes()
+    with pytest.raises(MismatchError, match=message):
+        run("hmc", replace(options, draws=12, **change), tmp_path / "run.h5", resume=True)
+    assert (tmp_path / "run.h5").read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["run.h5"]
+
+
+def test_resuming_with_another_kernel_is_refused(tmp_path):
+    options = ChainOptions(draws=8, block=4)
+    run("flow", options, tmp_path / "run.h5")
+    kernel, start = make("flow")
+    others = [
+        replace(kernel, action=Phi4(0.2, 0.11)),
+        replace(kernel, proposal=replace(kernel.proposal, n_steps=3)),
+        replace(kernel, proposal=FlowProposal(random_model(free_reference(LATTICE), seed=2), n_steps=2)),
+        make("hmc")[0],
+    ]
+    for other in others:
+        with pytest.raises(MismatchError, match="is another run"):
+            chain.run(other, start, replace(options, draws=12), tmp_path / "run.h5", resume=True, progress=False)
+    with pytest.raises(MismatchError, match="provenance"):
+        run("flow", options, tmp_path / "run.h5", resume=True, provenance={"chains": 3})
+
+
+def test_files_in_the_way_are_refused(tmp_path):
+    path, options = tmp_path / "run.h5", ChainOptions(draws=4, block=2)
+    with pytest.raises(FileError, match="nothing to resume"):
+        run("hmc", options, path, resume=True)
+    assert not list(tmp_path.iterdir())
+    run("hmc", options, path)
+    with pytest.raises(FileError, match="exists"):
+        run("hmc", options, path)
+    assert run("hmc", replace(options, seed=1), path, overwrite=True).header["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"draws": 0},
+        {"draws": -1},
+        {"steps_per_draw": 0},
+        {"block": 0},
+        {"keep_every": -1},
+        {"seed": -1},
+        {"seed": 2**63},
+    ],
+)
+def test_numbers_out_of_range_are_refused(change):
+    with pytest.raises(DmmcError, match="must be"):
+        ChainOptions(**{"draws": 3, **change})
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("name", ["hmc", "flow"])
+def test_an_interrupt_keeps_whole_blocks(name, tmp_path, monkeypatch):
+    options = ChainOptions(draws=12, keep_every=2, block=3)
+    whole = run(name, options, tmp_path / "whole.h5")
+    inner, calls = chain.measure, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 8:  # in the third block
+            raise KeyboardInterrupt
+        return inner(*args)
+
+    monkeypatch.setattr(chain, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(name, options, tmp_path / "run.h5")
+    journal = tmp_path / "run.h5.partial"
+    assert sorted(path.name for path in journal.glob("block_*")) == ["block_000000.h5", "block_000001.h5"]
+    with pytest.raises(FileError, match="unfinished"):
+        run(name, options, tmp_path / "run.h5")
+    with pytest.raises(FileError, match="is not finished"):
+        load_run(tmp_path / "run.h5")
+    assert_same(run(name, options, tmp_path / "run.h5", resume=True), whole)
+    assert not journal.exists()
+    # Six draws before the interrupt and two that were lost with it; then six more.
+    assert len(calls) == 8 + 6
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from test_chain import KILLED, run
+run({name!r}, KILLED, {path!r}, resume={resume})
+"""
+KILLED = ChainOptions(draws=240, steps_per_draw=2, keep_every=50, block=3)
+
+
+@pytest.mark.parametrize("name", ["hmc", "flow"])
+def test_a_killed_run_is_resumed_bit_for_bit(name, tmp_path):
+    # Killed twice, each time a random while after a random number of further blocks has appeared; then finished.
+    whole, path = run(name, KILLED, tmp_path / "whole.h5"), tmp_path / "run.h5"
+    journal = tmp_path / "run.h5.partial"
+    moments = np.random.default_rng(len(name))
+    for attempt in range(2):
+        script = SCRIPT.format(tests=str(Path(__file__).parents[1]), name=name, path=str(path), resume=attempt > 0)
+        target = len(list(journal.glob("block_*.h5"))) + int(moments.integers(1, 8))
+        process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+        while len(list(journal.glob("block_*.h5"))) < target:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.01))
+        process.kill()
+        _, message = process.communicate()
+        assert process.returncode == -signal.SIGKILL, message
+        assert not path.exists()
+    resumed = run(name, KILLED, path, resume=True)
+    assert resumed.n_blocks == 80
+    assert_same(resumed, whole)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.h5", "whole.h5"]
+
+
+# Devices
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), "cuda"])
+def test_device(device, tmp_path):
+    if str(device) == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    kernel, _ = make("hmc")
+    seen = []
+
+    class Watched(HMC):
+        def steps(self, state, n, generator):
+            seen.append((state.phi.device.type, generator.device.type))
+            return super().steps(state, n, generator)
+
+    watched = Watched(ACTION, LATTICE, kernel.step_size, kernel.n_leapfrog)
+    where = torch.device(device)
+    options, path = ChainOptions(draws=4, block=2, keep_every=2), tmp_path / "run.h5"
+
+    def start():
+        return watched.start(torch.zeros(CHAINS, *LATTICE.shape, device=where))
+
+    chain.run(watched, start, options, path, device=device, progress=False)
+    chain.run(watched, start, replace(options, draws=8), path, device=device, resume=True, progress=False)
+    assert seen == [(where.type, where.type)] * 4
+    if where.type == "cpu":
+        assert_same(load_run(path), run("hmc", replace(options, draws=8), tmp_path / "plain.h5"))

@@ -1,0 +1,137 @@
+"""The three forms of phi^4, the free field, gradients."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from dmmc.core.errors import DmmcError
+from dmmc.theory.actions import Action, AutogradAction, FreeField, Phi4, action_from_description
+from dmmc.theory.lattice import Lattice
+
+SHAPES = [(1,), (2,), (7,), (4, 4), (5, 3), (1, 4), (3, 2, 4), (2, 3, 2, 4)]
+
+
+def field(shape: tuple[int, ...], n: int = 4) -> torch.Tensor:
+    return 0.3 + torch.randn(n, *shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def links(phi: torch.Tensor) -> list[torch.Tensor]:
+    """phi(x + mu) for each direction mu."""
+    return [torch.roll(phi, -1, axis) for axis in range(1, phi.ndim)]
+
+
+def total(density: torch.Tensor) -> torch.Tensor:
+    return density.flatten(1).sum(1)
+
+
+def hopping(phi, kappa, lam):
+    return total(-2 * kappa * phi * sum(links(phi)) + (1 - 2 * lam) * phi**2 + lam * phi**4)
+
+
+def mass(phi, m2, lam_m):
+    return total(sum((up - phi) ** 2 for up in links(phi)) + m2 * phi**2 + lam_m * phi**4)
+
+
+def textbook(phi, mu0sq, lam_t):
+    return total(sum((up - phi) ** 2 for up in links(phi)) / 2 + mu0sq * phi**2 / 2 + lam_t * phi**4 / 4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_three_forms_are_one_theory(shape):
+    phi, dim = field(shape), len(shape)
+    action = Phi4(kappa=0.27, lam=0.022)
+    in_mass, in_text = action.rescaled(math.sqrt(0.27)), action.rescaled(math.sqrt(2 * 0.27))
+    S = hopping(phi, 0.27, 0.022)
+    torch.testing.assert_close(action(phi), S)
+    torch.testing.assert_close(in_mass(math.sqrt(0.27) * phi), S)
+    torch.testing.assert_close(in_text(math.sqrt(0.54) * phi), S)
+    torch.testing.assert_close(in_mass(phi), mass(phi, action.m2(dim), action.lam_m))
+    torch.testing.assert_close(in_text(phi), textbook(phi, action.m2(dim), action.lam_m))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("m2", "lam"), [(-4.0, 6.975), (-20.0, 0.5), (-2.0, 1e-3), (0.3, 2.0), (0.0, 1.0)])
+def test_mass_and_textbook_couplings(shape, m2, lam):
+    phi, dim = field(shape), len(shape)
+    in_mass, in_text = Phi4.from_mass(m2, lam, dim), Phi4.from_textbook(m2, lam, dim)
+    torch.testing.assert_close(in_mass(phi), mass(phi, m2, lam))
+    torch.testing.assert_close(in_text(phi), textbook(phi, m2, lam))
+    torch.testing.assert_close(in_text(math.sqrt(2) * phi), in_mass(phi))
+    assert in_mass.m2(dim) == pytest.approx(m2, abs=1e-9)
+    assert in_mass.lam_m == pytest.approx(lam, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("action", [Phi4(0.27, 0.022), Phi4(0.2, 0.5, scale=0.7), FreeField(0.6)])
+def test_gradient_is_the_derivative(shape, action):
+    phi = field(shape)
+    torch.testing.assert_close(action.grad(phi), AutogradAction(action, "same").grad(phi))
+
+
+@pytest.mark.parametrize("action", [Phi4(0.27, 0.022), FreeField(0.6)])
+def test_dtype_is_kept(action):
+    phi = field((4, 4)).float()
+    assert action(phi).dtype == action.grad(phi).dtype == torch.float32
+    assert action(phi).shape == (4,)
+    torch.testing.assert_close(action(phi).double(), action(phi.double()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_free_field_is_diagonal_in_momentum(shape):
+    lattice, action, phi = Lattice(shape), FreeField(0.6), field(shape)
+    propagator = action.propagator(lattice.phat2)
+    S = 0.5 * lattice.sum_modes(lattice.to_modes(phi).abs() ** 2 / propagator)
+    torch.testing.assert_close(action(phi), S)
+    torch.testing.assert_close(action(phi), textbook(phi, 0.36, 0.0))
+    torch.testing.assert_close(lattice.to_sites(lattice.to_modes(phi) / propagator), action.grad(phi))
+
+
+def test_symmetries():
+    phi, action = field((4, 4)), Phi4(0.27, 0.022)
+    for same in (-phi, phi.roll((1, 2), (1, 2)), phi.flip(1), phi.transpose(1, 2)):
+        torch.testing.assert_close(action(same), action(phi))
+
+
+@pytest.mark.parametrize("action", [Phi4(0.27, 0.022), Phi4.from_mass(-4, 6.975, 2), FreeField(0.5)])
+def test_description_round_trip(action):
+    assert isinstance(action, Action)
+    assert action_from_description(json.loads(json.dumps(action.describe()))) == action
+
+
+def test_autograd_action():
+    action = AutogradAction(lambda phi: total(torch.cosh(phi)), "cosh", (("g", 1.5),))
+    phi = field((3, 3))
+    with torch.no_grad():
+        torch.testing.assert_close(action.grad(phi), torch.sinh(phi))
+    assert not action.grad(phi).requires_grad
+    assert action.describe() == {"name": "cosh", "g": 1.5}
+    assert action_from_description(action.describe()) is None
+    for wrong in (lambda phi: phi.sum(), lambda phi: phi, lambda phi: 1.0):
+        with pytest.raises(DmmcError, match="must return shape"):
+            AutogradAction(wrong, "wrong")(phi)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Phi4(0.0, 0.1),
+        lambda: Phi4(-0.2, 0.1),
+        lambda: Phi4(0.2, -0.1),
+        lambda: Phi4(0.2, 0.1, scale=0.0),
+        lambda: Phi4(math.nan, 0.1),
+        lambda: Phi4(0.2, math.inf),
+        lambda: Phi4("0.2", 0.1),
+        lambda: Phi4.from_mass(-1.0, 0.0, 2),
+        lambda: Phi4.from_mass(0.0, 0.0, 2),
+        lambda: Phi4.from_mass(1.0, -0.1, 2),
+        lambda: Phi4.from_textbook(-1.0, 0.0, 2),
+        lambda: FreeField(0.0),
+        lambda: FreeField(-1.0),
+        lambda: FreeField(math.nan),
+    ],
+)
+def test_bad_couplings(make):
+    with pytest.raises(DmmcError):
+        make()
