@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -82,15 +82,17 @@ class Kernel(Protocol[StateT]):
     The rest has defaults.
     """
 
-    @property
-    def action(self) -> Action:
-        """The action that is sampled."""
-        ...
+    if TYPE_CHECKING:  # a dataclass would take these properties for the defaults of its fields of the same name
 
-    @property
-    def lattice(self) -> Lattice:
-        """The lattice that the chains live on."""
-        ...
+        @property
+        def action(self) -> Action:
+            """The action that is sampled."""
+            ...
+
+        @property
+        def lattice(self) -> Lattice:
+            """The lattice that the chains live on."""
+            ...
 
     @property
     def facts(self) -> KernelFacts:
