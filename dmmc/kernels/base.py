@@ -148,6 +148,14 @@ class Kernel(Protocol[StateT]):
             yield state, info
 
 
+def advance(kernel: Kernel[StateT], state: StateT, n: int, generator: torch.Generator) -> StateT:
+    """The state ``n`` steps later."""
+    last = state
+    for later, _ in kernel.steps(state, n, generator):
+        last = later
+    return last
+
+
 def start_state(action: Action, lattice: Lattice, phi: Tensor) -> State:
     """Check initial fields and evaluate their action in float64.
 

@@ -117,13 +117,12 @@ class Cycle(Kernel[State]):
         reports: dict[str, Tensor] = {}
         for prefix, (kernel, repeat) in zip(self._prefixes(), self.parts, strict=True):
             accepted, rates = [], []
-            current = kernel.start(state.phi, generator)
-            for current, info in kernel.steps(current, repeat, generator):
+            for later, info in kernel.steps(kernel.start(state.phi, generator), repeat, generator):
+                state = State(later.phi, later.S)
                 accepted.append(info.accepted.double())
                 rates.append(info.acceptance_rate)
             means = {"accepted": torch.stack(accepted).mean(0), "acceptance_rate": torch.stack(rates).mean(0)}
             reports |= {prefix + name: value for name, value in (info.tensors() | means).items()}
-            state = State(current.phi, current.S)
         return state, CycleInfo(reports.pop("accepted"), reports.pop("acceptance_rate"), reports)
 
     def _prefixes(self) -> list[str]:
