@@ -47,14 +47,19 @@ class _Lines:
     def __init__(self, name: str, total: float, done: float) -> None:
         self._name, self._total, self._first, self._done = name, total, done, done
         self._began = self._last = time.monotonic()
+        self._announced = False
 
     def advance(self, amount: float, note: str = "") -> None:
         self._done += amount
         now = time.monotonic()
-        if now - self._last < EVERY_SECONDS or self._done <= self._first:
+        if self._done <= self._first:
             return
-        self._last = now
         left = (now - self._began) * (self._total - self._done) / (self._done - self._first)
+        # The first line says how long it will take, unless that is hardly worth a line.
+        due = now - self._last >= EVERY_SECONDS or (not self._announced and left > EVERY_SECONDS)
+        if not due:
+            return
+        self._last, self._announced = now, True
         text = f"{self._name}: {100 * self._done / self._total:.0f} %, about {duration(max(left, 0))} left"
         print(f"{text}; {note}" if note else text, file=sys.stderr, flush=True)
 

@@ -1,107 +1,166 @@
-"""What every Markov kernel shares: the state of a set of parallel chains, and the protocol.
+"""The contract of a Markov kernel, and the Metropolis step that all kernels share.
 
-A kernel advances many chains at once. It is a small frozen object; what changes lives in :class:`State`,
-what is random comes from the generator that it is handed.
+A kernel advances many parallel chains at once. It is a small frozen object; what changes from step to step lives in
+its *state*, what a step reports lives in its *info*, and what is random comes from the generator that it is handed.
+Each kernel owns the types of its state and info. Everything else (chains, storage, reports) works with the protocols
+of this module and never asks for the name or type of a kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.facts import KernelFacts
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 
 
+class Tensors:
+    """Base of frozen dataclasses whose fields are tensors, or None where there is nothing."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are not None, by name: what is stored."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in named.items() if value is not None}
+
+
 @dataclass(frozen=True)
-class State:
-    """The current configurations of ``n`` parallel chains.
+class State(Tensors):
+    """The configurations of ``n`` parallel chains. Kernels that carry more derive a state of their own.
 
     Attributes:
         phi: fields, ``(n, *lattice)``, float64.
-        S: actions, ``(n,)``, float64.
-        log_q: log density of the proposal at ``phi``, ``(n,)``, float64; None for kernels without one.
-        log_w: ``-S - log_q``, carried along so that it is always that of the current ``phi``.
-        latent: latent field of ``phi``, ``(n, *lattice)``, for the kernel that moves in latent space.
+        S: their actions, ``(n,)``, float64.
     """
 
     phi: Tensor
     S: Tensor
-    log_q: Tensor | None = None
-    log_w: Tensor | None = None
-    latent: Tensor | None = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The fields that are not None, by name: what a checkpoint stores."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in named.items() if value is not None}
 
 
-class Kernel(Protocol):
-    """A Markov kernel that leaves ``exp(-S)`` invariant."""
+@dataclass(frozen=True)
+class WeightedState(State):
+    """A state that carries the weight of its own fields.
+
+    Attributes:
+        log_q: log density of the proposal at ``phi``, ``(n,)``, float64.
+        log_w: ``-S - log_q`` of the same fields, ``(n,)``, float64.
+    """
+
+    log_q: Tensor
+    log_w: Tensor
+
+
+@dataclass(frozen=True)
+class Info(Tensors):
+    """What a step reports, ``(n,)`` each; recorded with every draw. Kernels that report more derive one of their own.
+
+    Attributes:
+        accepted: whether the proposal was accepted, bool.
+        acceptance_rate: the probability with which it was to be accepted, float64.
+    """
+
+    accepted: Tensor
+    acceptance_rate: Tensor
+
+
+StateT = TypeVar("StateT", bound=State)
+AnyState = TypeVar("AnyState", bound=State)
+Result = tuple[AnyState, Info]
+
+
+class Kernel(Protocol[StateT]):
+    """A Markov kernel that leaves ``exp(-S)`` invariant.
+
+    A kernel of your own derives from this class and defines ``action``, ``lattice``, ``facts``, ``describe``,
+    ``initial`` and ``step``, and where its state holds more than fields and actions also ``start`` and ``restore``.
+    The rest has defaults.
+    """
+
+    if TYPE_CHECKING:  # a dataclass would take these properties for the defaults of its fields of the same name
+
+        @property
+        def action(self) -> Action:
+            """The action that is sampled."""
+            ...
+
+        @property
+        def lattice(self) -> Lattice:
+            """The lattice that the chains live on."""
+            ...
 
     @property
-    def action(self) -> Action:
-        """What is sampled."""
+    def facts(self) -> KernelFacts:
+        """What others need to know about the kernel."""
         ...
 
     @property
-    def lattice(self) -> Lattice:
-        """Where."""
-        ...
-
-    @property
-    def evaluations(self) -> dict[str, int]:
-        """What a step of one chain costs: evaluations of the ``force`` dS/dphi, of the ``network`` with its trace."""
-        ...
-
-    def start(self, phi: Tensor) -> State:
-        """The state of chains that begin at ``phi``, ``(n, *lattice)``."""
-        ...
-
-    def steps(self, state: State, n: int, generator: torch.Generator) -> Iterator[tuple[State, dict[str, Tensor]]]:
-        """Advance by ``n`` steps; after each, yield the new state and its statistics, ``(n_chains,)`` each.
-
-        Every kernel reports ``accepted`` (bool). Statistics are what ArviZ calls ``sample_stats``.
-        """
-        ...
+    def cost(self) -> Mapping[str, int]:
+        """What one step of one chain costs: evaluations of the ``force`` dS/dphi, or of the ``network``."""
+        return {}
 
     def describe(self) -> dict[str, Any]:
-        """Name and parameters as JSON-ready values: what a chain file records and compares on resumption."""
+        """Name and parameters as JSON values; recorded with a chain, and compared when the chain is resumed."""
         ...
 
+    def initial(self, n: int, generator: torch.Generator) -> StateT:
+        """The state of ``n`` chains at fields that the kernel chooses itself."""
+        ...
 
-def inexact_mark(proposal: object, allow_inexact: bool) -> dict[str, Any]:
-    """What a kernel adds to its description: nothing, or that it is inexact and why.
+    def start(self, phi: Tensor, generator: torch.Generator) -> StateT:
+        """The state of chains that begin at given fields ``(n, *lattice)``.
 
-    Args:
-        proposal: one whose log q is an estimate has ``exact = False``, and says why in ``inexact``.
-        allow_inexact: whether the user wants such a proposal.
+        Raises:
+            DmmcError: as :func:`start_state`.
+        """
+        return start_state(self.action, self.lattice, phi)  # type: ignore[return-value]  # the default type of states
 
-    Raises:
-        DmmcError: if the proposal is not exact and that is not allowed.
-    """
-    if getattr(proposal, "exact", True):
-        return {}
-    reason = str(getattr(proposal, "inexact", "") or "the proposal declares its log q an estimate")
-    if not allow_inexact:
-        raise DmmcError(
-            f"this chain would not sample exp(-S): {reason}; use an exact divergence, "
-            "or pass allow_inexact=True, and every output will be marked inexact"
-        )
-    return {"inexact": True, "inexact_reason": reason}
+    def restore(self, tensors: Mapping[str, Tensor]) -> StateT:
+        """The state that was stored as ``state.tensors()``."""
+        return State(**tensors)  # type: ignore[return-value]  # the default type of states
+
+    def tune(self, state: StateT, generator: torch.Generator, n_steps: int = 60) -> tuple[Self, StateT]:
+        """Adapt the kernel's parameters while the chains thermalise.
+
+        Args:
+            state: where the chains are.
+            generator: source of randomness.
+            n_steps: steps to spend. They are not part of the chain.
+
+        Returns:
+            the tuned kernel, whose parameters do not change any more, and the state after ``n_steps`` steps.
+        """
+        return self, state
+
+    def step(self, state: StateT, generator: torch.Generator) -> tuple[StateT, Info]:
+        """One step of all chains: the new state, and what the step reports."""
+        ...
+
+    def steps(self, state: StateT, n: int, generator: torch.Generator) -> Iterator[tuple[StateT, Info]]:
+        """``n`` steps, one after another. A kernel overrides this if it makes the proposals of many steps at once."""
+        for _ in range(n):
+            state, info = self.step(state, generator)
+            yield state, info
+
+
+def advance(kernel: Kernel[StateT], state: StateT, n: int, generator: torch.Generator) -> StateT:
+    """The state ``n`` steps later."""
+    last = state
+    for later, _ in kernel.steps(state, n, generator):
+        last = later
+    return last
 
 
 def start_state(action: Action, lattice: Lattice, phi: Tensor) -> State:
-    """Check the initial fields and evaluate their action in float64.
+    """Check initial fields and evaluate their action in float64.
 
     Raises:
-        DmmcError: if ``phi`` is not finite ``(n, *lattice)``, or S of any of them is not finite.
+        DmmcError: if ``phi`` is not finite ``(n, *lattice)``, or the action of one of the fields is not finite.
     """
     lattice.check(phi, "initial phi")
     phi = phi.detach().to(torch.float64).clone()
@@ -109,3 +168,62 @@ def start_state(action: Action, lattice: Lattice, phi: Tensor) -> State:
     if not bool(torch.isfinite(S).all()):
         raise DmmcError("the action of an initial configuration is not finite; start from other fields")
     return State(phi=phi, S=S)
+
+
+def log_weight(S: Tensor, log_q: Tensor) -> Tensor:
+    """``log w = -S - log q``, ``(n,)``."""
+    return -S - log_q
+
+
+def valid_or_rejected(log_ratio: Tensor, phi: Tensor) -> Tensor:
+    """``log_ratio`` ``(n,)``, with ``-inf`` where it or a field of ``phi`` is not finite, so that it is rejected."""
+    valid = torch.isfinite(log_ratio) & torch.isfinite(phi).flatten(1).all(1)
+    return torch.where(valid, log_ratio, -torch.inf)
+
+
+def choose(accepted: Tensor, proposed: StateT, state: StateT) -> StateT:
+    """The state whose chains are those of ``proposed`` where ``accepted`` ``(n,)``, and those of ``state`` elsewhere."""
+    new, old = proposed.tensors(), state.tensors()
+    chosen = {
+        name: torch.where(accepted.view(-1, *(1,) * (value.ndim - 1)), new[name], value) for name, value in old.items()
+    }
+    return type(state)(**chosen)
+
+
+def metropolis(state: StateT, proposed: StateT, log_ratio: Tensor, uniform: Tensor) -> tuple[StateT, Tensor, Tensor]:
+    """The Metropolis step: each chain moves to ``proposed`` with probability ``min(1, exp(log_ratio))``.
+
+    Args:
+        state: where the chains are.
+        proposed: where they might go; everything that the state carries moves together.
+        log_ratio: logarithm of the ratio that detailed balance asks for, ``(n,)``; ``-inf`` or NaN is a rejection.
+        uniform: random numbers from [0, 1), ``(n,)``.
+
+    Returns:
+        the new state, which chains moved ``(n,)`` bool, and the probability with which they were to move ``(n,)``.
+    """
+    probability = torch.exp(log_ratio.clamp(max=0.0)).nan_to_num(nan=0.0)
+    accepted = uniform < probability
+    return choose(accepted, proposed, state), accepted, probability
+
+
+def uniform(n: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    """``n`` random numbers from [0, 1), float64, on the device of ``like``."""
+    return torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device).to(like.device)
+
+
+def refuse_inexact(inexact: str, allow_inexact: bool) -> None:
+    """Refuse a kernel that would not sample ``exp(-S)``, unless the user wants one.
+
+    Args:
+        inexact: why the chain is not exact; empty if it is.
+        allow_inexact: whether the user accepts that.
+
+    Raises:
+        DmmcError: if the kernel is not exact and that was not allowed.
+    """
+    if inexact and not allow_inexact:
+        raise DmmcError(
+            f"this chain would not sample exp(-S): {inexact}; use an exact divergence, "
+            "or pass allow_inexact=True, and every output will be marked inexact"
+        )

@@ -1,57 +1,60 @@
 """Independence Metropolis: the proposal does not look at the present configuration.
 
-With ``log w = -S(phi) - log q(phi)`` a proposal is accepted with ``min(1, w'/w)`` (Tierney, Ann. Statist. 22 (1994)
-1701; on lattices Albergo et al., 1904.12072). The state carries the log w of its own configuration.
+With ``log w = -S(phi) - log q(phi)`` a proposal is accepted with probability ``min(1, w'/w)`` (Tierney, Ann. Statist. 22
+(1994) 1701; on lattices Albergo et al., 1904.12072). The state carries the log w of its own configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
-from dmmc.kernels.base import State, inexact_mark, start_state
+from dmmc.core.facts import KernelFacts
+from dmmc.kernels.base import (
+    Info,
+    Kernel,
+    WeightedState,
+    log_weight,
+    metropolis,
+    refuse_inexact,
+    start_state,
+    uniform,
+    valid_or_rejected,
+)
+from dmmc.proposals.base import Proposal
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 
 
-class Proposal(Protocol):
-    """Independent fields with a density that is computed, not estimated.
+@dataclass(frozen=True)
+class WeightedInfo(Info):
+    """What a step with weights reports, ``(n,)`` each.
 
-    One that does estimate it says so: it has an attribute ``exact = False``, and the reason in ``inexact``.
+    Attributes:
+        log_q: log density of the proposal at the state after the step.
+        log_w: log weight of the state after the step.
+        log_w_proposed: log weight of the proposal; ``-inf`` for one that was not finite and hence rejected.
     """
 
-    def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``n`` fields ``(n, *lattice)`` and their log density ``(n,)``."""
-        ...
-
-    def log_q(self, phi: Tensor) -> Tensor:
-        """Log density ``(n,)`` of given fields ``(n, *lattice)``."""
-        ...
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations (with trace) of one proposal."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """JSON-ready identity, recorded with a chain and compared on resumption."""
-        ...
+    log_q: Tensor
+    log_w: Tensor
+    log_w_proposed: Tensor
 
 
 @dataclass(frozen=True)
-class Independence:
+class Independence(Kernel[WeightedState]):
     """The independence Metropolis kernel.
 
     Args:
-        action: the target.
-        lattice: where.
+        action: the action that is sampled.
+        lattice: the lattice that the chains live on.
         proposal: where proposals come from.
-        allow_inexact: take a proposal whose log q is an estimate; the chain is then marked inexact everywhere.
+        allow_inexact: accept a proposal whose log q is an estimate; the chain is then marked inexact everywhere.
 
     Raises:
         DmmcError: if the proposal is not exact and that is not allowed.
@@ -63,95 +66,126 @@ class Independence:
     allow_inexact: bool = False
 
     def __post_init__(self) -> None:
-        inexact_mark(self.proposal, self.allow_inexact)
+        refuse_inexact(self.proposal.inexact, self.allow_inexact)
 
     @property
-    def evaluations(self) -> dict[str, int]:
-        """Those of a proposal."""
+    def facts(self) -> KernelFacts:
+        return KernelFacts("independence", label="diffusion", independent_weights=True, inexact=self.proposal.inexact)
+
+    @property
+    def cost(self) -> dict[str, int]:
         return {"network": self.proposal.evaluations}
 
-    def start(self, phi: Tensor) -> State:
-        """Chains that begin at given fields.
+    def describe(self) -> dict[str, Any]:
+        return {"name": "independence", "proposal": self.proposal.describe()}
 
-        Args:
-            phi: ``(n, *lattice)``.
+    def initial(self, n: int, generator: torch.Generator) -> WeightedState:
+        """Chains that begin at ``n`` proposals.
+
+        Raises:
+            DmmcError: if the weight of one of them is not finite.
+        """
+        state = propose(self.action, self.lattice, self.proposal, n, generator)
+        if not bool(torch.isfinite(state.log_w).all()):
+            raise DmmcError("the weight of an initial proposal is not finite; check the model, or start from fields")
+        return state
+
+    def start(self, phi: Tensor, generator: torch.Generator) -> WeightedState:
+        """Chains that begin at given fields ``(n, *lattice)``.
 
         Raises:
             DmmcError: if a field, its action or its weight is not finite.
         """
         state = start_state(self.action, self.lattice, phi)
-        log_q = self._checked(self.proposal.log_q(phi), len(phi)).to(state.S)
-        log_w = -state.S - log_q
-        if not bool(torch.isfinite(log_w).all()):
-            raise DmmcError("the weight of an initial configuration is not finite; start from other fields")
-        return State(state.phi, state.S, log_q, log_w)
+        return weighted(state.phi, state.S, checked_log_q(self.proposal.log_q(phi), len(phi)))
 
-    def start_from_proposals(self, n: int, generator: torch.Generator) -> State:
-        """Chains that begin at ``n`` fields from the proposal.
+    def restore(self, tensors: Mapping[str, Tensor]) -> WeightedState:
+        return WeightedState(**tensors)
 
-        Raises:
-            DmmcError: if the weight of one of them is not finite.
-        """
-        phi, log_q, S, log_w = self.propose(n, generator)
-        if not bool(torch.isfinite(log_w).all()):
-            raise DmmcError("the weight of an initial proposal is not finite; check the model, or start from fields")
-        return State(phi, S, log_q, log_w)
+    def step(self, state: WeightedState, generator: torch.Generator) -> tuple[WeightedState, WeightedInfo]:
+        return next(self.steps(state, 1, generator))
 
     @torch.no_grad()
-    def propose(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``n`` proposals: phi, log_q, S, log_w, all float64; log_w is ``-inf`` where anything is not finite.
+    def steps(
+        self, state: WeightedState, n: int, generator: torch.Generator
+    ) -> Iterator[tuple[WeightedState, WeightedInfo]]:
+        """``n`` steps. Their proposals do not depend on the chains, so all of them are made at once.
 
         Raises:
-            DmmcError: if fields or log_q have a wrong shape.
+            DmmcError: if the proposal returns fields or log_q of a wrong shape.
         """
-        phi, log_q = self.proposal.sample(n, generator)
-        if not isinstance(phi, Tensor) or phi.shape != (n, *self.lattice.shape):
-            found = tuple(phi.shape) if isinstance(phi, Tensor) else type(phi).__name__
-            raise DmmcError(f"the proposal must return fields of shape {(n, *self.lattice.shape)}; got {found}")
-        phi, log_q = phi.to(torch.float64), self._checked(log_q, n).to(torch.float64)
-        S = self.action(phi)
-        log_w = -S - log_q
-        valid = torch.isfinite(log_w) & torch.isfinite(phi).flatten(1).all(1)
-        return phi, log_q, S, torch.where(valid, log_w, -torch.inf)
-
-    def steps(self, state: State, n: int, generator: torch.Generator) -> Iterator[tuple[State, dict[str, Tensor]]]:
-        """``n`` steps, with all their proposals made at once.
-
-        Statistics, ``(n_chains,)``: ``accepted``; ``log_q`` and ``log_w`` of the state after the step;
-        ``log_w_proposed`` of the proposal (``-inf`` for one that was not finite and hence rejected).
-
-        Raises:
-            DmmcError: if ``state`` has no log_w, or the proposal returns log_q of a wrong shape.
-        """
-        if state.log_w is None or state.log_q is None:
-            raise DmmcError("this state has no log_w; make it with Independence.start")
         chains = len(state.phi)
-        phi, log_q, S, log_w = self.propose(n * chains, generator)
-        uniform = torch.rand(n * chains, generator=generator, dtype=torch.float64, device=phi.device)
+        proposals = propose(self.action, self.lattice, self.proposal, n * chains, generator)
+        u = uniform(n * chains, generator, like=proposals.phi)
         for i in range(n):
             here = slice(i * chains, (i + 1) * chains)
-            accepted = uniform[here].log() < log_w[here] - state.log_w
-            keep = accepted.view(-1, *(1,) * self.lattice.dim)
-            state = State(
-                phi=torch.where(keep, phi[here], state.phi),
-                S=torch.where(accepted, S[here], state.S),
-                log_q=torch.where(accepted, log_q[here], state.log_q),
-                log_w=torch.where(accepted, log_w[here], state.log_w),
+            proposed = WeightedState(
+                proposals.phi[here], proposals.S[here], proposals.log_q[here], proposals.log_w[here]
             )
-            assert state.log_q is not None and state.log_w is not None
-            yield (
-                state,
-                {"accepted": accepted, "log_q": state.log_q, "log_w": state.log_w, "log_w_proposed": log_w[here]},
-            )
+            state, info = weighted_step(state, proposed, u[here])
+            yield state, info
 
-    def describe(self) -> dict[str, Any]:
-        """Name and proposal; whether and why the chain is inexact, where it is."""
-        mark = inexact_mark(self.proposal, self.allow_inexact)
-        return {"name": "independence", "proposal": self.proposal.describe(), **mark}
 
-    @staticmethod
-    def _checked(log_q: Tensor, n: int) -> Tensor:
-        if not isinstance(log_q, Tensor) or log_q.shape != (n,):
-            found = tuple(log_q.shape) if isinstance(log_q, Tensor) else type(log_q).__name__
-            raise DmmcError(f"the proposal must report log_q of shape ({n},), one a field; got {found}")
-        return log_q
+def propose(action: Action, lattice: Lattice, proposal: Proposal, n: int, generator: torch.Generator) -> WeightedState:
+    """``n`` proposals with their weights, all float64; log_w is ``-inf`` where anything is not finite.
+
+    Raises:
+        DmmcError: if fields or log_q have a wrong shape.
+    """
+    phi, log_q = proposal.sample(n, generator)
+    return weigh(action, lattice, phi, log_q, n)
+
+
+def weigh(action: Action, lattice: Lattice, phi: Tensor, log_q: Tensor, n: int) -> WeightedState:
+    """Proposed fields with their weights, all float64; log_w is ``-inf`` where anything is not finite.
+
+    Args:
+        action: the action that is sampled.
+        lattice: the lattice of the fields.
+        phi: what the proposal returned as ``n`` fields.
+        log_q: what it returned as their log density.
+        n: how many there should be.
+
+    Raises:
+        DmmcError: if fields or log_q have a wrong shape.
+    """
+    if not isinstance(phi, Tensor) or phi.shape != (n, *lattice.shape):
+        got = tuple(phi.shape) if isinstance(phi, Tensor) else type(phi).__name__
+        raise DmmcError(f"the proposal must return fields of shape {(n, *lattice.shape)}; got {got}")
+    phi, log_q = phi.to(torch.float64), checked_log_q(log_q, n).to(torch.float64)
+    S = action(phi)
+    return WeightedState(phi, S, log_q, valid_or_rejected(log_weight(S, log_q), phi))
+
+
+def weighted(phi: Tensor, S: Tensor, log_q: Tensor) -> WeightedState:
+    """The state of chains at given fields, actions and densities.
+
+    Raises:
+        DmmcError: if a weight is not finite.
+    """
+    log_q = log_q.to(S)
+    log_w = log_weight(S, log_q)
+    if not bool(torch.isfinite(log_w).all()):
+        raise DmmcError("the weight of an initial configuration is not finite; start from other fields")
+    return WeightedState(phi, S, log_q, log_w)
+
+
+WeightedT = TypeVar("WeightedT", bound=WeightedState)
+
+
+def weighted_step(state: WeightedT, proposed: WeightedT, u: Tensor) -> tuple[WeightedT, WeightedInfo]:
+    """Metropolis with the ratio of the weights; ``u`` are random numbers from [0, 1), ``(n,)``."""
+    new, accepted, rate = metropolis(state, proposed, proposed.log_w - state.log_w, u)
+    return new, WeightedInfo(accepted, rate, new.log_q, new.log_w, proposed.log_w)
+
+
+def checked_log_q(log_q: Tensor, n: int) -> Tensor:
+    """``log_q``, if it has shape ``(n,)``.
+
+    Raises:
+        DmmcError: if it has not.
+    """
+    if not isinstance(log_q, Tensor) or log_q.shape != (n,):
+        got = tuple(log_q.shape) if isinstance(log_q, Tensor) else type(log_q).__name__
+        raise DmmcError(f"the proposal must report log_q of shape ({n},), one number per field; got {got}")
+    return log_q

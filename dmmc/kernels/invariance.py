@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -96,7 +97,7 @@ class Invariance:
 
 
 def assert_invariant(
-    kernel: Kernel,
+    kernel: Kernel[Any],
     exact_draws: Tensor,
     generator: torch.Generator,
     *,
@@ -112,7 +113,7 @@ def assert_invariant(
         exact_draws: independent fields from ``exp(-S) / Z``, ``(n, *lattice)`` float64, at least 100; 10,000 and more
             find errors of a few per cent of a standard deviation. See :func:`phi4_draws`.
         generator: random numbers for the kernel; not those that made the draws (mind equal seeds).
-        steps: steps from each draw. A few find more than one does: errors add up faster than noise, and a state that
+        steps: steps from each draw. A few steps find more than one does: errors add up faster than noise, and a state that
             a rejection has spoilt shows in the next step.
         alpha: probability with which a correct kernel fails.
         observables: fields ``(n, *lattice)`` to named series ``(n,)``; default :func:`standard_observables` and S.
@@ -136,13 +137,12 @@ def assert_invariant(
         reversible=reversible,
     )
     if not found.passed:
-        name = kernel.describe().get("name", type(kernel).__name__)
-        raise AssertionError(f"the kernel {name!r} does not leave exp(-S) invariant\n{found}")
+        raise AssertionError(f"the kernel {kernel.facts.name!r} does not leave exp(-S) invariant\n{found}")
     return found
 
 
 def check_invariance(
-    kernel: Kernel,
+    kernel: Kernel[Any],
     exact_draws: Tensor,
     generator: torch.Generator,
     *,
@@ -161,7 +161,7 @@ def check_invariance(
         raise DmmcError(f"a test of invariance needs at least 100 exact draws, got {len(exact_draws)}")
     if steps < 1 or not 0 < alpha < 1:
         raise DmmcError(f"steps must be positive and alpha between 0 and 1, got {steps}, {alpha}")
-    start = kernel.start(exact_draws)
+    start = kernel.start(exact_draws, generator)
     x, y, faults = start.phi, start.phi, list[str]()
     for state, _ in kernel.steps(start, steps, generator):
         y, faults = state.phi, faults or _faults(kernel, state)
@@ -247,7 +247,7 @@ def _p_value(T2: float, rank: int, n: int) -> float:
     return float(scipy.stats.f.sf(T2 * (n - rank) / (rank * (n - 1)), rank, n - rank))
 
 
-def _faults(kernel: Kernel, state: State) -> list[str]:
+def _faults(kernel: Kernel[Any], state: State) -> list[str]:
     """What contradicts itself in a state."""
     if not bool(torch.isfinite(state.phi).all()):
         return ["a state has fields that are not finite"]
@@ -255,9 +255,11 @@ def _faults(kernel: Kernel, state: State) -> list[str]:
     scale = 1 + state.S.abs()
     if bool(((state.S - kernel.action(state.phi)).abs() > STATE_TOLERANCE * scale).any()):
         found.append("the S of a state is not that of its fields")
-    if state.log_w is not None and state.log_q is not None:
-        scale = scale + state.log_q.abs()
-        if bool(((state.log_w + state.S + state.log_q).abs() > STATE_TOLERANCE * scale).any()):
+    carried = state.tensors()
+    if "log_w" in carried and "log_q" in carried:
+        log_w, log_q = carried["log_w"], carried["log_q"]
+        scale = scale + log_q.abs()
+        if bool(((log_w + state.S + log_q).abs() > STATE_TOLERANCE * scale).any()):
             found.append("the log w of a state is not -S - log q of the same state")
     return found
 

@@ -1,7 +1,7 @@
 """Running chains: many in parallel, measured on the fly, streamed to disk in blocks, resumable.
 
-The random numbers of a block depend on the seed and the number of the block alone, and the state after it is on
-disk: a run that is killed and resumed is the run that was not killed, bit for bit.
+The random numbers of a block depend on the seed, on what is sampled how, and on the number of the block alone, and the
+state after it is on disk: a run that is killed and resumed is the run that was not killed, bit for bit.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from dmmc.core.errors import DmmcError
-from dmmc.core.rng import stream
-from dmmc.kernels.base import Kernel, State
-from dmmc.runs.storage import RunWriter
-from dmmc.theory.observables import measure
+from dmmc.core.progress import progress
+from dmmc.core.rng import check_seed, stream
+from dmmc.kernels.base import Info, Kernel, State, advance
+from dmmc.runs.journal import RunWriter
+from dmmc.runs.header import RunHeader, RunRecord
+from dmmc.theory.observables import Observable, measure
 
 Array = NDArray[Any]
+
+AVERAGED = ("accepted", "acceptance_rate")
+"""Statistics that are averaged over the steps between two draws; of all others the last value is recorded."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,12 @@ class ChainOptions:
         draws: recorded states of each chain.
         steps_per_draw: kernel steps between two of them.
         keep_every: keep the fields of every k-th draw; 0 keeps none.
-        block: draws between two writes to disk: what a kill can lose. Part of the run's identity.
+        block: draws between two writes to disk, which is what a kill can lose. The first blocks are smaller: block k
+            has ``min(block, 2^k)`` draws. Part of the run's identity.
         seed: of everything random.
+
+    Raises:
+        DmmcError: if a number is out of its range.
     """
 
     draws: int
@@ -49,117 +57,166 @@ class ChainOptions:
     def __post_init__(self) -> None:
         if min(self.draws, self.steps_per_draw, self.block) < 1 or self.keep_every < 0:
             raise DmmcError(f"draws, steps_per_draw and block must be positive, keep_every not negative: {self}")
-        if not 0 <= self.seed < 2**63:
-            raise DmmcError(f"seed must be between 0 and 2^63 - 1, got {self.seed}")
+        check_seed(self.seed)
+
+    def block_length(self, number: int) -> int:
+        """Draws of block ``number``, unless the run ends within it."""
+        return min(self.block, 1 << min(number, 60))
 
 
 def run(
-    kernel: Kernel,
+    kernel: Kernel[Any],
     start: Callable[[], State],
     options: ChainOptions,
     path: str | Path,
+    *,
     resume: bool = False,
     overwrite: bool = False,
-    provenance: dict[str, Any] | None = None,
+    discard: int = 0,
+    observables: Mapping[str, Observable] | None = None,
+    provenance: Mapping[str, Any] | None = None,
     device: str | torch.device = "cpu",
-    progress: bool = True,
+    show_progress: bool = True,
     evaluate: Callable[[], Mapping[str, Array]] | None = None,
 ) -> Path:
     """Run chains and store them.
 
     Args:
-        kernel: the Markov kernel.
+        kernel: the Markov kernel, ready to run.
         start: makes the initial state; called for a new run only.
-        options: length, and what to keep.
-        path: the HDF5 file; while the run is going its blocks are in ``<path>.partial``.
+        options: length of the run, and what it keeps.
+        path: the HDF5 file; while the run is going, its blocks are in ``<path>.partial``.
         resume: go on with an interrupted run, or extend a finished one to ``options.draws``.
         overwrite: replace a finished file.
+        discard: steps between the initial state and the first recorded draw, which are thrown away.
+        observables: what is measured beside the standard observables, by name; recorded like these.
         provenance: recorded in the header; compared on resumption like everything else in it.
         device: where the random numbers are made.
-        progress: show a bar with the acceptance (on a terminal).
+        show_progress: show a bar, or off a terminal a line now and then, with the acceptance and the time left.
         evaluate: called after the last draw; the arrays that it returns are stored beside the chains.
 
     Returns:
         ``path``.
 
     Raises:
-        FileError: if ``path`` is in the way, or unreadable.
+        FileError: if ``path`` is in the way or unreadable.
         MismatchError: if a resumed run had other options.
+        DmmcError: if an observable returns something that cannot be recorded.
     """
-    header = {
-        "kernel": kernel.describe(),
-        "evaluations": kernel.evaluations,
-        "action": kernel.action.describe(),
-        "lattice": list(kernel.lattice.shape),
-        "seed": options.seed,
-        "steps_per_draw": options.steps_per_draw,
-        "keep_every": options.keep_every,
-        "block": options.block,
-        "n_draws": options.draws,
-        "provenance": provenance or {},
-    }
+    if discard < 0:
+        raise DmmcError(f"discard must not be negative, got {discard}")
+    measured = dict(observables or {})
+    header = RunHeader(
+        kernel=kernel.describe(),
+        facts=kernel.facts,
+        cost=dict(kernel.cost),
+        action=kernel.action.describe(),
+        lattice=kernel.lattice.shape,
+        seed=options.seed,
+        steps_per_draw=options.steps_per_draw,
+        keep_every=options.keep_every,
+        block=options.block,
+        n_draws=options.draws,
+        discard=discard,
+        observables=tuple(measured),
+        provenance=dict(provenance or {}),
+    )
     # Chains of other kernels, actions or lattices with the same seed share no numbers with this one.
-    identity = json.dumps({key: header[key] for key in ("kernel", "action", "lattice")}, sort_keys=True)
-    begun = None if resume else start()  # before anything is written
+    identity = json.dumps([header.kernel, header.action, header.lattice], sort_keys=True)
+
+    def first_state() -> State:
+        return advance(kernel, start(), discard, stream(options.seed, "chain", identity, "discard", device=device))
+
+    begun = None if resume else first_state()  # before anything is written
     writer = RunWriter.resume(path, header) if resume else RunWriter.create(path, header, overwrite=overwrite)
     with writer:
         stored = writer.last_state()
         if stored is not None:
-            state = State(**{name: torch.as_tensor(x, device=device) for name, x in stored.items()})
+            state = kernel.restore({name: torch.as_tensor(x, device=device) for name, x in stored.items()})
         else:
-            state = begun or start()
+            state = begun if begun is not None else first_state()
         accepted, first = 0.0, writer.n_draws
         done, began = first, time.monotonic()
-        with tqdm(
-            total=options.draws, initial=first, desc="chain", unit="draw", disable=None if progress else True
-        ) as bar:
+        with progress("chain", options.draws, done=first, unit="draws", show=show_progress) as bar:
             while done < options.draws:
-                length = min(options.block, options.draws - done)
+                length = min(options.block_length(writer.n_blocks), options.draws - done)
                 generator = stream(options.seed, "chain", identity, writer.n_blocks, device=device)
-                state, block = _block(kernel, state, length, options, done, generator)
-                writer.append(**block, state={name: _array(x) for name, x in state.tensors().items()})
-                accepted += float(block["stats"]["accepted"].mean()) * length
+                state, block = _block(kernel, state, length, options, measured, done, generator)
+                writer.append(
+                    block.observables, block.statistics, block.cfgs, _arrays(state), cfg_index=block.cfg_index
+                )
+                accepted += float(block.statistics["accepted"].mean()) * length
                 done += length
-                bar.update(length)
-                bar.set_postfix_str(f"acceptance {accepted / (done - first):.3f}", refresh=False)
+                bar.advance(length, f"acceptance {accepted / (done - first):.3f}")
         seconds = time.monotonic() - began
-        # Of this process alone: a run that was interrupted has no record of the time before.
-        summary = {"wall_seconds": {"chain": seconds}, "wall_draws": done - first}
-        return writer.finish(summary, None if evaluate is None else evaluate())
+        # Of this process alone: an interrupted run has no record of the time before.
+        record = RunRecord(wall_seconds={"chain": seconds}, wall_draws=done - first)
+        return writer.finish(record, None if evaluate is None else evaluate())
+
+
+@dataclass
+class _Block:
+    """One block of draws on its way to disk."""
+
+    observables: dict[str, Array] = field(default_factory=dict)
+    statistics: dict[str, Array] = field(default_factory=dict)
+    cfgs: Array | None = None
+    cfg_index: Array | None = None
 
 
 def _array(x: Tensor) -> Array:
     return x.detach().cpu().numpy()
 
 
+def _arrays(state: State) -> dict[str, Array]:
+    return {name: _array(x) for name, x in state.tensors().items()}
+
+
+def _stacked(series: Mapping[str, list[Tensor]]) -> dict[str, Array]:
+    return {name: _array(torch.stack(values, 1)) for name, values in series.items()}
+
+
 def _block(
-    kernel: Kernel, state: State, length: int, options: ChainOptions, first: int, generator: torch.Generator
-) -> tuple[State, dict[str, Any]]:
+    kernel: Kernel[Any],
+    state: State,
+    length: int,
+    options: ChainOptions,
+    extra: Mapping[str, Observable],
+    first: int,
+    generator: torch.Generator,
+) -> tuple[State, _Block]:
     observables: dict[str, list[Tensor]] = {}
     statistics: dict[str, list[Tensor]] = {}
-    kept, index = [], []
+    kept: list[Tensor] = []
+    index: list[tuple[int, int]] = []
+    between: list[Info] = []
     per_draw = options.steps_per_draw
-    within: dict[str, list[Tensor]] = {}
-    for step, (new, stats) in enumerate(kernel.steps(state, length * per_draw, generator)):
+    for step, (new, info) in enumerate(kernel.steps(state, length * per_draw, generator)):
         state = new
-        for name, value in stats.items():
-            within.setdefault(name, []).append(value)
+        between.append(info)
         if (step + 1) % per_draw:
             continue
-        for name, value in measure(state.phi, state.S, kernel.lattice).items():
+        for name, value in measure(state.phi, state.S, kernel.lattice, extra).items():
             observables.setdefault(name, []).append(value)
-        for name, values in within.items():
-            # Of the steps between two draws: the mean of what was accepted, the last value of all else.
-            value = torch.stack(values).double().mean(0) if name == "accepted" else values[-1]
+        for name, value in _over_steps(between).items():
             statistics.setdefault(name, []).append(value)
-        within = {}
+        between = []
         draw = step // per_draw
         if options.keep_every and (first + draw + 1) % options.keep_every == 0:
             kept.append(state.phi)
             index += [(chain, draw) for chain in range(len(state.phi))]
-    return state, {
-        "block": {name: _array(torch.stack(values, 1)) for name, values in observables.items()},
-        "stats": {name: _array(torch.stack(values, 1)) for name, values in statistics.items()},
-        "cfgs": _array(torch.cat(kept)) if kept else None,
-        "cfg_index": np.array(index, dtype=np.int64) if kept else None,
+    block = _Block(_stacked(observables), _stacked(statistics))
+    if kept:
+        block.cfgs, block.cfg_index = _array(torch.cat(kept)), np.array(index, dtype=np.int64)
+    return state, block
+
+
+def _over_steps(infos: list[Info]) -> dict[str, Tensor]:
+    """What is recorded of the steps between two draws."""
+    last = infos[-1].tensors()
+    means = {
+        name: torch.stack([info.tensors()[name].double() for info in infos]).mean(0)
+        for name in AVERAGED
+        if name in last
     }
+    return last | means

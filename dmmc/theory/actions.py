@@ -130,6 +130,13 @@ class Phi4:
         z2 = self.scale**2
         return 2 * self.kappa / z2, (1 - 2 * self.lam) / z2, self.lam / z2**2
 
+    symmetry = "z2"
+
+    @property
+    def hopping(self) -> float:
+        """hop"""
+        return self.coefficients[0]
+
     def minimum(self, dim: int) -> float:
         """The value of the uniform field of least action in ``dim`` dimensions, 0 or positive."""
         hop, quad, quart = self.coefficients
@@ -252,3 +259,25 @@ def same_action(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
         return bool(x == y)
 
     return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What an action says about itself."""
+
+    components: int | None
+    symmetry: str | None
+    scale: float
+    minimum: Callable[[int], float]
+    hopping: float | None
+
+
+def declaration(action: Action) -> Declaration:
+    """What an action declares, with defaults."""
+    return Declaration(
+        getattr(action, "components", None),
+        getattr(action, "symmetry", None),
+        getattr(action, "scale", 1.0),
+        getattr(action, "minimum", lambda dim: 0.0),
+        getattr(action, "hopping", None),
+    )
