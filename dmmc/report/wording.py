@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dmmc.report import table
-from dmmc.theory.actions import FreeField, Phi4, action_from_description
+from dmmc.theory.actions import action_label
 
 SAMPLERS = {"cluster": "cluster", "hmc": "HMC", "independence": "diffusion", "path_refresh": "partial path"}
 """What a kernel's chain is called, where that is not the kernel's name."""
@@ -33,26 +32,9 @@ def minus(number: str) -> str:
     return number.replace("-", "−")
 
 
-def number(x: float) -> str:
-    """A coupling, without the noise of the last digits."""
-    return minus(f"{x:.10g}")
-
-
 def theory(header: Mapping[str, Any], dim: int) -> tuple[str, str]:
-    """Name and couplings, in the form in which the field is normalised."""
-    action = action_from_description(dict(header))
-    if isinstance(action, FreeField):
-        return "Free field", f"m = {number(action.mass)}"
-    if not isinstance(action, Phi4):
-        return str(header["name"]), ", ".join(f"{key} = {value}" for key, value in header.items() if key != "name")
-    square = action.scale**2
-    hopping = f"κ = {number(action.kappa)}, λ = {number(action.lam)}"
-    for name, kappas, symbols in (("mass form", 1, ("m²", "λ")), ("textbook form", 2, ("μ₀²", "λ"))):
-        if math.isclose(square, kappas * action.kappa, rel_tol=1e-9):
-            m2, lam = (float(f"{x:.10g}") for x in (action.m2(dim), action.lam_m))
-            return "φ⁴", f"{symbols[0]} = {number(m2)}, {symbols[1]} = {number(lam)} ({name}; {hopping})"
-    scale = "" if action.scale == 1 else f", field × {number(action.scale)}"
-    return "φ⁴", f"{hopping} (hopping form{scale})"
+    """Name and couplings of the theory that a description is of: :func:`dmmc.theory.actions.action_label`."""
+    return action_label(header, dim)
 
 
 def listed(names: Sequence[str]) -> str:
