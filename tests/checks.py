@@ -58,8 +58,9 @@ def observables(phi, lattice):
 
 def invariance(kernel, phi, steps=1, seed=9):
     """Whether draws ``phi`` of the target are still draws of it after ``steps`` steps: paired, chain by chain."""
-    state = kernel.start(phi)
-    for last, _ in kernel.steps(state, steps, rng(seed)):
+    generator = rng(seed)
+    state = kernel.start(phi, generator)
+    for last, _ in kernel.steps(state, steps, generator):
         state = last
     return mean_shift(observables(state.phi, kernel.lattice) - observables(phi, kernel.lattice))
 
@@ -96,6 +97,7 @@ class Gaussian:
     mean: torch.Tensor
     covariance: torch.Tensor
     evaluations = 0
+    inexact = ""
 
     @classmethod
     def of(cls, lattice, propagator, mean=0.0):
@@ -127,6 +129,7 @@ class Mixture:
     weights: tuple[float, ...]
     parts: tuple[Gaussian, ...]
     evaluations = 0
+    inexact = ""
 
     def sample(self, n, generator):
         which = torch.multinomial(torch.tensor(self.weights), n, replacement=True, generator=generator)

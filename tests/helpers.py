@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.signal import lfilter
 
-from dmmc.kernels import hmc
+from dmmc.kernels.hmc import HMC
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.interaction import InteractionNetwork, NetworkSize
 from dmmc.model.reference import GaussianReference
@@ -72,8 +72,9 @@ def hmc_ensemble(action: Phi4, shape: tuple[int, ...], n=1000, seed=1):
     """Fields of n / 10 chains of HMC, ``(n, *shape)`` float64, in chain-major order."""
     lattice, chains = Lattice(shape), n // 10
     generator = rng(seed)
-    start = hmc.HMC.default(action, lattice)
-    kernel, state = hmc.warm_up(start, start.start(0.1 * action.scale * noise(lattice, chains, seed)), 60, generator)
+    kernel = HMC.default(action, lattice)
+    state = kernel.start(0.1 * action.scale * noise(lattice, chains, seed), generator)
+    kernel, state = kernel.tune(state, generator, 60)
     fields = [state.phi for k, (state, _) in enumerate(kernel.steps(state, 100, generator)) if k % 10 == 9]
     return torch.stack(fields, 1).flatten(0, 1)
 
