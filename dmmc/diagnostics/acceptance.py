@@ -205,15 +205,37 @@ def rejection_runs(accepted: ArrayLike, log_w_proposed: ArrayLike | None = None)
     )
 
 
-def _stays(log_w: ArrayLike, bins: int = 500) -> tuple[Array, Array]:
-    """Probability to leave a configuration, in bins, and how often a chain enters one of each bin (sums to 1)."""
+def rejection_time(log_w: ArrayLike) -> float:
+    """Mean number of steps for which a chain in equilibrium stays where it is, predicted from its proposals.
+
+    A configuration of weight w is left with probability ``A(w) = mean_q min(1, w'/w)`` per step, so that a chain of
+    independence Metropolis stays there for ``1 / A(w)`` steps on average; the mean is over the target, in which
+    proposals count with their weights. Chains that begin at proposals forget that within a few such times.
+
+    Args:
+        log_w: log weights of independent proposals, any shape.
+
+    Raises:
+        DmmcError: if no log weight is finite, or one is +inf.
+    """
+    w, leave = _leaving(log_w)
+    return float((w / leave).sum() / w.sum())
+
+
+def _leaving(log_w: ArrayLike) -> tuple[Array, Array]:
+    """Weights above zero in rising order, and the probability to leave a configuration of each."""
     w = relative_weights(log_w)
     if not w.any():
         raise DmmcError("no proposal has a finite weight, so no chain can have moved; check the model")
     n = w.size
     w = np.sort(w[w > 0])
     # Larger weights are accepted for certain, smaller ones with w'/w.
-    leave = np.minimum((np.arange(w.size, 0, -1) + (np.cumsum(w) - w) / w) / n, 1.0)
+    return w, np.minimum((np.arange(w.size, 0, -1) + (np.cumsum(w) - w) / w) / n, 1.0)
+
+
+def _stays(log_w: ArrayLike, bins: int = 500) -> tuple[Array, Array]:
+    """Probability to leave a configuration, in bins, and how often a chain enters one of each bin (sums to 1)."""
+    w, leave = _leaving(log_w)
     entered = w * leave / (w @ leave)
     # Bins of equal ratios; the mean within one is what counts.
     depth = np.log(leave) / min(math.log(leave.min()), -1e-9)

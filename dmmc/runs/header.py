@@ -11,8 +11,8 @@ from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
 from dmmc.core.records import Record
 
-EXTENDABLE = ("n_draws", "discard")
-"""Entries that may differ when a run is resumed: how far it goes, and where its analysis begins."""
+EXTENDABLE = ("n_draws",)
+"""The entry that may differ when a run is resumed: how far it goes."""
 
 _FOLLOWING = ("facts", "cost")
 """Entries that follow from the description of the kernel, which is compared."""
@@ -33,7 +33,7 @@ class RunHeader(Record):
         keep_every: the fields of every k-th draw are kept; 0 keeps none.
         block: draws between two writes to disk.
         n_draws: draws of each chain, as asked for.
-        discard: draws at the beginning of each chain that are recorded but left out of averages.
+        discard: steps between the initial state and the first recorded draw, which were thrown away.
         observables: names of the observables that are recorded beside the standard ones.
         provenance: anything else about the origin of the run, such as the number of chains or the symmetry that was
             found (``provenance["symmetry"]``, a :class:`dmmc.theory.symmetry.SymmetryFinding` as JSON). It is compared

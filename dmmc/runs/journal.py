@@ -129,7 +129,7 @@ class RunWriter:
 
         Args:
             path: as for :meth:`create`.
-            header: what the run is; ``n_draws`` and ``discard`` may differ from the stored ones, and replace them.
+            header: what the run is; only ``n_draws`` may differ from the stored one, and replaces it.
 
         Raises:
             FileError: if there is no such run, an older dmmc wrote it, a part of it cannot be read, or another process

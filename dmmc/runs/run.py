@@ -50,8 +50,7 @@ class StoredRun:
         cfg_index: chain and draw of each kept configuration, ``(N, 2)``; N may be 0.
         run_id: identifies the run through all its extensions.
         n_blocks: number of blocks it was written in.
-        discarded: draws at the start of each chain that were left out, see :meth:`discarding`; None for a run as it
-            is stored.
+        discarded: draws at the start of each chain that were left out, see :meth:`discarding`.
         cfg_rows: row in the file of each kept configuration, ``(N,)``.
     """
 
@@ -66,7 +65,7 @@ class StoredRun:
     cfg_index: Array
     run_id: str
     n_blocks: int
-    discarded: int | None = None
+    discarded: int = 0
     cfg_rows: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
@@ -124,12 +123,8 @@ class StoredRun:
             stats={name: array[:, n:] for name, array in self.stats.items()},
             cfg_index=self.cfg_index[kept] - np.array([0, n]),
             cfg_rows=self.cfg_rows[kept],
-            discarded=(self.discarded or 0) + n,
+            discarded=self.discarded + n,
         )
-
-    def without_transient(self) -> StoredRun:
-        """The run without the draws that its header says to discard; unchanged if the choice was made already."""
-        return self if self.discarded is not None else self.discarding(self.header.discard)
 
     def __repr__(self) -> str:
         lattice = " x ".join(map(str, self.lattice))

@@ -19,10 +19,10 @@ from dmmc.diagnostics.acceptance import rejection_time
 from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.of_model import KernelOptions, make_kernel
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.proposals.base import Measurable
+from dmmc.proposals.base import Steppable
 from dmmc.proposals.certificate import Certificate
 from dmmc.proposals.certify import DETERMINANT_SITES, DETERMINANT_WORK, certify
-from dmmc.proposals.flow import denoise
+from dmmc.proposals.ode import denoise
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.proposals.steps import choose_steps
 from dmmc.runs import chain
@@ -205,7 +205,7 @@ def sample(
             provenance={
                 "chains": options.chains,
                 "symmetry": model.symmetry,
-                **({} if flow is None else {"flow": flow.settings()}),
+                **({} if flow is None else {"flow": {"n_steps": list(flow.schedule), "method": flow.method}}),
             },
             device=device,
             evaluate=evaluate,
@@ -220,12 +220,12 @@ def _reference_fields(reference: Source, action: Action, model: DiffusionModel) 
     return given.phi[:: max(1, len(given.phi) // REFERENCE_FIELDS)][:REFERENCE_FIELDS]
 
 
-def _flow(model: DiffusionModel, options: SampleOptions, settings: Mapping[str, Any], stages: Stages) -> Measurable:
+def _flow(model: DiffusionModel, options: SampleOptions, settings: Mapping[str, Any], stages: Stages) -> Steppable:
     """The probability flow: with the steps that were asked for, those of the run that goes on, or chosen now."""
     if options.flow_steps != "auto":
         return flow_proposal(model, options.flow_steps)
     if "flow" in settings:
-        return flow_proposal(model, **settings["flow"])
+        return flow_proposal(model, tuple(settings["flow"]["n_steps"]), method=settings["flow"]["method"])
     with stages("choice of steps"):
         generator = rng.stream(options.run.seed, "choice of steps", device=model.device)
         likely = flow_proposal(model, method="dopri5")
@@ -255,7 +255,7 @@ def predicted_discard(log_w: NDArray[np.float64] | None) -> int:
 
 
 def _certificate(
-    flow: Measurable, path: str | Path, options: SampleOptions, determinants: int, stages: Stages
+    flow: Steppable, path: str | Path, options: SampleOptions, determinants: int, stages: Stages
 ) -> Certificate:
     # A chain that is extended has the proposal and the seed that it had, and so the certificate.
     stored = Certificate.stored(load_run(path).evaluation) if Path(path).exists() else None
