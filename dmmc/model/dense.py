@@ -1,7 +1,7 @@
 """A dense network for a few parameters, with an exact trace of its Jacobian.
 
-The mathematics of :mod:`dmmc.model.interaction` on a lattice of one site; the Gaussian reference of the D parameters y is
-the unit Gaussian, and there is no symmetry to respect. With matrices A, A2, W, O, O2, Lin and biases b1, b2 that are
+The mathematics of :mod:`dmmc.model.interaction` on a lattice of one site; the Gaussian reference of the D parameters y
+is the unit Gaussian, and there is no symmetry to respect. With matrices A, A2, W, O, O2, Lin and biases b1, b2 that are
 smooth functions of the noise variance v, and ``h(z) = z / sqrt(1 + z^2)``,
 
     u   = y_s / sqrt(1 + v)                             D parameters of unit variance

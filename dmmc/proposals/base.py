@@ -255,7 +255,7 @@ class Paths(Protocol):
         ...
 
     def log_odds(self, phi: Tensor) -> Tensor:
-        """Log of the odds with which a field is ``phi`` rather than ``-phi``, ``(n,)``, as far as is known without paths.
+        """Log of the odds of ``phi`` against ``-phi``, ``(n,)``, as far as they are known without paths.
 
         It must be odd in ``phi``, and may be rough: :class:`dmmc.proposals.symmetrised.SymmetrisedPath` is exact with
         any such function.

@@ -30,7 +30,10 @@ def flow_proposal(
         DmmcError: as :class:`dmmc.proposals.flow.FlowProposal`.
     """
     flow = FlowProposal(model, n_steps, chunk_sites, divergence, method)
-    return Symmetrised(flow) if model.two_sector else flow
+    if not model.two_sector:
+        return flow
+    average: Symmetrised[FlowProposal] = Symmetrised(flow)
+    return average
 
 
 def path_proposal(model: DiffusionModel, n_steps: int = path.DEFAULT_STEPS) -> Paths:

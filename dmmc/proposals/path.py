@@ -125,8 +125,8 @@ class PathProposal(Paths):
         Chains are exact with any widths, but these must not change while a chain runs.
 
         Args:
-            phi: fields of the target or near it, ``(n, *lattice)``: a few hundred, and some thousands on small lattices,
-                since it is n V that counts.
+            phi: fields of the target or near it, ``(n, *lattice)``: a few hundred, and some thousands on small
+                lattices, since it is n V that counts.
             generator: random numbers.
 
         Raises:
@@ -308,4 +308,3 @@ class PathProposal(Paths):
 
 def _square(modes: Tensor) -> Tensor:
     return modes.real.square() + modes.imag.square()
-

@@ -13,8 +13,8 @@ and two latents behind every field. The target gives each its posterior probabil
 
     p(phi) P(sigma | phi) / (q_+(sigma phi) / 2) = p(phi) / q(phi) = w(phi),
 
-so a kernel that moves in latent space needs the same weight as one that does not. A field that comes from elsewhere gets
-latents by a draw from ``P(sigma | phi)``.
+so a kernel that moves in latent space needs the same weight as one that does not. A field that comes from elsewhere
+gets latents by a draw from ``P(sigma | phi)``.
 
 :class:`SymmetrisedPath` cannot compute q_+. There a path belongs to ``sigma phi``, and the target is multiplied by a
 conditional probability ``P(sigma | phi)`` of one's choice, which leaves its law of phi alone.
@@ -51,8 +51,8 @@ Measure = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 class Symmetrised(LatentProposal, Generic[BaseT_co]):
     """The Z2 group average of a proposal.
 
-    Latents are ``(n, 1 + k)``: one number whose sign is the coin, and the k latents of the base. It can be measured, and
-    given other steps, if the base can.
+    Latents are ``(n, 1 + k)``: one number whose sign is the coin, and the k latents of the base. It can be measured,
+    and given other steps, if the base can.
 
     Args:
         base: any proposal with latents; it makes the fields of the sector sigma = 1.
