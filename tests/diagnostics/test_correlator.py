@@ -40,7 +40,9 @@ def draws_of(shape, mass, chains, draws, seed):
     return (white * exact_propagator(shape, mass)).reshape(chains, draws, -1)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((8,), 0), ((7,), 0), ((4, 10), 1), ((4, 10), 0), ((6, 6), 1), ((3, 4, 5), 2)])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((8,), 0), ((7,), 0), ((4, 10), 1), ((4, 10), 0), ((6, 6), 1), ((3, 4, 5), 2)]
+)
 def test_exact_propagator_gives_the_exact_correlator_and_mass(shape, axis):
     two_point = np.broadcast_to(exact_propagator(shape, MASS), (8, 4, len(momenta.orbit_modes(shape))))
     result = wall_correlator(two_point, momenta.wall_modes(shape, axis))
