@@ -374,7 +374,9 @@ class AutogradAction:
         value = self.function(phi)
         if not isinstance(value, Tensor) or value.shape != phi.shape[:1]:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise DmmcError(f"action {self.name!r} must return shape ({phi.shape[0]},), one value for each field; got {shape}")
+            raise DmmcError(
+                f"action {self.name!r} must return shape ({phi.shape[0]},), one value for each field; got {shape}"
+            )
         return value
 
     def grad(self, phi: Tensor) -> Tensor:
@@ -399,7 +401,9 @@ def action_from_description(description: Mapping[str, Any]) -> Action | None:
     try:
         action = cast(Action, make(**{key: value for key, value in description.items() if key != "name"}))
     except TypeError as error:
-        raise DmmcError(f"this does not describe an action that this version knows: {dict(description)} ({error})") from None
+        raise DmmcError(
+            f"this does not describe an action that this version knows: {dict(description)} ({error})"
+        ) from None
     if not same_action(action.describe(), description):
         raise DmmcError(
             f"what is registered as {description['name']!r} makes the action {action.describe()} from the description "

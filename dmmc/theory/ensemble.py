@@ -185,7 +185,9 @@ def _likely_cause(phi: Tensor, action: Action, lattice: Lattice, chains: int) ->
     for order in sorted(set(itertools.permutations(lattice.shape)) - {lattice.shape}):
         other = _estimate(_per_field(phi.reshape(len(phi), *order), lambda x: _virial(x, action)), chains)
         if abs(_z(other.value - 1, other.error)) < Z_VIRIAL:
-            return f"the fields fit if their axes are read as {order}: the extents of the lattice are in the wrong order"
+            return (
+                f"the fields fit if their axes are read as {order}: the extents of the lattice are in the wrong order"
+            )
     factor = _mending_factor(phi, action)
     if factor is None:
         return "the fields have other couplings, or another lattice shape or order of axes"
@@ -220,9 +222,7 @@ def _mending_factor(phi: Tensor, action: Action) -> float | None:
     return math.exp(0.5 * (low + high))
 
 
-def _compare_axes(
-    phi: Tensor, action: Action | None, lattice: Lattice, chains: int, notes: list[str]
-) -> float | None:
+def _compare_axes(phi: Tensor, action: Action | None, lattice: Lattice, chains: int, notes: list[str]) -> float | None:
     """Largest z-score between ``phi(x) phi(x + e)`` along axes of equal extent.
 
     An action that is invariant under the exchange of two axes has fields that are so on average; others are not of this

@@ -71,7 +71,9 @@ def measure(phi: Tensor, S: Tensor, lattice: Lattice, extra: Mapping[str, Observ
         "S_per_site": S / lattice.volume,
         "two_point": lattice.two_point(phi),
     }
-    return values | {name: _checked(name, observable(phi.clone(), S.clone()), phi) for name, observable in extra.items()}
+    return values | {
+        name: _checked(name, observable(phi.clone(), S.clone()), phi) for name, observable in extra.items()
+    }
 
 
 def check_names(extra: Mapping[str, Observable]) -> None:

@@ -47,9 +47,7 @@ class SymmetryFinding(Record):
     deviation: float | None = None
 
 
-def find_symmetry(
-    action: Action | None, phi: Tensor, asked: Literal["auto", "none", "z2"] = "auto"
-) -> SymmetryFinding:
+def find_symmetry(action: Action | None, phi: Tensor, asked: Literal["auto", "none", "z2"] = "auto") -> SymmetryFinding:
     """Decide whether the symmetry phi -> -phi may be used.
 
     Args:
@@ -68,7 +66,9 @@ def find_symmetry(
         return SymmetryFinding("none", "No symmetry is used, as asked for.")
     if action is None:
         if asked == "z2":
-            return SymmetryFinding("z2", "The symmetry phi -> -phi is used as asked for; without an action, it is untested.")
+            return SymmetryFinding(
+                "z2", "The symmetry phi -> -phi is used as asked for; without an action, it is untested."
+            )
         return SymmetryFinding("none", "No symmetry is used, since without an action there is nothing to test.")
     declared = declaration(action).symmetry
     if declared == "none":
