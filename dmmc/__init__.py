@@ -27,7 +27,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from dmmc.core.version import VERSION as __version__
 
 _HOMES = {
     "AutogradAction": "dmmc.theory.actions",
