@@ -63,7 +63,39 @@ _HOMES = {
 }
 """The public names, and the modules that define them."""
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "AutogradAction",
+    "Cluster",
+    "Cycle",
+    "DiffusionModel",
+    "DmmcError",
+    "FreeField",
+    "HMC",
+    "Independence",
+    "Kernel",
+    "Latent",
+    "Lattice",
+    "Network",
+    "PathIndependence",
+    "PathRefresh",
+    "Phi4",
+    "Run",
+    "__version__",
+    "assert_invariant",
+    "diagnostics",
+    "flow_proposal",
+    "load_model",
+    "load_pretrained",
+    "load_run",
+    "make_ensemble",
+    "path_proposal",
+    "pretrained_models",
+    "register_network",
+    "report",
+    "run_chain",
+    "sample",
+    "train",
+]
 
 if TYPE_CHECKING:
     from dmmc import diagnostics
