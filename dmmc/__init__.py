@@ -64,13 +64,13 @@ _HOMES = {
 """The public names, and the modules that define them."""
 
 __all__ = [
+    "HMC",
     "AutogradAction",
     "Cluster",
     "Cycle",
     "DiffusionModel",
     "DmmcError",
     "FreeField",
-    "HMC",
     "Independence",
     "Kernel",
     "Latent",
