@@ -21,10 +21,10 @@ import numpy as np
 import torch
 import xarray as xr
 
-import dmmc
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.core.files import replace_file
+from dmmc.core.version import VERSION
 from dmmc.diagnostics import DiagnosticsWarning, Estimate
 from dmmc.diagnostics.autocorrelation import MIN_DRAWS
 from dmmc.diagnostics.slowing_down import binder_crossings, cost_per_effective_sample, fit_power_law
@@ -500,7 +500,7 @@ def _write(out: Path, options: ScanOptions, results: list[dict[str, Any]]) -> di
     crossed, missed = crossings(results, options.seed) if options.along == "kappa" else ([], [])
     summary: dict[str, Any] = {
         "format": scan_table.RESULT.format,
-        "dmmc": dmmc.__version__,
+        "dmmc": VERSION,
         "plan": options.describe(),
         "along": options.along,
         "xi": {point: {"value": value, "error": error} for point, (value, error) in common_xi(results).items()},
