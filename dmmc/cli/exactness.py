@@ -30,9 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--draws", type=int, metavar="N",
-        help=f"draws of each variant, all chains together; by default {DRAWS}, and {DRAWS_LARGE} on {LARGE} sites or more",
+        help=f"draws of each variant, all chains together; by default {DRAWS}, and {DRAWS_LARGE} from {LARGE} sites on",
     )  # fmt: skip
-    add_options(parser, ExactnessOptions, skip=("action", "shape", "variants", "draws", "steps", "model", "seed", "device"))
+    add_options(
+        parser, ExactnessOptions, skip=("action", "shape", "variants", "draws", "steps", "model", "seed", "device")
+    )
     trained = parser.add_mutually_exclusive_group()
     trained.add_argument(
         "--steps", type=int, default=TRAINING_STEPS, metavar="N", help="training budget in optimiser steps"

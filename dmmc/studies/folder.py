@@ -81,7 +81,9 @@ def _check_same(stored: dict[str, Any], given: dict[str, Any], out: Path, what: 
             is_long = max(map(len, map(str, pair))) > LONG
             differing.append(f"{key} differ" if is_long else f"{key} is {pair[0]} there and {pair[1]} here")
     if differing:
-        raise MismatchError(f"{out} holds another {what}: {'; '.join(differing)}; use the same options or another --out")
+        raise MismatchError(
+            f"{out} holds another {what}: {'; '.join(differing)}; use the same options or another --out"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The exactness laboratory: ways to put a diffusion model into Metropolis, side by side, against a known truth.
 
-Each variant is a chain of one theory with one model. Some are exact; others are recipes that look alike and are not, and
-say so in every file. The truth comes from quadrature on two sites, and from cluster updates on more.
+Each variant is a chain of one theory with one model. Some are exact; others are recipes that look alike and are not,
+and say so in every file. The truth comes from quadrature on two sites, and from cluster updates on more.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import dmmc
 from dmmc.core.errors import FileError
 from dmmc.core.files import replace_file
-from dmmc.core.records import plain
+from dmmc.core.version import VERSION
 from dmmc.diagnostics.autocorrelation import gamma_method
 from dmmc.report import figures
 from dmmc.report.page import render
@@ -61,7 +60,7 @@ def run_laboratory(
         MismatchError: if the laboratory to be resumed has other options; the message names them.
     """
     out, plan = Path(out), options.plan()
-    open_folder(out, plain(plan), "laboratory", resume, overwrite, lambda _: clear(out))
+    open_folder(out, plan.to_json(), "laboratory", resume, overwrite, lambda _: clear(out))
     stages = Stages()
     with stages("truth"):
         fields = chains.ensemble(options, out)
@@ -81,7 +80,7 @@ def run_laboratory(
         results.append(_variant_result(variant, run, estimates, truth.means))
         exact += [estimates] if variant.exact else []
     result = LaboratoryResult(
-        dmmc=dmmc.__version__,
+        dmmc=VERSION,
         plan=plan,
         truth=TruthResult(truth.method, truth.file, truth.symmetry, values(truth.means)),
         flow=FlowResult(sum(flow.schedule), flow.evaluations, certificate.summary()),

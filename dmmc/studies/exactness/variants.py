@@ -165,7 +165,7 @@ VARIANTS = (
     _exact(
         "cycle",
         "cycle of flow and HMC",
-        "Two kernels that each leave exp(-S) invariant take turns; the flow weighs anew the field that HMC hands to it.",
+        "Two kernels that each leave exp(-S) invariant take turns; the flow weighs anew the field that HMC hands it.",
         lambda bench: Cycle(((bench.metropolis(bench.flow), 1), (bench.hmc(), 1))),
         0.5,
     ),
@@ -179,13 +179,13 @@ VARIANTS = (
     _inexact(
         "ode",
         "no accept/reject, ODE",
-        "Fields of the probability flow are taken as they come; their law is that of the model.",
+        "Fields of the probability flow are taken as they come: the law of the model.",
         lambda bench: Unadjusted(bench.action, bench.lattice, bench.flow),
     ),
     _inexact(
         "sde-8",
         "no accept/reject, SDE, 8 steps",
-        "Fields of the reverse SDE are taken as they come; their law is that of the model and of a coarse discretisation.",
+        "Fields of the reverse SDE are taken as they come: the law of the model and of a coarse discretisation.",
         _unadjusted_sde(8),
     ),
     _inexact(
@@ -210,7 +210,7 @@ VARIANTS = (
     _inexact(
         "ode-2",
         "ODE with 2 steps",
-        "The integral of the divergence is not the log-determinant of so coarse a map; the chain samples p exp(-delta).",
+        "The integral of the divergence is not the log-determinant of so coarse a map: it samples p exp(-delta).",
         lambda bench: bench.inexact_metropolis(
             flow_proposal(bench.model, 2), "two integration steps: log q is not the density of the discrete map"
         ),
@@ -227,7 +227,7 @@ VARIANTS = (
     _inexact(
         "one-sector",
         "collapsed: M > 0 only",
-        "What the model never proposes the chain never visits, and observables that are even in the field do not show it.",
+        "What the model never proposes the chain never visits; observables that are even in the field do not show it.",
         lambda bench: bench.inexact_metropolis(
             Collapsed(bench.flow, positive=True), "the model never proposes M < 0, and the chain never gets there"
         ),
