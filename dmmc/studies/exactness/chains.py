@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core import rng
-from dmmc.diagnostics.autocorrelation import MIN_DRAWS
+from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.kernels.base import State, advance
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.interaction import NetworkSize

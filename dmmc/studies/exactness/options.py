@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.rng import check_seed
-from dmmc.diagnostics.autocorrelation import MIN_DRAWS
+from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.studies.exactness.results import LaboratoryPlan
 from dmmc.studies.exactness.variants import NAMES
