@@ -64,8 +64,8 @@ def wall_correlator(
     Args:
         two_point: ``|phi(p)|^2`` of each momentum orbit, ``(chain, draw, orbit)``.
         orbits: orbit numbers of the momenta along the axis, ``(L,)``: :func:`dmmc.theory.momenta.wall_modes`.
-        mean: M or ``|M|`` of each draw, ``(chain, draw)``, whose squared average is subtracted from the correlator, as is
-            wanted in a broken phase. None subtracts nothing.
+        mean: M or ``|M|`` of each draw, ``(chain, draw)``, whose squared average is subtracted from the correlator, as
+            is wanted in a broken phase. None subtracts nothing.
         volume: number of sites; needed with ``mean``.
 
     Raises:
