@@ -16,7 +16,6 @@ from dmmc.core import rng
 from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.kernels.base import State, advance
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.interaction import NetworkSize
 from dmmc.model.training import TrainingOptions
 from dmmc.proposals.base import Steppable
 from dmmc.proposals.certificate import Certificate
@@ -39,8 +38,8 @@ from dmmc.theory.symmetry import SymmetryFinding, find_symmetry
 INTEGRATOR_SHARE = 0.05
 """The flow has so many steps that the bound on its bias is below this part of a statistical error."""
 
-NETWORK = NetworkSize(filters=3, hidden1=12, hidden2=6)
-"""A small network: its flaws are what there is to see, and exactness does not depend on it."""
+NETWORK = {"filters": 3, "hidden1": 12, "hidden2": 6}
+"""The size of the network. It is small: its flaws are what there is to see, and exactness does not depend on it."""
 
 ENSEMBLE = "ensemble.h5"
 TRUTH = "truth.h5"
@@ -138,7 +137,7 @@ def trained_model(options: ExactnessOptions, out: Path) -> DiffusionModel:
         path,
         TrainingOptions(steps=options.steps, levels=32, seed=rng.child_seed(options.seed, "model")),
         action=options.action,
-        size=NETWORK,
+        config=NETWORK,
         resume=True,
         device=options.device,
     )
