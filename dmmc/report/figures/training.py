@@ -1,0 +1,53 @@
+"""The loss of a model while it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dmmc.core.errors import DmmcError
+from dmmc.report.figures.canvas import check_not_empty, make_panels
+from dmmc.report.styles import palette
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def training_loss(histories: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Validation loss against the steps of training, relative to that of the Gaussian reference.
+
+    The loss is a Kullback-Leibler divergence of paths up to a constant. The constant drops out of the difference from
+    the loss of a network that is zero (``N=0``), which is the reference alone: at -2.5 the network has removed 2.5 of
+    the divergence between the reference and the target.
+
+    Args:
+        histories: ``history`` of each model; its entry ``validation`` holds records with ``step``, ``validation`` and
+            ``N=0``.
+
+    Raises:
+        DmmcError: if there is no model, or one has no such record.
+    """
+    check_not_empty(histories)
+    figure, (ax,) = make_panels(6.4, 3.6)
+    looks = palette(histories)
+    best = []
+    for name, history in histories.items():
+        records = history.get("validation") or []
+        if not records:
+            raise DmmcError(f"the history of {name} has no validation loss: it was trained for too few steps")
+        step = np.array([record["step"] for record in records], dtype=np.float64)
+        loss = np.array([record["validation"] - record["N=0"] for record in records], dtype=np.float64)
+        look = looks[name]
+        ax.plot(step, loss, color=look.colour, linestyle=look.line, marker=look.marker, markersize=3, linewidth=1.2,
+                label=f"{name}: {loss[-1]:.2f}")  # fmt: skip
+        best.append(float(np.nanmin(loss)))
+    ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    low = min(best)
+    ax.set_ylim(1.15 * low if low < 0 else -1.0, 0.25 * abs(low) if low else 1.0)  # room for the legend
+    ax.set_xlim(0, None)
+    ax.set(xlabel="steps of training", ylabel="loss less that of the reference")
+    ax.set_title("Validation loss, relative to the Gaussian reference", fontsize=10)
+    ax.legend(frameon=False, fontsize=9, loc="upper right")
+    return figure
