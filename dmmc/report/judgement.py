@@ -91,7 +91,8 @@ def _no_check(runs: Runs, reference: str | None) -> list[str]:
         return []
     compared = f"; z is the difference from {next(iter(runs))}" if len(runs) > 1 else ""
     return [
-        f"All samplers on this page use a trained model, so nothing here is an independent check of the averages{compared}."
+        "All samplers on this page use a trained model, so nothing here is an independent check of the averages"
+        f"{compared}."
     ]
 
 
@@ -101,8 +102,8 @@ def _not_recorded(run: StoredRun) -> list[str]:
         return []
     if not run.evaluation:
         return [
-            f"{run.path.name} holds nothing but its chains: it has no weights of reference configurations, without which "
-            "a missed mode cannot be seen, no bound on the bias of an integrator, and no denoising sequence."
+            f"{run.path.name} holds nothing but its chains: it has no weights of reference configurations, without "
+            "which a missed mode cannot be seen, no bound on the bias of an integrator, and no denoising sequence."
         ]
     if "log_w_reference" not in run.evaluation:
         return [

@@ -1,7 +1,7 @@
 """One self-contained HTML page: verdicts, numbers, figures and provenance of runs, and the sections of studies.
 
-The page loads nothing: style and figures are in it, and its content security policy forbids everything else. Every figure
-is in it twice, for a light and for a dark page, with the same paths in other colours.
+The page loads nothing: style and figures are in it, and its content security policy forbids everything else. Every
+figure is in it twice, for a light and for a dark page, with the same paths in other colours.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.correlator import wall_correlator
 from dmmc.report import figures, records
@@ -106,8 +104,10 @@ def _side_by_side(gallery: Gallery, runs: Runs) -> None:
         )
     phat2 = momenta.orbit_phat2(runs[first].header.lattice)
     with_propagator = {
-        name: run for name, run in runs.items() if np.ndim(run.observables.get("two_point")) == 3
-    }  # fmt: skip
+        name: run
+        for name, run in runs.items()
+        if "two_point" in run.observables and run.observables["two_point"].ndim == 3
+    }
     if with_propagator:
         base = next(iter(with_propagator))
         gallery.draw(
@@ -154,8 +154,8 @@ def _side_by_side(gallery: Gallery, runs: Runs) -> None:
             "acceptance",
             lambda: figures.acceptance(accepted),
             f"Acceptance rate over the length of the run of {listed(list(accepted))}.",
-            "The fraction of accepted steps in one stretch of draws after another, over all chains. It should be level: "
-            "a fall means that chains have wandered to where proposals are rejected.",
+            "The fraction of accepted steps in one stretch of draws after another, over all chains. It should be "
+            "level: a fall means that chains have wandered to where proposals are rejected.",
             height=3.4,
         )
 
@@ -199,7 +199,7 @@ def _weights(gallery: Gallery, name: str, run: StoredRun, runs: Runs) -> None:
 
 
 def _denoising(gallery: Gallery, runs: Runs) -> None:
-    """The denoising sequences, each once: kernels of one model begin their chains in different ways, but share its flow."""
+    """The denoising sequences, each of them once: different kernels of one model share its flow."""
     sequences = {
         run.evaluation["denoising"].tobytes(): (name, run)
         for name, run in reversed(list(runs.items()))

@@ -28,7 +28,7 @@ def columns(observables: Mapping[str, Array]) -> dict[str, Array]:
         x = np.asarray(observables[name])
         for index in itertools.product(*map(range, x.shape[2:])):
             component = f"{name}[{', '.join(map(str, index))}]" if index else name
-            series[component] = x[(..., *index)]
+            series[component] = x[(slice(None), slice(None), *index)]
     return series
 
 

@@ -1,7 +1,7 @@
 """Which colour, line and marker belongs to which sampler: the same in every figure, page and scan.
 
-The colours are those of Okabe and Ito, which people with any kind of colour vision can tell apart. Line style and marker
-tell curves apart a second time, in print as well.
+The colours are those of Okabe and Ito, which people with any kind of colour vision can tell apart. Line style and
+marker tell curves apart a second time, in print as well.
 """
 
 from __future__ import annotations
@@ -51,6 +51,4 @@ def palette(labels: Iterable[str]) -> dict[str, Style]:
     are given, so that an output which shows the same labels in the same order shows them in the same styles.
     """
     others = map(style, count(len(PLACES)))
-    return {
-        label: style(PLACES.index(label)) if label in PLACES else next(others) for label in dict.fromkeys(labels)
-    }
+    return {label: style(PLACES.index(label)) if label in PLACES else next(others) for label in dict.fromkeys(labels)}

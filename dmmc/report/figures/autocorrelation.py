@@ -29,7 +29,7 @@ MOST_POINTS = 24
 
 
 def resolved_tau(x: ArrayLike) -> tuple[Estimate, bool]:
-    """The Gamma method's estimate, and whether its tau_int was resolved: in a record that is too short it is a lower bound.
+    """The Gamma method's estimate, and whether its tau_int was resolved; if the record is too short it is a lower bound.
 
     Args:
         x: the record, ``(chain, draw)``.

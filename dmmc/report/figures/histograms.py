@@ -14,7 +14,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import DiagnosticsWarning, ess_fraction, gamma_method, kl_gap, log_z, std_log_w
 from dmmc.diagnostics.autocorrelation import as_series
 from dmmc.report.figures.canvas import check_not_empty, make_panels
-from dmmc.report.styles import Style, palette, style
+from dmmc.report.styles import Style, palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
