@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dmmc.core.errors import DmmcError
@@ -207,14 +208,24 @@ def _denoising(gallery: Gallery, runs: Runs) -> None:
     }
     for name, run in reversed(sequences.values()):
         level = run.evaluation.get("denoising_level")
+        fields, noise = run.evaluation["denoising"], run.evaluation["denoising_noise"]
+        times = None if level is None else 1 - level
+        id_ = "denoising" if len(sequences) == 1 else f"denoising-{_id(name)}"
         gallery.draw(
-            "denoising" if len(sequences) == 1 else f"denoising-{_id(name)}",
-            lambda run=run, level=level: figures.denoising(  # type: ignore[misc]
-                run.evaluation["denoising"], run.evaluation["denoising_noise"], None if level is None else 1 - level
-            ),
-            f"A field of {name} at several stages, from pure noise to a proposal.",
+            id_,
+            partial(figures.denoising, fields, noise, times),
+            f"A field of {name} at several stages, from pure noise to a proposal, all on one scale of colours.",
             "One proposal on its way through the probability flow, from noise (left) to a field of the theory (right). "
-            "τ is the time of denoising, s the standard deviation of the noise; all panels share one scale of colours.",
+            "τ is the time of denoising, and s the standard deviation of the noise. All panels share one scale of "
+            "colours: the noise is many times larger than the field.",
+            width=FULL,
+        )
+        gallery.draw(
+            f"{id_}-relative",
+            partial(figures.denoising, fields, noise, times, "rms"),
+            f"The same fields of {name}, each divided by its own root mean square.",
+            "The same fields, each divided by its own root mean square, so that the structure of the last ones can be "
+            "seen.",
             width=FULL,
         )
 

@@ -26,9 +26,10 @@ def columns(observables: Mapping[str, Array]) -> dict[str, Array]:
     series: dict[str, Array] = {}
     for name in [*standard, *(name for name in observables if name not in (*STANDARD, *NOT_A_SERIES))]:
         x = np.asarray(observables[name])
-        for index in itertools.product(*map(range, x.shape[2:])):
+        shape = x.shape[2:]
+        for k, index in enumerate(itertools.product(*map(range, shape))):
             component = f"{name}[{', '.join(map(str, index))}]" if index else name
-            series[component] = x[(slice(None), slice(None), *index)]
+            series[component] = x.reshape(*x.shape[:2], -1)[..., k]
     return series
 
 

@@ -21,7 +21,7 @@ SYMBOLS = {
     "phi2": "<phi^2>",
     "S_per_site": "<S>/V",
 }
-"""The estimates of :func:`dmmc.diagnostics.summary` in the order and notation of the table; others follow as they are."""
+"""The estimates of :func:`dmmc.diagnostics.summary` in the order and notation of the table; others follow."""
 
 TAUS = ("M", "M2")
 """Observables whose tau_int the text table shows: M is usually the slowest."""

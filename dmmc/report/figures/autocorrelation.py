@@ -29,7 +29,7 @@ MOST_POINTS = 24
 
 
 def resolved_tau(x: ArrayLike) -> tuple[Estimate, bool]:
-    """The Gamma method's estimate, and whether its tau_int was resolved; if the record is too short it is a lower bound.
+    """The Gamma method's estimate, and whether its tau_int was resolved; in a short record it is a lower bound.
 
     Args:
         x: the record, ``(chain, draw)``.
@@ -90,7 +90,7 @@ def autocorrelation(
     columns = 2 if two or len(names) > 1 else 1
     rows = len(names) if two else math.ceil(len(names) / columns)
     width, height = (9.6, 0.4 + 2.3 * rows) if columns == 2 else (6.4, 3.6)
-    figure, axes = make_panels(width, height, rows, columns, sharey=True)
+    figure, axes = make_panels(width, height, rows, columns)
     for k, name in enumerate(names):
         short, long = lags[name]
         curves = {sampler: (as_series(record[name]), *taus[name][sampler]) for sampler, record in records.items()}
@@ -115,7 +115,7 @@ def autocorrelation(
 def _panel(ax: Any, curves: Mapping[str, tuple[Array, Estimate, bool]], reach: int, legend: bool) -> None:
     """The autocorrelation functions of one observable up to lag ``reach``."""
     looks = palette(curves)
-    lowest = -0.15
+    lowest, crowded = -0.15, False
     for k, (sampler, (x, estimate, resolved)) in enumerate(curves.items()):
         last = min(reach, max(1, x.shape[1] // 2) if x.shape[1] > 2 else x.shape[1] - 1)
         with warnings.catch_warnings():
@@ -123,6 +123,7 @@ def _panel(ax: Any, curves: Mapping[str, tuple[Array, Estimate, bool]], reach: i
             rho, error = autocorrelation_function(x, last)
         look, t = looks[sampler], np.arange(last + 1)
         lowest = min(lowest, float(np.nan_to_num(rho).min()) - 0.05)
+        crowded = crowded or bool((rho[t > 0.4 * reach] > 0.5).any())
         every = math.ceil((reach + 1) / MOST_POINTS)
         # The points of different curves stand at different lags where there are enough of them.
         shown = slice(k * every // len(curves), None, every)
@@ -130,8 +131,9 @@ def _panel(ax: Any, curves: Mapping[str, tuple[Array, Estimate, bool]], reach: i
         label = f"{sampler}: {_tau_label(estimate, resolved)}"
         ax.errorbar(t[shown], rho[shown], error[shown], label=label, **points(look))
     ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
-    # Above 1 there is room for the legend.
-    ax.set(xlim=(-0.01 * reach, 1.01 * reach), ylim=(lowest, 1.1 + 0.17 * len(curves)))
+    # A curve that is still high where the legend stands leaves it room above 1.
+    highest = 1.1 + 0.17 * len(curves) if legend and crowded else 1.08
+    ax.set(xlim=(-0.01 * reach, 1.01 * reach), ylim=(lowest, highest))
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
     ax.xaxis.get_major_locator().set_params(integer=True)
     if legend:

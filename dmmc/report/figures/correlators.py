@@ -22,6 +22,9 @@ Array = NDArray[np.float64]
 ENOUGH_CHAINS = 64
 """The scatter of this many chain means gives an error that is itself good to a tenth."""
 
+LOGARITHMIC = 3.0
+"""The axis of C(t) is logarithmic where the largest value is this many times the smallest."""
+
 KNOWN = 0.5
 """An effective mass is drawn up to the distance where its error exceeds this part of it."""
 
@@ -133,7 +136,7 @@ def two_point(samplers: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) ->
 def wall_correlator(samplers: Mapping[str, Correlator]) -> Figure:
     """Correlator C(t) of walls at distance t, and its effective mass beside it, with standard errors.
 
-    The axis of C(t) is logarithmic where all values are positive. Effective masses are drawn up to the distance where
+    The axis of C(t) is logarithmic where that helps, see :data:`LOGARITHMIC`. Effective masses are drawn up to the distance where
     noise drowns them, see :data:`KNOWN`.
 
     Args:
@@ -159,10 +162,12 @@ def wall_correlator(samplers: Mapping[str, Correlator]) -> Figure:
         shown = known & (np.arange(len(known)) < (last or len(known)))
         anything = anything or bool(shown.any())
         right.errorbar(one.t[: len(mass)][shown] + aside, mass[shown], error[shown], label=name, **style)
-    if all((one.value > 0).all() for one in samplers.values()):
+    low = min(float(one.value.min()) for one in samplers.values())
+    high = max(float(one.value.max()) for one in samplers.values())
+    if low <= 0:
+        left.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+    elif high > LOGARITHMIC * low:
         left.set_yscale("log")
-        low = min(float(one.value.min()) for one in samplers.values())
-        high = max(float(one.value.max()) for one in samplers.values())
         left.set_ylim(low / 1.6, high * 1.6)
         if high < 30 * low:
             from matplotlib.ticker import LogLocator, NullFormatter
@@ -170,8 +175,6 @@ def wall_correlator(samplers: Mapping[str, Correlator]) -> Figure:
             left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
             left.yaxis.set_major_formatter("{x:g}")
             left.yaxis.set_minor_formatter(NullFormatter())
-    else:
-        left.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     left.set_title("Wall correlator $C(t)$", fontsize=10)
     right.set_title(r"Effective mass $m_{\rm eff}(t)$", fontsize=10)
     right.set_ylim(0, 1.25 * right.get_ylim()[1] if anything else 1)

@@ -53,17 +53,21 @@ def denoising(
         phi = phi / np.where(rms > 0, rms, 1.0)
     while phi.ndim > 3:
         phi = phi[:, 0]
-    label, limit = (r"$\phi$ / rms", 3.0) if scale == "rms" else (r"$\phi(x)$", _round_up(float(abs(phi).max())))
+    label, limit = r"$\phi$ / rms", 3.0
+    if scale == "raw":  # twice the size of the largest field: colours beyond that are saturated
+        label = r"$\phi(x)$"
+        limit = _round_up(2 * float(np.sqrt(np.mean(phi.reshape(n, -1) ** 2, axis=1)).max()))
 
     aspect = 0.9 if dim == 1 else min(max(phi.shape[1] / phi.shape[2], 0.5), 2.0)
-    figure, axes = make_panels(max(1.75 * n + 0.9, 5.2), 1.75 * aspect + 0.9, columns=n, sharey=True)
+    figure, axes = make_panels(max(1.75 * n + 0.9, 5.2), 1.65 * aspect + 0.6, columns=n, sharey=True)
     for k, (ax, field) in enumerate(zip(axes, phi, strict=True)):
         title = rf"$s = {s[k]:.3g}$"
         ax.set_title(title if tau is None else rf"$\tau = {tau[k]:.3g}$" + "\n" + title, fontsize=10)
         if dim == 1:
             ax.plot(field, color=COLOURS[0], linewidth=1)
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
-            ax.set(ylim=(-1.1 * limit, 1.1 * limit), xlabel="x")
+            edge = max(limit, 1.05 * float(abs(phi).max()))
+            ax.set(ylim=(-edge, edge), xlabel="x")
         else:
             image = ax.imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
@@ -71,8 +75,7 @@ def denoising(
     if dim == 1:
         axes[0].set_ylabel(label)
     else:
-        bar = figure.colorbar(image, ax=axes, label=label, fraction=0.04, pad=0.01,
-                              extend="both" if scale == "rms" else "neither")  # fmt: skip
+        bar = figure.colorbar(image, cax=axes[-1].inset_axes((1.08, 0, 0.07, 1)), label=label, extend="both")
         bar.set_ticks([-limit, 0, limit], labels=[f"{-limit:g}".replace("-", "−"), "0", f"{limit:g}"])
     return figure
 

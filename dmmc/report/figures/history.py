@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,12 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmmc.diagnostics.autocorrelation import as_series
 from dmmc.report.figures.canvas import SYMBOLS, check_not_empty, check_present, make_panels
-from dmmc.report.styles import palette, styles
+from dmmc.report.styles import palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
+
+GREYS = ("#404040", "#a6a6a6")
+"""Of the chains of a sampler the first has the sampler's colour, and the others are grey."""
 
 
 def _thinned(x: Array, points: int) -> tuple[Array, Array]:
@@ -50,14 +54,16 @@ def traces(
         DmmcError: if there is nothing to draw, an observable is missing, or a series is not ``(chain, draw)``.
     """
     check_present(records, names)
+    looks = palette(records)
     figure, axes = make_panels(9.6, 0.8 + 1.7 * len(names), len(names), len(records), sharex="col", sharey="row")
     panels = np.array(axes).reshape(len(names), len(records))
     for row, name in zip(panels, names, strict=True):
         for ax, (sampler, record) in zip(row, records.items(), strict=True):
             series = as_series(record[name], f"{name} of {sampler}")
             shown = np.unique(np.linspace(0, len(series) - 1, min(chains, len(series))).astype(int))
-            for k, style in zip(shown, styles(), strict=False):
-                ax.plot(*_thinned(series[k], points), color=style.colour, linewidth=0.8, label=f"chain {k}")
+            shades = itertools.chain([looks[sampler].colour], itertools.cycle(GREYS))
+            for order, (k, shade) in enumerate(zip(shown, shades, strict=False)):
+                ax.plot(*_thinned(series[k], points), color=shade, linewidth=0.8, label=f"chain {k}", zorder=3 - order)
             ax.margins(x=0)
         row[0].set_ylabel(SYMBOLS.get(name, name))
     for ax, sampler in zip(panels[0], records, strict=True):

@@ -23,8 +23,8 @@ CAPTIONS = {
     "bounds from chains that are too short to tell; they are not fitted.",
     "tau_L": "The same against the size of the lattice; at fixed L/ξ both have the same slope.",
     "cost": "What an effective sample costs, which is 2τ draws of M²: in wall time of the machine that ran the scan, "
-    "and in evaluations of the force or of the network. Where two curves cross, the cheaper sampler changes. Training is "
-    "not included.",
+    "and in evaluations of the force or of the network. Where two curves cross, the cheaper sampler changes. "
+    "Training is not included.",
     "acceptance": "HMC and cluster samplers hold their acceptance by tuning. That of a diffusion model falls with the "
     "volume, unless the model improves with it.",
     "binder": "Curves of different sizes cross near the critical coupling; the grey band is the crossing of the two "
