@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dmmc.runs.storage import Run, load_run
 
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.core.rng import stream
@@ -20,7 +21,6 @@ from dmmc.kernels.independence import Independence
 from dmmc.proposals.flow import FlowProposal
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.storage import Run, load_run
 from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import measure

@@ -1,0 +1,33 @@
+"""What is known about a kernel without the kernel: stored with every chain, and read without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dmmc.core.records import Record
+
+
+@dataclass(frozen=True)
+class KernelFacts(Record):
+    """What others need to know about a kernel; stored with every chain.
+
+    Attributes:
+        name: identifies the kernel, as in ``describe()["name"]``.
+        label: what people call its chain, as in tables and figures.
+        independent_weights: whether ``log_w_proposed`` in its info is the log weight of proposals that are independent
+            of each other and of the chain. ESS/N, log Z, Kullback-Leibler divergences and the law of rejections are
+            computed only then.
+        model_free: whether the kernel works without a trained model, so that its averages are an independent check of
+            those of a model.
+        inexact: why the chain does not sample ``exp(-S)``; empty for an exact kernel.
+    """
+
+    name: str
+    label: str = ""
+    independent_weights: bool = False
+    model_free: bool = False
+    inexact: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", self.name.replace("_", " "))
