@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import DiagnosticsWarning, Estimate, autocorrelation_function, format_value, gamma_method
-from dmmc.diagnostics.autocorrelation import as_series
+from dmmc.diagnostics.series import as_series
 from dmmc.report.figures.canvas import SYMBOLS, check_present, make_panels, points
 from dmmc.report.styles import palette
 

@@ -136,8 +136,8 @@ def two_point(samplers: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) ->
 def wall_correlator(samplers: Mapping[str, Correlator]) -> Figure:
     """Correlator C(t) of walls at distance t, and its effective mass beside it, with standard errors.
 
-    The axis of C(t) is logarithmic where that helps, see :data:`LOGARITHMIC`. Effective masses are drawn up to the distance where
-    noise drowns them, see :data:`KNOWN`.
+    The axis of C(t) is logarithmic where that helps, see :data:`LOGARITHMIC`. Effective masses are drawn up to the
+    distance where noise drowns them, see :data:`KNOWN`.
 
     Args:
         samplers: the correlator of each sampler, as :func:`dmmc.diagnostics.correlator.wall_correlator` gives it.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmmc.diagnostics.autocorrelation import as_series
+from dmmc.diagnostics.series import as_series
 from dmmc.report.figures.canvas import SYMBOLS, check_not_empty, check_present, make_panels
 from dmmc.report.styles import palette
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dmmc.core.errors import DmmcError
 from dmmc.report.figures.canvas import check_not_empty, make_panels
-from dmmc.report.styles import palette
+from dmmc.report.styles import PLACES, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,15 +32,14 @@ def training_loss(histories: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     check_not_empty(histories)
     figure, (ax,) = make_panels(6.4, 3.6)
-    looks = palette(histories)
     best = []
-    for name, history in histories.items():
+    # A single model has the style of the chains that it proposes for.
+    for (name, history), look in zip(histories.items(), map(style, count(PLACES.index("diffusion"))), strict=False):
         records = history.get("validation") or []
         if not records:
             raise DmmcError(f"the history of {name} has no validation loss: it was trained for too few steps")
         step = np.array([record["step"] for record in records], dtype=np.float64)
         loss = np.array([record["validation"] - record["N=0"] for record in records], dtype=np.float64)
-        look = looks[name]
         ax.plot(step, loss, color=look.colour, linestyle=look.line, marker=look.marker, markersize=3, linewidth=1.2,
                 label=f"{name}: {loss[-1]:.2f}")  # fmt: skip
         best.append(float(np.nanmin(loss)))
