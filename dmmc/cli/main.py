@@ -347,24 +347,26 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
         resume=args.resume, device=device, stages=stages,
     )  # fmt: skip
     history = model.history
-    last = history["validation"][-1] if history["validation"] else None
+    assert history is not None
+    last = history.curve[-1] if history.curve else None
     summary = {
         "model": str(args.out),
         "action": dict(model.action),
         "lattice": list(lattice.shape),
         "two_sector": model.two_sector,
-        "steps": history["steps"],
-        "validation": history["validation"],
+        "steps": history.steps,
+        "validation": [point.to_json() for point in history.curve],
         "wall_seconds": {name: round(s, 3) for name, s in stages.seconds.items()},
     }
-    print(f"trained {history['steps']} steps in {stages.seconds['train']:.0f} s", end="")
-    print(f"; KL removed from the Gaussian reference: {last['N=0'] - last['validation']:.2f}" if last else "")
+    print(f"trained {history.steps} steps in {stages.seconds['train']:.0f} s", end="")
+    print(f"; KL removed from the Gaussian reference: {last.kl_removed:.2f}" if last else "")
     print(f"model: {args.out}")
     return summary
 
 
 def _load_model(name: str | Path, device: str) -> Any:
-    from dmmc.model.diffusion_model import DiffusionModel, load_pretrained, pretrained_names
+    from dmmc.model.diffusion_model import DiffusionModel
+    from dmmc.model.pretrained import load_pretrained, pretrained_names
 
     if str(name) in pretrained_names():
         return load_pretrained(str(name), device=device)
@@ -375,7 +377,8 @@ def _sample(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from dmmc.kernels.of_model import SamplerOptions
-    from dmmc.model.diffusion_model import DiffusionModel, load_pretrained
+    from dmmc.model.diffusion_model import DiffusionModel
+    from dmmc.model.pretrained import load_pretrained
     from dmmc.runs import storage
     from dmmc.studies import workflow
     from dmmc.theory.lattice import Lattice

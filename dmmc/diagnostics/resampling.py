@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 FEW_BLOCKS = 10
 
 
-def _block_starts(chains: int, draws: int, size: int) -> NDArray[np.int64]:
+def block_starts(chains: int, draws: int, size: int) -> NDArray[np.int64]:
     """First index of each block in the flattened record; lengths differ by one draw if ``size`` does not fit."""
     if not 1 <= size <= draws:
         raise DmmcError(f"block size must be from 1 to {draws} (draws per chain), got {size}")
@@ -85,7 +85,7 @@ def blocking(x: ArrayLike, sizes: Sequence[int] | None = None, name: str = "seri
     delta = (series - series.mean()).ravel()
     error, n_blocks = np.full(len(sizes), math.nan), np.zeros(len(sizes), dtype=np.int64)
     for k, size in enumerate(sizes):
-        starts = _block_starts(chains, draws, size)
+        starts = block_starts(chains, draws, size)
         n_blocks[k] = len(starts)
         if len(starts) < 2:
             raise DmmcError(f"blocks of {size} draws leave a single one; use smaller blocks")
@@ -159,7 +159,7 @@ def jackknife(
     if block_size is None:
         tau = 0.5 if math.isnan(estimate.tau_int) else max(estimate.tau_int, 0.5)
         block_size = min(math.ceil((tau * tau * n) ** (1 / 3)), draws)
-    starts = _block_starts(chains, draws, block_size)
+    starts = block_starts(chains, draws, block_size)
     n_blocks = len(starts)
     if math.isnan(estimate.error) or n_blocks < 2:
         if n_blocks < 2:

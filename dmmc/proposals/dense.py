@@ -48,9 +48,11 @@ import dmmc
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.rng import stream
 from dmmc.model import splines
-from dmmc.model.diffusion_model import DiffusionModel, read_tensors, write_tensors
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.file import read_tensors, write_tensors
+from dmmc.model.history import TrainingHistory
 from dmmc.model.interaction import activation
-from dmmc.model.network import DriftNetwork
+from dmmc.model.network import Network
 from dmmc.model.reference import GaussianReference
 from dmmc.model.training import TrainingOptions, fit
 from dmmc.proposals.flow import FlowProposal, IntegratorError
@@ -93,7 +95,7 @@ def _unit_gaussian(n_parameters: int) -> GaussianReference:
     return GaussianReference(lattice, torch.ones(len(lattice.orbit_modes), dtype=torch.float64))
 
 
-class DenseNetwork(DriftNetwork):
+class DenseNetwork(Network):
     """The network of this module's formulas.
 
     Args:
@@ -113,6 +115,7 @@ class DenseNetwork(DriftNetwork):
         if reference.lattice.dim != 1 or reference.mean != 0 or not bool((reference.propagator == 1).all()):
             raise DmmcError("a dense network needs a unit Gaussian reference: one axis, propagator 1, mean 0")
         self.size = DenseSize() if size is None else size
+        self.level_intervals = self.size.level_knots - splines.DEGREE
         d, f1, f2, k = reference.lattice.volume, self.size.hidden1, self.size.hidden2, self.size.level_knots
 
         def normal(*shape: int, std: float) -> nn.Parameter:
@@ -150,8 +153,8 @@ class DenseNetwork(DriftNetwork):
         out = (u @ m["lin"].mT).baddbmm(h1, m["o1"].mT).baddbmm(h2, m["o2"].mT)
         return m, r1, r2, self.lattice.to_modes(out * (1 + v).rsqrt().view(-1, 1, 1))
 
-    def forward(self, modes: Tensor, v: Tensor) -> Tensor:
-        """D N in momentum space, as :class:`dmmc.model.network.DriftNetwork`."""
+    def forward(self, modes: Tensor, v: Tensor, context: Tensor | None = None) -> Tensor:
+        """D N in momentum space, as :class:`dmmc.model.network.Network`."""
         return self._layers(modes, v)[3]
 
     def with_trace(self, modes: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,7 +258,7 @@ class DenseProposal:
             "size": asdict(model.network.size),
             "reference": model.reference.describe(),
             "n_steps": self.flow.n_steps,
-            "history": dict(model.history),
+            "history": None if model.history is None else model.history.to_json(),
             "versions": {"dmmc": dmmc.__version__, "torch": torch.__version__},
         }
         tensors |= {"mean": self.mean.cpu(), "cholesky": self.cholesky.cpu().contiguous()}
@@ -268,16 +271,23 @@ class DenseProposal:
         Raises:
             FileError: missing, truncated or foreign file, or one of a newer version.
         """
-        tensors, header = read_tensors(path, FORMAT, FORMAT_VERSION)
+        file = read_tensors(path, FORMAT, FORMAT_VERSION)
+        tensors, header = file.tensors, file.header
         try:
             mean, cholesky = (tensors.pop(name) for name in ("mean", "cholesky"))
             reference = replace(_unit_gaussian(len(mean)), **header["reference"])
             network = DenseNetwork(reference, DenseSize(**header["size"]))
             weights = {name.removeprefix("network."): value for name, value in tensors.items()}
             network.to(weights["lin"].dtype).load_state_dict(weights)
-            model = DiffusionModel(network.to(device).requires_grad_(False), {}, history=header["history"])
+            kept = header["history"]
+            history = (
+                TrainingHistory.from_json(kept)
+                if kept and "curve" in kept
+                else TrainingHistory.from_version_1(kept or {})
+            )
+            model = DiffusionModel(network.to(device).requires_grad_(False), {}, history=history)
             return cls(FlowProposal(model, header["n_steps"]), mean.to(device), cholesky.to(device))
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        except (DmmcError, KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise FileError(f"{path} is not a complete model file: {error}; restore it or train again") from None
 
 
@@ -337,7 +347,7 @@ def train_on_samples(
 
     Args:
         samples: ``(n, D)`` from the posterior, in any order; correlated ones count for less. A twentieth of them (at
-            most 512) is held out; ``proposal.flow.model.history["validation"]`` has the losses on them.
+            most 512) is held out; ``proposal.flow.model.history.curve`` has the losses on them.
         options: how to train; ``seed`` fixes everything random in it.
         size, finest, n_steps, device: as in :func:`untrained`.
         progress: show a bar (on a terminal).
@@ -355,7 +365,7 @@ def train_on_samples(
         torch.randperm(len(x), generator=generator).to(x.device)
     ]  # the held-out part is not one stretch of time
     model = fit(start.flow.model, None, _whiten(shuffled, start.mean, start.cholesky), options, progress=progress)
-    losses = [record["validation"] for record in model.history["validation"]]
+    losses = [record.validation for record in model.history.curve] if model.history else []
     if losses and losses[-1] > min(losses) + OVERFIT:
         warnings.warn(
             f"the model has begun to learn its {len(x)} samples by heart: the loss on held-out ones has risen by "

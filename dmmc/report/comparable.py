@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.runs.run import StoredRun
-from dmmc.theory.actions import action_from_description, same_action
+from dmmc.theory.actions import action_from_description, declaration, same_action
 
 Runs = Mapping[str, StoredRun]
 
@@ -89,8 +89,9 @@ def has_independent_weights(run: StoredRun) -> bool:
 
 
 def is_sign_symmetric(run: StoredRun) -> bool:
-    """Whether ``S(-phi) = S(phi)``: as the run says, or else the action; otherwise no symmetry is claimed."""
+    """Whether ``S(-phi) = S(phi)``, as the run says or else the action declares; otherwise no symmetry is claimed."""
     finding = run.header.provenance.get("symmetry")
     if isinstance(finding, Mapping):
         return finding.get("symmetry") == "z2"
-    return action_from_description(run.header.action) is not None
+    action = action_from_description(run.header.action)
+    return action is not None and declaration(action).symmetry == "z2"

@@ -19,9 +19,10 @@ from dmmc.report.numbers import compared, efficiency, priced, taus
 from dmmc.report.pictures import run_pictures
 from dmmc.report.provenance import provenance
 from dmmc.report.section import Section, fill
-from dmmc.report.wording import extent, theory
+from dmmc.report.wording import extent
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import estimates, summarise
+from dmmc.theory.actions import action_label
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _of_runs(given: Sequence[StoredRun], reference: str | None) -> tuple[dict[st
     base = chosen or next(iter(runs))
     runs = {base: runs[base], **runs}
     header = runs[base].header
-    name, couplings = theory(header.action, len(header.lattice))
+    name, couplings = action_label(header.action, len(header.lattice))
     judgement = judge_runs(runs, chosen)
     pictures, undrawn = run_pictures(runs)
     measured = {name: estimates(run) for name, run in runs.items()}

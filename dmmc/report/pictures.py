@@ -162,20 +162,21 @@ def _side_by_side(gallery: Gallery, runs: Runs) -> None:
 
 
 def _wall(gallery: Gallery, runs: Runs) -> None:
-    """Correlators along the longest axis, where that has more than two sites."""
+    """Correlators along the longest axis, where that has four sites or more."""
     lattice = next(iter(runs.values())).header.lattice
     axis = max(range(len(lattice)), key=lambda k: lattice[k])
-    if lattice[axis] < 3:
+    if lattice[axis] < 4:
         return
+    orbits = momenta.wall_modes(lattice, axis)
     gallery.draw(
         "wall-correlator",
         lambda: figures.wall_correlator(
-            {name: wall_correlator(run.observables["two_point"], lattice, axis) for name, run in runs.items()}
+            {name: wall_correlator(run.observables["two_point"], orbits) for name, run in runs.items()}
         ),
         f"Correlator of walls at distance t and its effective mass, of {listed(list(runs))}.",
         "Left: the correlation of the field averaged over two walls at distance t, nothing subtracted. It falls like "
-        "cosh(m(t − L/2)) at large t, and towards a constant if there is a magnetisation. Right: the mass that two or "
-        "three neighbouring points give; where it is level it is the inverse correlation length in the symmetric "
+        "cosh(m(t − L/2)) at large t, and towards a constant if there is a magnetisation. Right: the mass that three "
+        "neighbouring points give; where it is level it is the inverse correlation length in the symmetric "
         "phase. Points that are lost in the noise are left out.",
         width=FULL,
     )

@@ -5,10 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from dmmc.theory.actions import FreeField, Phi4, action_from_description
+from collections.abc import Sequence
 
 SYMBOLS = {
     "M": "⟨M⟩",
@@ -46,11 +43,6 @@ def minus(number: str) -> str:
     return number.replace("-", "−")
 
 
-def number(x: float) -> str:
-    """A coupling, without the noise of the last digits."""
-    return minus(f"{x:.10g}")
-
-
 def seconds(x: float) -> str:
     """A duration in a unit that suits it; a dash where it is not known."""
     if not math.isfinite(x):
@@ -66,29 +58,6 @@ def extent(shape: Sequence[int]) -> str:
     if len(shape) == 1:
         return f"{shape[0]} site{'s' if shape[0] != 1 else ''}"
     return " × ".join(map(str, shape))
-
-
-def theory(description: Mapping[str, Any], dim: int) -> tuple[str, str]:
-    """Name and couplings of an action, in the form in which its field is normalised.
-
-    Args:
-        description: as the action's ``describe()`` gives it.
-        dim: dimensions of the lattice.
-    """
-    action = action_from_description(dict(description))
-    if isinstance(action, FreeField):
-        return "Free field", f"m = {number(action.mass)}"
-    if not isinstance(action, Phi4):
-        couplings = ", ".join(f"{key} = {value}" for key, value in description.items() if key != "name")
-        return str(description["name"]), couplings
-    square = action.scale**2
-    hopping = f"κ = {number(action.kappa)}, λ = {number(action.lam)}"
-    for name, kappas, symbols in (("mass form", 1, ("m²", "λ")), ("textbook form", 2, ("μ₀²", "λ"))):
-        if math.isclose(square, kappas * action.kappa, rel_tol=1e-9):
-            m2, lam = (float(f"{x:.10g}") for x in (action.m2(dim), action.lam_m))
-            return "φ⁴", f"{symbols[0]} = {number(m2)}, {symbols[1]} = {number(lam)} ({name}; {hopping})"
-    scale = "" if action.scale == 1 else f", field × {number(action.scale)}"
-    return "φ⁴", f"{hopping} (hopping form{scale})"
 
 
 def listed(names: Sequence[str]) -> str:

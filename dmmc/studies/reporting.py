@@ -98,10 +98,12 @@ def model_section(model: DiffusionModel, name: str, id_: str) -> Section:
         DmmcError: if the model holds no record of its training.
     """
     history = model.history
+    if history is None:
+        raise DmmcError(f"{name} was never trained; there is nothing to show")
     with page_style():
         drawn = picture(
             f"{id_}-loss",
-            figures.training_loss({name: history}),
+            figures.training_loss({name: history.curve}),
             f"Validation loss of {name} against the steps of training.",
             "The loss on fields that were held out, less the loss of the Gaussian reference alone: how much of the "
             "Kullback-Leibler divergence between reference and target the network has removed. A curve that is still "
@@ -111,8 +113,8 @@ def model_section(model: DiffusionModel, name: str, id_: str) -> Section:
         )
     settings = [
         ("lattice", extent(model.lattice.shape)),
-        ("steps", f"{history['steps']:,}"),
-        ("wall time", seconds(history["seconds"])),
-        ("training ensemble", f"{history['ensemble']:,} fields"),
+        ("steps", f"{history.steps:,}"),
+        ("wall time", seconds(history.seconds)),
+        ("training ensemble", f"{history.ensemble:,} fields"),
     ]
     return training_section(id_, name, drawn, settings)

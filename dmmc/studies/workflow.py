@@ -29,7 +29,7 @@ from dmmc.kernels.of_model import WARM_UP, SamplerOptions, log_weights, prepare
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.interaction import NetworkSize
 from dmmc.model.reference import GaussianReference
-from dmmc.model.training import TrainingOptions, fit
+from dmmc.model.training import TrainingOptions, fit, remove_checkpoint
 from dmmc.proposals.certificate import DETERMINANT_SITES, DETERMINANT_WORK, Certificate, certify, choose_steps
 from dmmc.proposals.flow import FlowProposal
 from dmmc.runs import chain, storage
@@ -193,10 +193,19 @@ def train(
             model = init.moved_to(reference, action)
         else:
             generator = rng.stream(options.seed, "network")
-            model = DiffusionModel.untrained(reference, action, size, two_sector, generator)
+            config = None if size is None else size.describe()
+            model = DiffusionModel.untrained(
+                reference,
+                action,
+                config=config,
+                symmetry="z2" if two_sector else None,
+                two_sector=two_sector,
+                generator=generator,
+            )
         model.network.to(device)
         model = fit(model, action, phi, options, checkpoint=f"{path}.checkpoint", resume=resume)
         model.save(path)
+        remove_checkpoint(f"{path}.checkpoint")
     return model
 
 

@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex
 
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
+from dmmc.model.history import TrainingRecord
 from dmmc.report import figures
 from dmmc.report.styles import palette
 
@@ -221,6 +222,7 @@ class Correlator:
     t: np.ndarray
     value: np.ndarray
     error: np.ndarray
+    mass_t: np.ndarray
     mass: np.ndarray
     mass_error: np.ndarray
 
@@ -228,9 +230,8 @@ class Correlator:
 def test_wall_correlator_and_effective_mass(tmp_path):
     t = np.arange(9)
     value = np.cosh(0.8 * (t - 8))
-    mass, mass_error = np.full(9, 0.8), np.geomspace(0.001, 1, 9)
-    mass[0] = mass_error[0] = math.nan  # undefined at the ends, as it may be
-    one = Correlator(t, value, 0.01 * value, mass, mass_error)
+    mass, mass_error = np.full(7, 0.8), np.geomspace(0.001, 1, 7)
+    one = Correlator(t, value, 0.01 * value, t[1:-1], mass, mass_error)
     figure = figures.wall_correlator({"HMC": one, "diffusion": one})
     left, right = figure.axes
     assert texts(left) == ["HMC", "diffusion"]
@@ -238,27 +239,32 @@ def test_wall_correlator_and_effective_mass(tmp_path):
     np.testing.assert_allclose(left.containers[0][0].get_ydata(), value)
     bars = np.array(left.containers[0][2][0].get_segments())
     np.testing.assert_allclose(bars[:, 1, 1] - bars[:, 0, 1], 0.02 * value)
-    # Up to where the error exceeds half of the mass.
-    np.testing.assert_allclose(right.containers[0][0].get_ydata(), mass[1:][mass_error[1:] <= 0.4])
+    # Up to where the error exceeds half of the mass, in place at its distances; nothing behind a gap.
+    n = int(np.sum(mass_error <= 0.4))
+    assert len(right.containers[0][0].get_ydata()) == n < 7
+    np.testing.assert_allclose(right.containers[0][0].get_xdata(), t[1 : 1 + n], atol=0.1)
+    mass[2] = math.nan
+    right = figures.wall_correlator({"HMC": one}).axes[1]
+    np.testing.assert_allclose(right.containers[0][0].get_data(), [[1, 2], [0.8, 0.8]])
     figures.save(figure, tmp_path / "C.png")
     # A correlator that hardly falls has a linear axis; one that noise takes below zero as well.
+    lost = np.full(7, math.nan)
     for shape in (10 + value / value[0], value - 2):
-        flat = Correlator(t, shape, np.full(9, 0.1), np.full(9, math.nan), np.full(9, math.nan))
-        left, right = figures.wall_correlator({"HMC": flat}).axes
+        left, right = figures.wall_correlator({"HMC": Correlator(t, shape, value, t[1:-1], lost, lost)}).axes
         assert left.get_yscale() == "linear"
         assert [text.get_text() for text in right.texts] == ["lost in the noise"]
     with pytest.raises(DmmcError, match=r"C\(t\) of HMC must be finite"):
-        figures.wall_correlator({"HMC": Correlator(t, math.nan * value, value, mass, mass_error)})
+        figures.wall_correlator({"HMC": Correlator(t, math.nan * value, value, t[1:-1], lost, lost)})
 
 
 def test_training_loss_is_relative_to_the_reference():
-    records = [{"step": 100 * k, "validation": 7.0 - k, "N=0": 9.5, "loss": 8.0} for k in (1, 2, 3)]
-    (ax,) = figures.training_loss({"model": {"validation": records}}).axes
+    records = [TrainingRecord(100 * k, 8.0, 7.0 - k, 9.5) for k in (1, 2, 3)]
+    (ax,) = figures.training_loss({"model": records}).axes
     np.testing.assert_allclose(ax.lines[0].get_data(), [[100, 200, 300], [-3.5, -4.5, -5.5]])
     assert texts(ax) == ["model: -5.50"]
     assert ax.lines[0].get_color() == palette(["diffusion"])["diffusion"].colour
-    with pytest.raises(DmmcError, match="no validation loss"):
-        figures.training_loss({"model": {"validation": []}})
+    with pytest.raises(DmmcError, match="too few steps"):
+        figures.training_loss({"model": []})
 
 
 def test_a_sampler_has_one_colour_in_every_figure():
@@ -271,7 +277,7 @@ def test_a_sampler_has_one_colour_in_every_figure():
         figures.acceptance({name: x > 0 for name, x in series.items()}).axes[0],
         figures.autocorrelation({name: {"M2": x} for name, x in series.items()}, ("M2",)).axes[0],
         figures.two_point({name: (phat2, 1 + phat2, 0.1 * np.ones(2)) for name in labels}).axes[0],
-        figures.wall_correlator({name: Correlator(np.arange(3), one, 0.1 * one, one, 0.1 * one) for name in labels})
+        figures.wall_correlator({name: Correlator(np.arange(3), one, 0.1 * one, np.arange(3), one, 0.1 * one) for name in labels})
         .axes[0],
     )  # fmt: skip
     for ax in drawn:

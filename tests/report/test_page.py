@@ -14,6 +14,7 @@ import pytest
 
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
+from dmmc.model.history import TrainingRecord
 from dmmc.report import figures, numbers, pictures, svg, table, wording
 from dmmc.report.comparable import choose_reference, named
 from dmmc.report.page import ReportSummary, render
@@ -21,7 +22,6 @@ from dmmc.report.section import fill, training_section
 from dmmc.runs.run import load_run
 from dmmc.runs.summary import estimates
 from dmmc.theory import momenta
-from dmmc.theory.actions import FreeField, Phi4
 from stored_runs import store
 
 CLUSTER = KernelFacts("cluster", "cluster", model_free=True)
@@ -93,12 +93,12 @@ def runs(tmp_path_factory):
 def study():
     """A section as a study makes one, with a figure."""
     with svg.page_style():
-        drawn = svg.picture("study-1-loss", figures.training_loss({"model": HISTORY}), "The loss of a model.", "How.")
+        drawn = svg.picture("study-1-loss", figures.training_loss({"model": CURVE}), "The loss of a model.", "How.")
     return training_section("study-1", "a <model>", drawn, [("steps", "300")])
 
 
 PIXEL = svg.Picture("pixel", SVG, SVG, 1, 1, False, "one pixel", "")
-HISTORY = {"validation": [{"step": 100 * k, "validation": 2.0 - k, "N=0": 1.0} for k in (1, 2, 3)]}
+CURVE = [TrainingRecord(100 * k, 0.0, 2.0 - k, 1.0) for k in (1, 2, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +326,7 @@ def test_any_dimension_and_unknown_actions(tmp_path, shape):
     assert "<Gordon>" not in page.html
     assert wording.extent(shape) in page.html
     assert "denoising" in page.summary.figures
-    assert ("wall-correlator" in page.summary.figures) == (max(shape) > 2)
+    assert ("wall-correlator" in page.summary.figures) == (max(shape) > 3)
 
 
 def test_kernels_and_observables_that_nobody_knows(tmp_path):
@@ -345,16 +345,6 @@ def test_kernels_and_observables_that_nobody_knows(tmp_path):
     assert "There is no verdict on my kernel" in page.html
     assert any("which steps were accepted" in note for note in page.summary.notes)
     assert "acceptance" not in page.summary.figures
-
-
-def test_couplings_in_the_form_of_the_field():
-    def described(action):
-        return wording.theory(action.describe(), 2)
-
-    assert described(Phi4(0.27, 0.022)) == ("φ⁴", "κ = 0.27, λ = 0.022 (hopping form)")
-    assert described(Phi4.from_mass(-4.0, 4.572, 2))[1].startswith("m² = −4, λ = 4.572 (mass form; κ = 0.")
-    assert described(Phi4.from_textbook(-4.0, 4.572, 2))[1].startswith("μ₀² = −4, λ = 4.572 (textbook form")
-    assert described(FreeField(0.5)) == ("Free field", "m = 0.5")
 
 
 def test_reference_and_names(runs, tmp_path):

@@ -48,13 +48,18 @@ class Correlator(Protocol):
         ...
 
     @property
+    def mass_t(self) -> Array:
+        """Distances at which there is an effective mass, ``(k,)``."""
+        ...
+
+    @property
     def mass(self) -> Array:
-        """Effective mass, ``(n,)`` or fewer; nan where it is not defined."""
+        """Effective mass, ``(k,)``; nan where it is not defined."""
         ...
 
     @property
     def mass_error(self) -> Array:
-        """Its standard error."""
+        """Its standard error, ``(k,)``."""
         ...
 
 
@@ -158,10 +163,9 @@ def wall_correlator(samplers: Mapping[str, Correlator]) -> Figure:
         left.errorbar(one.t + aside, one.value, np.nan_to_num(one.error), label=name, **style)
         mass, error = np.asarray(one.mass, dtype=np.float64), np.asarray(one.mass_error, dtype=np.float64)
         known = np.isfinite(mass) & np.isfinite(error) & (error <= KNOWN * abs(mass))
-        last = len(known) if known.all() else int(np.argmin(known | (np.cumsum(known) == 0)))
-        shown = known & (np.arange(len(known)) < (last or len(known)))
-        anything = anything or bool(shown.any())
-        right.errorbar(one.t[: len(mass)][shown] + aside, mass[shown], error[shown], label=name, **style)
+        shown = slice(int(np.argmin(known)) if not known.all() else len(known))
+        anything = anything or bool(known[shown].any())
+        right.errorbar(one.mass_t[shown] + aside, mass[shown], error[shown], label=name, **style)
     low = min(float(one.value.min()) for one in samplers.values())
     high = max(float(one.value.max()) for one in samplers.values())
     if low <= 0:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -16,32 +16,46 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def training_loss(histories: Mapping[str, Mapping[str, Any]]) -> Figure:
+class LossRecord(Protocol):
+    """A point of a loss curve, as :class:`dmmc.model.history.TrainingRecord` has it."""
+
+    @property
+    def step(self) -> int:
+        """Number of steps done."""
+        ...
+
+    @property
+    def kl_removed(self) -> float:
+        """How much of the divergence between reference and target the network has removed."""
+        ...
+
+
+def training_loss(curves: Mapping[str, Sequence[LossRecord]]) -> Figure:
     """Validation loss against the steps of training, relative to that of the Gaussian reference.
 
     The loss is a Kullback-Leibler divergence of paths up to a constant. The constant drops out of the difference from
-    the loss of a network that is zero (``N=0``), which is the reference alone: at -2.5 the network has removed 2.5 of
-    the divergence between the reference and the target.
+    the loss of a network that is zero, which is the reference alone: at -2.5 the network has removed 2.5 of the
+    divergence between the reference and the target.
 
     Args:
-        histories: ``history`` of each model; its entry ``validation`` holds records with ``step``, ``validation`` and
-            ``N=0``.
+        curves: the loss curve of each model.
 
     Raises:
-        DmmcError: if there is no model, or one has no such record.
+        DmmcError: if there is no model, or the loss of one was never recorded.
     """
-    check_not_empty(histories)
+    check_not_empty(curves)
     figure, (ax,) = make_panels(6.4, 3.6)
     best = []
     # A single model has the style of the chains that it proposes for.
-    for (name, history), look in zip(histories.items(), map(style, count(PLACES.index("diffusion"))), strict=False):
-        records = history.get("validation") or []
+    for (name, records), look in zip(curves.items(), map(style, count(PLACES.index("diffusion"))), strict=False):
         if not records:
-            raise DmmcError(f"the history of {name} has no validation loss: it was trained for too few steps")
-        step = np.array([record["step"] for record in records], dtype=np.float64)
-        loss = np.array([record["validation"] - record["N=0"] for record in records], dtype=np.float64)
-        ax.plot(step, loss, color=look.colour, linestyle=look.line, marker=look.marker, markersize=3, linewidth=1.2,
-                label=f"{name}: {loss[-1]:.2f}")  # fmt: skip
+            raise DmmcError(f"no validation loss of {name} was recorded: it was trained for too few steps")
+        step = np.array([record.step for record in records], dtype=np.float64)
+        loss = -np.array([record.kl_removed for record in records], dtype=np.float64)
+        ax.plot(
+            step, loss, color=look.colour, linestyle=look.line, marker=look.marker, markersize=3, linewidth=1.2,
+            label=f"{name}: {loss[-1]:.2f}"
+        )  # fmt: skip
         best.append(float(np.nanmin(loss)))
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     low = min(best)

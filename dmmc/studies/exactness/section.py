@@ -13,10 +13,11 @@ from dmmc.report.judgement import Headline
 from dmmc.report.numbers import Cell, deviation
 from dmmc.report.section import Section, fill
 from dmmc.report.svg import FULL, page_style, picture
-from dmmc.report.wording import extent, minus, theory
+from dmmc.report.wording import extent, minus
 from dmmc.studies.exactness import figures as exactness_figures
 from dmmc.studies.exactness import table as exactness_table
 from dmmc.studies.folder import load_result
+from dmmc.theory.actions import action_label
 
 FALSE_ALARM = 1e-4
 """The exact kernels are said to disagree with the truth below this p-value, as in the verdicts on chains."""
@@ -59,7 +60,7 @@ def section(path: Path, id_: str) -> Section:
     """
     summary = load_result(path, exactness_table.RESULT)
     lattice = summary["plan"]["shape"]
-    name, couplings = theory(summary["plan"]["action"], len(lattice))
+    name, couplings = action_label(summary["plan"]["action"], len(lattice))
     names = exactness_table.OBSERVABLES
     with page_style():
         drawn = picture(

@@ -246,7 +246,7 @@ def scan(options: ScanOptions, out: str | Path, resume: bool = False, overwrite:
                 before = models.get(point.L, next(reversed(models.values()), None))
                 run, model = _diffusion(point, options, folder, seed, before)
                 models[point.L] = model
-                results.append(_result(point, sampler, run, model.history["seconds"]))
+                results.append(_result(point, sampler, run, model.history.seconds if model.history else 0.0))
             else:
                 path, first = folder / f"{sampler}.h5", chain.ChainOptions(options.draws, block=BLOCK, seed=seed)
                 run = _grown(path, first, options, partial(_baseline, point, sampler, options.chains, options, path))
