@@ -15,6 +15,7 @@ import scipy.stats
 import torch
 
 from dmmc.kernels import invariance as testing
+from dmmc.kernels.base import advance
 from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, random_model, rng
@@ -58,9 +59,8 @@ def observables(phi, lattice):
 
 def invariance(kernel, phi, steps=1, seed=9):
     """Whether draws ``phi`` of the target are still draws of it after ``steps`` steps: paired, chain by chain."""
-    state = kernel.start(phi)
-    for last, _ in kernel.steps(state, steps, rng(seed)):
-        state = last
+    generator = rng(seed)
+    state = advance(kernel, kernel.start(phi, generator), steps, generator)
     return mean_shift(observables(state.phi, kernel.lattice) - observables(phi, kernel.lattice))
 
 
@@ -96,6 +96,7 @@ class Gaussian:
     mean: torch.Tensor
     covariance: torch.Tensor
     evaluations = 0
+    inexact = ""
 
     @classmethod
     def of(cls, lattice, propagator, mean=0.0):
@@ -127,6 +128,7 @@ class Mixture:
     weights: tuple[float, ...]
     parts: tuple[Gaussian, ...]
     evaluations = 0
+    inexact = ""
 
     def sample(self, n, generator):
         which = torch.multinomial(torch.tensor(self.weights), n, replacement=True, generator=generator)
