@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from dmmc.runs.summary import estimates
 
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
@@ -20,7 +21,6 @@ from dmmc.report.comparable import choose_reference, named
 from dmmc.report.page import ReportSummary, render
 from dmmc.report.section import fill, training_section
 from dmmc.runs.run import load_run
-from dmmc.runs.summary import estimates
 from dmmc.theory import momenta
 from stored_runs import store
 
