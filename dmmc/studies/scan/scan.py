@@ -337,7 +337,9 @@ def _grown(
 
 def _target(run: storage.Run, options: ScanOptions) -> int:
     """Draws that each chain should have, as far as these draws can tell."""
-    tau = max((tau.tau_int for tau, _ in _taus(run).values() if math.isfinite(tau.tau_int)), default=0.0)
+    # In the broken phase the sign of M may hardly ever change, which no length of chain would measure.
+    taus = [tau.tau_int for name, (tau, _) in _taus(run).items() if name != "M"]
+    tau = max(filter(math.isfinite, taus), default=0.0)
     needed = max(options.lengths * tau / run.n_chains, DRAWS_PER_TAU * tau)
     if needed <= run.n_draws:
         return run.n_draws
