@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,7 +33,7 @@ class Correlator(Protocol):
     """What :func:`dmmc.diagnostics.correlator.wall_correlator` gives, as far as it is drawn."""
 
     @property
-    def t(self) -> Array:
+    def t(self) -> NDArray[Any]:
         """Distances, ``(n,)``."""
         ...
 
@@ -48,7 +48,7 @@ class Correlator(Protocol):
         ...
 
     @property
-    def mass_t(self) -> Array:
+    def mass_t(self) -> NDArray[Any]:
         """Distances at which there is an effective mass, ``(k,)``."""
         ...
 
