@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -32,6 +32,9 @@ from dmmc.runs.hdf5 import Array, Arrays, get_text, read_array, read_group, veri
 from dmmc.runs.header import RunHeader, RunRecord
 from dmmc.runs.manifest import FORMAT, Manifest, check_format, parse_header
 from dmmc.runs.names import journal_of, manifest_path, refuse_unfinished
+
+if TYPE_CHECKING:
+    from dmmc.runs.summary import RunSummary
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -130,6 +133,12 @@ class StoredRun:
     def without_transient(self) -> StoredRun:
         """The run without the draws that its header says to discard; unchanged if the choice was made already."""
         return self if self.discarded is not None else self.discarding(self.header.discard)
+
+    def summary(self) -> RunSummary:
+        """Every observable with its error, and how good the run is: :func:`dmmc.runs.summary.summarise`."""
+        from dmmc.runs.summary import summarise
+
+        return summarise(self)
 
     def __repr__(self) -> str:
         lattice = " x ".join(map(str, self.lattice))
