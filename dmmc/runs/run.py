@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -32,8 +32,6 @@ from dmmc.runs.hdf5 import Array, Arrays, get_text, read_array, read_group, veri
 from dmmc.runs.header import RunHeader, RunRecord
 from dmmc.runs.manifest import FORMAT, Manifest, check_format, parse_header
 from dmmc.runs.names import journal_of, manifest_path, refuse_unfinished
-
-if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
