@@ -27,7 +27,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from dmmc.core.version import VERSION as __version__
 
 _HOMES = {
     "AutogradAction": "dmmc.theory.actions",
@@ -63,7 +63,39 @@ _HOMES = {
 }
 """The public names, and the modules that define them."""
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "HMC",
+    "AutogradAction",
+    "Cluster",
+    "Cycle",
+    "DiffusionModel",
+    "DmmcError",
+    "FreeField",
+    "Independence",
+    "Kernel",
+    "Latent",
+    "Lattice",
+    "Network",
+    "PathIndependence",
+    "PathRefresh",
+    "Phi4",
+    "Run",
+    "__version__",
+    "assert_invariant",
+    "diagnostics",
+    "flow_proposal",
+    "load_model",
+    "load_pretrained",
+    "load_run",
+    "make_ensemble",
+    "path_proposal",
+    "pretrained_models",
+    "register_network",
+    "report",
+    "run_chain",
+    "sample",
+    "train",
+]
 
 if TYPE_CHECKING:
     from dmmc import diagnostics

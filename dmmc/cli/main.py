@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import dmmc
 from dmmc.cli.memory import keep_freed_memory
 from dmmc.cli.shared import check_json
 from dmmc.core.errors import DmmcError
 from dmmc.core.files import replace_file
 from dmmc.core.records import plain
+from dmmc.core.version import VERSION
 
 DESCRIPTION = """\
 Exact sampling of lattice field theories with diffusion models.
@@ -55,7 +55,7 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dmmc", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", action="version", version=f"dmmc {dmmc.__version__}")
+    parser.add_argument("--version", action="version", version=f"dmmc {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, formatter_class=_Help)

@@ -84,7 +84,12 @@ def add_options(
         convert, more = (own.pop("type"), {}) if "type" in own else _parse_type(hints[field.name])
         default = field.default if field.default is not dataclasses.MISSING else None
         default = (defaults or {}).get(field.name, default)
-        options: dict[str, Any] = {"help": texts.get(field.name, "").replace("%", "%%"), "default": default, **more, **own}
+        options: dict[str, Any] = {
+            "help": texts.get(field.name, "").replace("%", "%%"),
+            "default": default,
+            **more,
+            **own,
+        }
         if options.get("action") != "store_true":
             options["type"] = convert
             options.setdefault("metavar", None if "choices" in options else _metavar(convert))

@@ -14,9 +14,7 @@ from dmmc.studies.quickstart import QuickstartOptions, QuickstartSummary
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    add_options(
-        parser, QuickstartOptions, skip=("kappa", "lam", "shape", "chains", "flow_steps", "seed", "device")
-    )
+    add_options(parser, QuickstartOptions, skip=("kappa", "lam", "shape", "chains", "flow_steps", "seed", "device"))
     add_common(parser, out="quickstart", resume=False)
 
 

@@ -45,14 +45,20 @@ class TrainSummary(Record):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
-        "--ensemble", type=Path, required=True, metavar="FILE", help="run file, HDF5 file with /cfgs, or .npy: N x lattice"
+        "--ensemble",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="run file, HDF5 file with /cfgs, or .npy: N x lattice",
     )
     add_action(parser, "; needed only for an ensemble that does not say it")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, metavar="X", help="training budget in minutes (5 without --steps)")
     budget.add_argument("--steps", type=int, metavar="N", help="training budget in optimiser steps; reproducible")
     parser.add_argument(
-        "--init", metavar="MODEL", help="start from this model file or pretrained name, of any lattice size or couplings"
+        "--init",
+        metavar="MODEL",
+        help="start from this model file or pretrained name, of any lattice size or couplings",
     )
     parser.add_argument(
         "--symmetry", choices=["auto", "none", "z2"], default="auto",
@@ -102,7 +108,9 @@ def run(args: argparse.Namespace) -> TrainSummary:
         kl_removed=history.kl_removed,
         wall_seconds={name: round(seconds, 3) for name, seconds in stages.seconds.items()},
     )
-    removed = "" if summary.kl_removed is None else f"; KL removed from the Gaussian reference: {summary.kl_removed:.2f}"
+    removed = (
+        "" if summary.kl_removed is None else f"; KL removed from the Gaussian reference: {summary.kl_removed:.2f}"
+    )
     print(f"trained {summary.steps} steps in {stages.seconds['train']:.0f} s{removed}")
     print(f"model: {args.out}")
     return summary

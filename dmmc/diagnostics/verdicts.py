@@ -18,10 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import weights
 from dmmc.diagnostics.acceptance import acceptance_rate, rejection_runs, tau_rejections
-from dmmc.diagnostics.autocorrelation import ENOUGH, MANY_CHAINS, DiagnosticsWarning, Estimate, as_series, gamma_method
+from dmmc.diagnostics.autocorrelation import ENOUGH, MANY_CHAINS, DiagnosticsWarning, Estimate, gamma_method
 from dmmc.diagnostics.balance import mode_balance, z2_balance
 from dmmc.diagnostics.convergence import rhat
 from dmmc.diagnostics.observables import PRIMARY, z_score
+from dmmc.diagnostics.series import as_series
 
 Record = Mapping[str, NDArray[np.float64]]
 Level = Literal["good", "doubtful", "bad"]

@@ -154,11 +154,16 @@ class Kernel(Protocol[StateT]):
             yield state, info
 
 
+AT_ONCE = 16
+"""Steps that :func:`advance` asks for at once: kernels may make the proposals of all of them together."""
+
+
 def advance(kernel: Kernel[StateT], state: StateT, n: int, generator: torch.Generator) -> StateT:
     """The state ``n`` steps later."""
     last = state
-    for later, _ in kernel.steps(state, n, generator):
-        last = later
+    for done in range(0, n, AT_ONCE):
+        for later, _ in kernel.steps(last, min(AT_ONCE, n - done), generator):
+            last = later
     return last
 
 

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-import dmmc
 from dmmc.core.errors import DmmcError, FileError, MismatchError
+from dmmc.core.version import VERSION
 from dmmc.model.interaction import InteractionNetwork, NetworkSize
 from dmmc.model.network import DriftNetwork
 from dmmc.model.reference import GaussianReference
@@ -173,7 +173,7 @@ class DiffusionModel:
             "reference": self.reference.describe(),
             "two_sector": self.two_sector,
             "history": dict(self.history),
-            "versions": {"dmmc": dmmc.__version__, "torch": torch.__version__},
+            "versions": {"dmmc": VERSION, "torch": torch.__version__},
         }
         return write_tensors(path, self._tensors(), FORMAT, FORMAT_VERSION, header)
 

@@ -33,9 +33,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-import dmmc
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.rng import stream
+from dmmc.core.version import VERSION
 from dmmc.model.dense import DenseNetwork, DenseSize, unit_gaussian
 from dmmc.model.diffusion_model import DiffusionModel, read_tensors, write_tensors
 from dmmc.model.training import TrainingOptions, fit
@@ -134,7 +134,7 @@ class DenseProposal(Proposal):
             "reference": model.reference.describe(),
             "n_steps": self.flow.n_steps,
             "history": dict(model.history),
-            "versions": {"dmmc": dmmc.__version__, "torch": torch.__version__},
+            "versions": {"dmmc": VERSION, "torch": torch.__version__},
         }
         tensors |= {"mean": self.mean.cpu(), "cholesky": self.cholesky.cpu().contiguous()}
         return write_tensors(path, tensors, FORMAT, FORMAT_VERSION, header)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import dmmc
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.core.files import replace_file
+from dmmc.core.version import VERSION
 from dmmc.diagnostics import Estimate, format_value
 from dmmc.diagnostics.verdicts import Verdict, inexact, judge, judge_chain
 from dmmc.report import figures, table
@@ -106,7 +106,7 @@ def render(
         raise DmmcError(f"--reference {reference} is none of the runs; name a run file to compare with")
     about |= {"title": title} if title is not None else {}
     html = _template().render(
-        **about, scans=scans, laboratories=laboratories, notes=notes, version=dmmc.__version__, symbols=SYMBOLS
+        **about, scans=scans, laboratories=laboratories, notes=notes, version=VERSION, symbols=SYMBOLS
     )
     return html, {
         "title": about["title"],

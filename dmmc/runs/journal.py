@@ -22,9 +22,9 @@ from typing import Self
 import h5py
 import numpy as np
 
-import dmmc
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.files import sync
+from dmmc.core.version import VERSION
 from dmmc.runs.hdf5 import (
     LIBVER,
     Array,
@@ -264,7 +264,7 @@ class RunWriter:
             set_text(file, "header", self.header.text())
             set_text(file, "record", ending)
             versions = {name: version(name) for name in ("numpy", "h5py", "torch") if find_spec(name)}
-            set_text(file, "versions", json_text({"dmmc": dmmc.__version__, **versions}, "versions"))
+            set_text(file, "versions", json_text({"dmmc": VERSION, **versions}, "versions"))
         _commit(temporary, self.path)
         _remove(self._journal)
         self.close()

@@ -288,6 +288,4 @@ def report(
         DmmcError: as :func:`dmmc.studies.reporting.write_report`.
     """
     sources: Sequence[StoredRun | str | Path] = inputs
-    return reporting.write_report(
-        sources, out, reference=reference, title=title, discard=discard, overwrite=overwrite
-    )
+    return reporting.write_report(sources, out, reference=reference, title=title, discard=discard, overwrite=overwrite)

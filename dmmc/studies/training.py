@@ -147,5 +147,3 @@ def check_resume(path: Path, overwrite: bool) -> None:
     """
     if path.exists() and not Path(f"{path}.checkpoint").exists() and not overwrite:
         raise FileError(f"{path} is finished, there is nothing to resume; to train on, pass it as --init")
-
-
