@@ -390,7 +390,9 @@ def made_up(sizes=(6, 8, 10, 14, 20), z=2.0, kappas=None, seed=1, scatter=0.03):
                         acceptance=pair(0.8, 0.01),
                         observables={"xi": pair(L / 4, 0.02), "binder": pair(U, 0.005)},
                         tau_int={name: TauInt(t.value, t.error, True) for name, t in zip(TAUS, taus, strict=True)},
-                        cost={name: {"seconds": pair(0.001 * tau, 0.1), "force": pair(20 * tau, 0.1)} for name in COSTED},
+                        cost={
+                            name: {"seconds": pair(0.001 * tau, 0.1), "force": pair(20 * tau, 0.1)} for name in COSTED
+                        },
                     )
                 )
     return results
@@ -436,9 +438,7 @@ def test_two_points_are_fitted_and_remarked_on():
 
 def test_lower_bounds_are_not_fitted():
     bound = TauInt(3.0, 0.1, False)
-    results = [
-        with_tau(one, "M2", bound) if (one.L, one.sampler) == (20, "hmc") else one for one in made_up()
-    ]
+    results = [with_tau(one, "M2", bound) if (one.L, one.sampler) == (20, "hmc") else one for one in made_up()]
     result = summarised(results, "L")
     fit = fit_of(result, against="xi", sampler="hmc", observable="M2")
     assert "0.2_L20" not in fit.points and abs(fit.z - 2) < 5 * fit.z_error
@@ -551,7 +551,9 @@ def test_figures_show_the_fits_and_the_crossing(tmp_path):
     assert len(drawn["tau_xi"].axes) == len(TAUS)
     for ax, observable in zip(drawn["tau_xi"].axes, TAUS, strict=True):
         assert ax.get_xscale() == ax.get_yscale() == "log"
-        for text, sampler, label in zip(ax.get_legend().get_texts(), ("hmc", "cluster"), ("HMC", "cluster"), strict=True):
+        for text, sampler, label in zip(
+            ax.get_legend().get_texts(), ("hmc", "cluster"), ("HMC", "cluster"), strict=True
+        ):
             fit = fit_of(result, against="xi", sampler=sampler, observable=observable)
             assert text.get_text() == f"{label}: z = {format_value(fit.z, fit.z_error)}"
 

@@ -28,9 +28,7 @@ def to_xarray(result: ScanResult) -> xr.Dataset:
     by_place = {(one.sampler, one.point): one for one in result.results}
     variables: dict[str, Any] = {}
 
-    def add(
-        name: str, meaning: str, units: str, get: Callable[[PointResult], float], dtype: type = np.float64
-    ) -> None:
+    def add(name: str, meaning: str, units: str, get: Callable[[PointResult], float], dtype: type = np.float64) -> None:
         data = np.array([[get(by_place[sampler, point]) for point in points] for sampler in samplers], dtype=dtype)
         variables[name] = (("sampler", "point"), data, {"long_name": meaning, "units": units})
 

@@ -13,10 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import dmmc
+
 from dmmc.core.files import replace_file
 from dmmc.core.records import plain
 from dmmc.core.rng import child_seed
+from dmmc.core.version import VERSION
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.report import figures
 from dmmc.runs.run import StoredRun
@@ -142,7 +143,7 @@ def analysed(points: Sequence[Point], options: ScanOptions, results: Sequence[Po
     fits, notes = power_laws(results, options.along)
     crossed, missing = crossings(results, options.seed) if options.along == "kappa" else ((), ())
     return ScanResult(
-        dmmc=dmmc.__version__,
+        dmmc=VERSION,
         points=tuple(PlannedPoint.of(point) for point in points),
         options=options,
         xi=common_xi(results),

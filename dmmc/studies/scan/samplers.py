@@ -179,7 +179,7 @@ def _diffusion(task: Task) -> Chains:
         return sample(model, path, asked, action=task.point.action, resume=resume)
 
     first = ChainOptions(options.diffusion_draws, block=DIFFUSION_BLOCK, seed=task.seed)
-    return Chains(path, first, go, model.history.seconds)
+    return Chains(path, first, go, None if model.history is None else model.history.seconds)
 
 
 SAMPLERS: dict[str, Sampler] = {
