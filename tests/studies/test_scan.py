@@ -25,12 +25,17 @@ from dmmc.studies.scan.samplers import SAMPLERS
 from dmmc.studies.scan.table import table
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4, register_action
 
-TINY = (
+
+def words(text):
+    return text.split()
+
+
+TINY = words(
     "scan --dim 1 --sizes 4 6 --kappa 0.2 --lam 0.05 --steps 5 --chains 16 --thermalise 10 --draws 16 "
     "--diffusion-draws 16 --max-draws 96 --lengths 150 --flow-steps 2"
-).split()
+)
 
-SMALL = ScanOptions(samplers=("hmc",), chains=16, draws=32, max_draws=32, thermalise=20)
+SMALL = ScanOptions(samplers=("hmc",), chains=16, draws=32, max_draws=64, thermalise=20)
 """A scan with HMC alone, of a second or less."""
 
 
@@ -54,6 +59,12 @@ def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("scan") / "scan"
     assert dmmc(*TINY, "--out", out, "--json", out.parent / "summary.json") == 0
     return out
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Scans without figures, which take longer than their chains."""
+    monkeypatch.setattr(scan_figures, "draw", lambda result: {})
 
 
 @pytest.fixture
@@ -101,7 +112,7 @@ def test_a_scan_measures_every_sampler_at_every_point(made):
         assert (one.training_seconds is None) == (one.sampler != "diffusion")
 
 
-def test_the_command_says_where_its_results_are(made, capsys):
+def test_the_command_says_where_its_results_are(made, capsys, no_pictures):
     assert dmmc(*TINY, "--out", made, "--resume") == 0
     printed = capsys.readouterr().out
     assert "1/6  phi4_L4  hmc" in printed and "6/6  phi4_L6  cluster" in printed
@@ -130,7 +141,7 @@ def test_seeds_of_points_and_samplers_differ(made):
     assert not np.isin(fields.observables["M"], runs[made / "phi4_L4" / "cluster.h5"].observables["M"]).any()
 
 
-def test_the_second_model_starts_from_the_first(made, tmp_path, monkeypatch):
+def test_the_second_model_starts_from_the_first(made, tmp_path, monkeypatch, no_pictures):
     given = []
     train = samplers.train
 
@@ -179,7 +190,7 @@ def test_table_and_figures(made):
         assert (made / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_theory_of_ones_own_is_scanned(tmp_path):
+def test_a_theory_of_ones_own_is_scanned(tmp_path, no_pictures):
     @register_action("sextic")
     def sextic(g):
         def S(phi):
@@ -203,7 +214,7 @@ def test_a_theory_of_ones_own_is_scanned(tmp_path):
 # Interruption
 
 
-def test_a_scan_goes_on_from_what_is_left_of_it(made, copied):
+def test_a_scan_goes_on_from_what_is_left_of_it(made, copied, no_pictures):
     last = copied / "phi4_L6"
     for name in ("cluster.h5", "diffusion.h5", "model.safetensors"):
         (last / name).unlink()
@@ -215,25 +226,42 @@ def test_a_scan_goes_on_from_what_is_left_of_it(made, copied):
     assert (last / "hmc.h5").stat().st_mtime_ns == kept
 
 
-@pytest.mark.parametrize("blocks", [1, 7, 20])
-def test_a_scan_interrupted_within_a_chain_goes_on(blocks, made, tmp_path, monkeypatch, capsys):
+def interrupted_after(blocks, monkeypatch, *args):
+    """Exit code of a command that is interrupted when it has made so many blocks of draws."""
+    made_blocks, block = [], chain._block
+
+    def interrupted(*args):
+        if len(made_blocks) == blocks:
+            raise KeyboardInterrupt
+        made_blocks.append(None)
+        return block(*args)
+
     with monkeypatch.context() as patch:
-        made_blocks, block = [], chain._block
-
-        def interrupted(*args):
-            if len(made_blocks) == blocks:
-                raise KeyboardInterrupt
-            made_blocks.append(None)
-            return block(*args)
-
         patch.setattr(chain, "_block", interrupted)
-        assert dmmc(*TINY, "--out", tmp_path / "scan") == 130
+        return dmmc(*args)
+
+
+def test_a_scan_interrupted_within_its_first_chain_goes_on(made, tmp_path, monkeypatch, capsys, no_pictures):
+    assert interrupted_after(3, monkeypatch, *TINY, "--out", tmp_path / "scan") == 130
     assert "--resume" in capsys.readouterr().err
     assert not (tmp_path / "scan" / "scan.json").exists()
     with pytest.raises(FileError, match="not the result of a finished scan"):
         load_scan(tmp_path / "scan")
     assert dmmc(*TINY, "--out", tmp_path / "scan", "--resume") == 0
     assert numbers(tmp_path / "scan") == numbers(made)
+
+
+@pytest.mark.parametrize(
+    "missing", [("hmc.h5",), ("diffusion.h5",), ("ensemble.h5", "model.safetensors", "diffusion.h5")]
+)
+def test_a_scan_interrupted_within_a_later_chain_goes_on(missing, made, copied, monkeypatch, no_pictures):
+    for name in missing:
+        (copied / "phi4_L6" / name).unlink()
+    (copied / "scan.json").unlink()
+    assert interrupted_after(2, monkeypatch, *TINY, "--out", copied, "--resume") == 130
+    assert (copied / "phi4_L6" / f"{missing[0]}.partial").is_dir()
+    assert dmmc(*TINY, "--out", copied, "--resume") == 0
+    assert numbers(copied) == numbers(made)
 
 
 def test_another_scan_in_the_same_folder_is_refused(made, capsys):
@@ -262,18 +290,17 @@ def test_nothing_to_resume_and_damaged_plans(tmp_path, capsys):
     assert "is a file" in capsys.readouterr().err
 
 
-def test_overwriting_removes_the_earlier_scan_and_nothing_else(copied):
+def test_overwriting_removes_the_earlier_scan_and_nothing_else(copied, no_pictures):
     (copied / "notes.txt").write_text("mine")
     (copied / "phi4_L6" / "notes.txt").write_text("mine")
     scan(grid({"phi4": Phi4(0.21, 0.05)}, [4], 1, "L"), copied, SMALL, overwrite=True)
     files = {str(path.relative_to(copied)) for path in copied.rglob("*") if path.is_file()}
     assert files == {
-        "notes.txt", "phi4_L6/notes.txt", "phi4_L4/hmc.h5", "plan.json", "table.txt", "scan.json", "scan.nc",
-        "tau_xi.png", "tau_L.png", "cost.png", "acceptance.png",
+        "notes.txt", "phi4_L6/notes.txt", "phi4_L4/hmc.h5", "plan.json", "table.txt", "scan.json", "scan.nc"
     }  # fmt: skip
 
 
-def test_chains_that_are_too_short_give_lower_bounds(tmp_path):
+def test_chains_that_are_too_short_give_lower_bounds(tmp_path, no_pictures):
     # tau_int of |M| is about 40 there, and the chains end at 64 draws.
     options = replace(SMALL, chains=8, draws=64, max_draws=64, thermalise=None)
     result = scan(grid({"critical": Phi4(0.27, 0.022)}, [16], 2, "L"), tmp_path / "scan", options)
@@ -448,7 +475,7 @@ def test_lower_bounds_are_not_fitted():
     fits, notes = analysis.power_laws([with_tau(one, "M2", bound) for one in results], "L")
     assert not [fit for fit in fits if fit.observable == "M2"]
     assert notes == tuple(
-        f"no power law of M2, {name}, all: fewer than two tau_int measured" for name in ("hmc", "cluster")
+        f"no power law of M2, {name}, all: fewer than two tau_int measured" for name in ("HMC", "cluster")
     )
 
 
@@ -484,7 +511,7 @@ def test_crossings_of_results():
     assert [one.best.kappa.error for one in other] != [one.best.kappa.error for one in crossings]
     assert analysis.crossings(made_up((8,), kappas=kappas), 1)[1] == tuple(
         f"no Binder crossing of {sampler}: that takes at least two sizes at the same two kappa"
-        for sampler in ("hmc", "cluster")
+        for sampler in ("HMC", "cluster")
     )
     _, notes = analysis.crossings(made_up((8, 16), kappas=[0.262, 0.265]), 1)
     assert all("take larger kappa" in note for note in notes) and len(notes) == 2
@@ -535,7 +562,7 @@ def test_truncated_results_are_refused(copied):
         load_scan(copied / "none.json")
 
 
-def test_resuming_with_other_points_names_them(tmp_path):
+def test_resuming_with_other_points_names_them(tmp_path, no_pictures):
     scan(grid({"a": Phi4(0.2, 0.02)}, [4], 1, "L"), tmp_path / "scan", SMALL)
     with pytest.raises(MismatchError, match="points differ"):
         scan(grid({"a": Phi4(0.21, 0.02)}, [4], 1, "L"), tmp_path / "scan", SMALL, resume=True)
@@ -566,7 +593,7 @@ def test_figures_show_the_fits_and_the_crossing(tmp_path):
         assert ax.get_title().endswith(f"= {crossed.kappa_c}")
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["L = 8", "L = 16", "L = 32"]
     for name, figure in drawn.items():
-        figure.savefig(tmp_path / f"{name}.png")
+        figure.savefig(tmp_path / f"{name}.svg")
     with pytest.raises(DmmcError, match="no crossing"):
         scan_figures.binder(replace(result, crossings=()))
     with pytest.raises(DmmcError, match="no results"):

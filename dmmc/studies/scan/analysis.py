@@ -126,6 +126,7 @@ def power_laws(results: Sequence[PointResult], along: Along) -> tuple[tuple[Scan
     notes: list[str] = []
     for sampler, line in dict.fromkeys((result.sampler, result.line) for result in results):
         of_line = [result for result in results if (result.sampler, result.line) == (sampler, line)]
+        label = of_line[0].label
         few: list[str] = []
         for name in TAUS:
             usable = [result for result in of_line if _usable(result, name, xi, along)]
@@ -134,7 +135,7 @@ def power_laws(results: Sequence[PointResult], along: Along) -> tuple[tuple[Scan
                 continue
             tau, error = np.array([result.tau_int[name].numbers for result in usable]).T
             for scale in _scales(usable, xi, along):
-                what = f"tau_int of {name} against {scale.name}, {sampler}, {line}"
+                what = f"tau_int of {name} against {scale.name}, {label}, {line}"
                 try:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore", DiagnosticsWarning)  # two points; the note below says it once
@@ -148,7 +149,7 @@ def power_laws(results: Sequence[PointResult], along: Along) -> tuple[tuple[Scan
                 )
         if few and len(of_line) > 1:
             where = "" if along == "L" else f" at L >= {WIDE:g} xi"
-            notes.append(f"no power law of {', '.join(few)}, {sampler}, {line}: fewer than two tau_int measured{where}")
+            notes.append(f"no power law of {', '.join(few)}, {label}, {line}: fewer than two tau_int measured{where}")
     if any(fit.dof == 0 for fit in fits):
         notes.append("a power law goes through any two points: without a third one nothing tests it")
     return tuple(fits), tuple(notes)
@@ -181,7 +182,7 @@ def crossings(results: Sequence[PointResult], seed: int) -> tuple[tuple[ScanCros
     """
     made: list[ScanCrossings] = []
     notes: list[str] = []
-    for sampler in dict.fromkeys(result.sampler for result in results):
+    for sampler, label in {result.sampler: result.label for result in results}.items():
         U = {
             (result.L, result.place("kappa")): result.binder.numbers
             for result in results
@@ -190,7 +191,7 @@ def crossings(results: Sequence[PointResult], seed: int) -> tuple[tuple[ScanCros
         sizes = sorted({L for L, _ in U})
         kappa = sorted({k for _, k in U if all((L, k) in U for L in sizes)})
         if len(sizes) < 2 or len(kappa) < 2:
-            notes.append(f"no Binder crossing of {sampler}: that takes at least two sizes at the same two kappa")
+            notes.append(f"no Binder crossing of {label}: that takes at least two sizes at the same two kappa")
             continue
         table = np.array([[U[L, k] for k in kappa] for L in sizes])
         try:
@@ -199,8 +200,8 @@ def crossings(results: Sequence[PointResult], seed: int) -> tuple[tuple[ScanCros
                 rng = numpy_stream(seed, "Binder crossings", sampler)
                 crossed = binder_crossings(sizes, kappa, table[..., 0], table[..., 1], rng)
         except DmmcError as reason:
-            notes.append(f"no Binder crossing of {sampler}: {reason}")
+            notes.append(f"no Binder crossing of {label}: {reason}")
             continue
-        notes += [f"{sampler}: {doubt.message}" for doubt in doubts]
+        notes += [f"{label}: {doubt.message}" for doubt in doubts]
         made.append(ScanCrossings.of(sampler, crossed))
     return tuple(made), tuple(notes)

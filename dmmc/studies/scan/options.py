@@ -9,7 +9,7 @@ from typing import Literal
 from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.core.rng import check_seed
-from dmmc.diagnostics.autocorrelation import MIN_DRAWS
+from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.model.training import TrainingOptions
 from dmmc.studies.scan.points import Along
 

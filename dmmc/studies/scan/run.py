@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-
 from dmmc.core.files import replace_file
 from dmmc.core.records import plain
 from dmmc.core.rng import child_seed

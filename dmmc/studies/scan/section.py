@@ -20,8 +20,8 @@ CAPTIONS = {
     "line, and its slope is z. A flat line at ½ means independent draws at any ξ. Open symbols with an arrow are lower "
     "bounds from chains that are too short to tell; they are not fitted.",
     "tau_L": "The same against the size of the lattice; at fixed L/ξ both have the same slope.",
-    "cost": "What an effective sample costs, which is 2τ draws, for M and for M²: in wall time of the machine that ran the scan, "
-    "and in evaluations of the force or of the network. Where two curves cross, the cheaper sampler changes. "
+    "cost": "What an effective sample of M or of M² costs, which is 2τ draws: in wall time of the machine that ran the "
+    "scan, and in evaluations of the force or of the network. Where two curves cross, the cheaper sampler changes. "
     "Training is not included.",
     "acceptance": "HMC and cluster samplers hold their acceptance by tuning. That of a diffusion model falls with the "
     "volume, unless the model improves with it.",

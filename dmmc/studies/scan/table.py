@@ -30,8 +30,8 @@ def table(scan: ScanResult) -> str:
     ]
     if "hmc" in scan.options.samplers:
         lines.append(
-            f"HMC: trajectories of length {scan.options.trajectory:g} of the hopping-form field (short against xi for a "
-            "power law; about 4 is cheaper)"
+            f"HMC: trajectories of length {scan.options.trajectory:g} of the hopping-form field (short against xi for "
+            "a power law; about 4 is cheaper)"
         )
     labels = scan.labels
     if scan.fits:
