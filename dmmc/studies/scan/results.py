@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -324,6 +325,16 @@ class ScanResult(Record):
 RESULT = Result("scan.json", "dmmc-scan", "scan", ScanResult)
 
 UNKNOWN = Measured(None, None)
+
+
+def tau_of(name: str) -> Callable[[PointResult], TauInt]:
+    """Reads tau_int of the observable ``name``."""
+    return lambda result: result.tau_int[name]
+
+
+def cost_of(name: str, kind: str) -> Callable[[PointResult], Measured]:
+    """Reads the cost of an effective sample of the observable ``name``, in units of ``kind``."""
+    return lambda result: result.cost[name].get(kind, UNKNOWN)
 
 
 def _known(value: float) -> float | None:
