@@ -8,7 +8,7 @@ The names of this module are all that a user needs in most cases; each is import
 :class:`Phi4`, :class:`FreeField`, :class:`AutogradAction`  what is sampled
 :func:`make_ensemble`                                    HMC or cluster chains of a theory
 :func:`train`, :func:`load_model`, :class:`DiffusionModel`  a model of an ensemble
-:func:`load_pretrained`, :func:`pretrained_models`       models that come with the package
+:func:`load_pretrained`, :func:`pretrained_names`       models that come with the package
 :func:`sample`                                           the exact chain of a model
 :class:`Run`, :func:`load_run`, :func:`report`           what a run holds, and a page about several of them
 :func:`flow_proposal`, :func:`path_proposal`             fields of a model with their density
@@ -54,7 +54,7 @@ _HOMES = {
     "load_run": "dmmc.studies.results",
     "make_ensemble": "dmmc.studies.front",
     "path_proposal": "dmmc.proposals.of_model",
-    "pretrained_models": "dmmc.model.pretrained",
+    "pretrained_names": "dmmc.model.pretrained",
     "register_network": "dmmc.model.network",
     "report": "dmmc.studies.front",
     "run_chain": "dmmc.studies.front",
@@ -89,7 +89,7 @@ __all__ = [
     "load_run",
     "make_ensemble",
     "path_proposal",
-    "pretrained_models",
+    "pretrained_names",
     "register_network",
     "report",
     "run_chain",
@@ -111,7 +111,7 @@ if TYPE_CHECKING:
     from dmmc.kernels.refresh import PathRefresh
     from dmmc.model.diffusion_model import DiffusionModel
     from dmmc.model.network import Network, register_network
-    from dmmc.model.pretrained import load_pretrained, pretrained_models
+    from dmmc.model.pretrained import load_pretrained, pretrained_names
     from dmmc.proposals.of_model import flow_proposal, path_proposal
     from dmmc.studies.front import load_model, make_ensemble, report, run_chain, sample, train
     from dmmc.studies.results import Run, load_run

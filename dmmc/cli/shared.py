@@ -136,7 +136,7 @@ def check_draws(draws: int) -> None:
     Raises:
         DmmcError: if they are.
     """
-    from dmmc.diagnostics.autocorrelation import MIN_DRAWS
+    from dmmc.diagnostics.series import MIN_DRAWS
 
     if draws < MIN_DRAWS:
         raise DmmcError(f"--draws must be at least {MIN_DRAWS}, for errors to be estimated; got {draws}")

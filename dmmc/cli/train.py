@@ -10,11 +10,17 @@ from typing import Any
 from dmmc.cli.options import add_options, fill
 from dmmc.cli.shared import action_of, add_action, add_common, check_out, device_of, load_model
 from dmmc.core.records import Record
-from dmmc.model.interaction import NetworkSize
-from dmmc.model.training import TrainingOptions
+from dmmc.model.options import TrainingOptions
 from dmmc.studies.given import read_ensemble
 from dmmc.studies.stages import Stages
 from dmmc.studies.training import check_resume, train
+
+SIZES = {
+    "filters": "copies of the filtered field; 6 if not given",
+    "hidden1": "channels of the first layer; 48 if not given",
+    "hidden2": "channels of the second layer; 32 if not given",
+}
+"""The sizes of the network of the package that have an option."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sectors", choices=["auto", "one", "two"], default="auto",
         help="one centred reference, or the sector M > 0 and its mirror image; auto decides by the histogram of M",
     )  # fmt: skip
-    add_options(parser, NetworkSize, skip=("shells", "level_knots", "radial_knots", "odd"))
+    parser.add_argument(
+        "--network", default="interaction", metavar="NAME", help="a registered network, for a new model"
+    )
+    for name, text in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
     add_options(
         parser, TrainingOptions, skip=("steps", "minutes", "seed", "average", "validation_every", "checkpoint_seconds")
     )
@@ -88,7 +98,8 @@ def run(args: argparse.Namespace) -> TrainSummary:
         args.out,
         fill(TrainingOptions, args, minutes=minutes),
         action=action_of(args, dim),
-        size=fill(NetworkSize, args),
+        network=args.network,
+        config={name: getattr(args, name) for name in SIZES if getattr(args, name) is not None},
         init=load_model(args.init, device) if args.init else None,
         symmetry=args.symmetry,
         sectors=args.sectors,
@@ -104,8 +115,8 @@ def run(args: argparse.Namespace) -> TrainSummary:
         lattice=model.lattice.shape,
         symmetry=model.symmetry,
         two_sector=model.two_sector,
-        steps=history.steps,
-        kl_removed=history.kl_removed,
+        steps=history.steps if history else 0,
+        kl_removed=history.curve[-1].kl_removed if history and history.curve else None,
         wall_seconds={name: round(seconds, 3) for name, seconds in stages.seconds.items()},
     )
     removed = (

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics.autocorrelation import MANY_CHAINS, as_series, gamma_method
+from dmmc.diagnostics.autocorrelation import MANY_CHAINS, gamma_method
 from dmmc.diagnostics.resampling import block_starts
+from dmmc.diagnostics.series import as_series
 
 Array = NDArray[np.float64]
 
@@ -64,8 +65,8 @@ def wall_correlator(
     Args:
         two_point: ``|phi(p)|^2`` of each momentum orbit, ``(chain, draw, orbit)``.
         orbits: orbit numbers of the momenta along the axis, ``(L,)``: :func:`dmmc.theory.momenta.wall_modes`.
-        mean: M or ``|M|`` of each draw, ``(chain, draw)``, whose squared average is subtracted from the correlator, as is
-            wanted in a broken phase. None subtracts nothing.
+        mean: M or ``|M|`` of each draw, ``(chain, draw)``, whose squared average is subtracted from the correlator, as
+            is wanted in a broken phase. None subtracts nothing.
         volume: number of sites; needed with ``mean``.
 
     Raises:

@@ -188,7 +188,7 @@ def unreached(log_w_proposals: ArrayLike, log_w_reference: ArrayLike) -> Unreach
     ``expected`` is rarer than 1 in 100; if a mode is missed, ``fraction`` is its probability and ``expected`` is tiny.
 
     If the model is also too narrow, so that few weights dominate, the same test is made with a factor of e^10, where
-    the share beyond is extrapolated along the Pareto tail, ``e^(10 (1 - 1/k))``. The clearer result of the two is returned.
+    the share beyond is extrapolated along the Pareto tail, ``e^(10 (1 - 1/k))``. The clearer result is returned.
 
     Args:
         log_w_proposals: of any shape, at least 10.

@@ -13,8 +13,7 @@ from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel
 from dmmc.kernels.of_model import KernelOptions
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.interaction import NetworkSize
-from dmmc.model.training import TrainingOptions
+from dmmc.model.options import TrainingOptions
 from dmmc.report.page import ReportSummary
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
@@ -95,7 +94,8 @@ def train(
     action: Action | None = None,
     minutes: float | None = None,
     steps: int | None = None,
-    size: NetworkSize | None = None,
+    network: str = "interaction",
+    config: Mapping[str, Any] | None = None,
     init: DiffusionModel | None = None,
     symmetry: Asked = "auto",
     sectors: Sectors = "auto",
@@ -112,7 +112,8 @@ def train(
         action: the action of the ensemble, where the ensemble does not say it.
         minutes: training budget in minutes; 5 without ``steps``.
         steps: training budget in optimiser steps instead, which is reproducible.
-        size: numbers of channels, filters and knots of a new network.
+        network: name of a registered network, for a new model.
+        config: its configuration where it differs from the default, such as ``{"hidden1": 16, "hidden2": 8}``.
         init: a model to start from, of any lattice size or couplings.
         symmetry: ``auto`` finds out whether ``S(-phi) = S(phi)``; ``none`` does not use it; ``z2`` insists on it.
         sectors: ``two`` models the sector M > 0 and mirrors it, ``one`` models all fields at once.
@@ -130,7 +131,8 @@ def train(
         path,
         TrainingOptions(steps=steps, minutes=budget, seed=seed),
         action=action,
-        size=size,
+        network=network,
+        config=config,
         init=init,
         symmetry=symmetry,
         sectors=sectors,

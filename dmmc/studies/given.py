@@ -14,7 +14,7 @@ from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.runs.fields import load_fields
 from dmmc.runs.header import RunHeader
 from dmmc.runs.run import StoredRun, load_run, stored_header
-from dmmc.theory.actions import Action, action_from_description, same_action
+from dmmc.theory.actions import Action, Symmetry, action_from_description, same_action
 from dmmc.theory.ensemble import EnsembleCheck, check_ensemble
 from dmmc.theory.lattice import Lattice
 
@@ -43,7 +43,7 @@ class Ensemble:
         """The lattice of the fields."""
         return Lattice(tuple(self.phi.shape[1:]))
 
-    def check(self, symmetry: str | None = None) -> EnsembleCheck | None:
+    def check(self, symmetry: Symmetry | None = None) -> EnsembleCheck | None:
         """Whether the fields fit their action; None for fields without an action.
 
         Raises:

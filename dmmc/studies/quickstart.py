@@ -11,8 +11,8 @@ import torch
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.records import Record
-from dmmc.diagnostics.autocorrelation import MIN_DRAWS
-from dmmc.model.training import TrainingOptions
+from dmmc.diagnostics.series import MIN_DRAWS
+from dmmc.model.options import TrainingOptions
 from dmmc.report import figures, table
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary import RunSummary, estimates

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from dmmc.core import rng
 from dmmc.core.errors import FileError, MismatchError
+from dmmc.model.checkpoint import remove_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.interaction import NetworkSize
+from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference
-from dmmc.model.training import TrainingOptions, fit, remove_checkpoint
+from dmmc.model.training import fit
 from dmmc.studies.given import Source, read_ensemble
 from dmmc.studies.stages import Stages
-from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.actions import Action, Symmetry, check_supported
 from dmmc.theory.symmetry import align, find_symmetry, is_broken
 
 Asked = Literal["auto", "none", "z2"]
@@ -35,7 +36,8 @@ def train(
     options: TrainingOptions | None = None,
     *,
     action: Action | None = None,
-    size: NetworkSize | None = None,
+    network: str = "interaction",
+    config: Mapping[str, Any] | None = None,
     init: DiffusionModel | None = None,
     symmetry: Asked = "auto",
     sectors: Sectors = "auto",
@@ -56,7 +58,9 @@ def train(
         path: the model file; ``<path>.checkpoint`` holds the state of a training that is not finished.
         options: budget and details of the training; five minutes by default.
         action: the action of the ensemble, where the ensemble does not say it. None for data without an action.
-        size: size of a new network.
+        network: name of a registered network, for a new model.
+        config: its configuration where it differs from the default; for the network of the package the fields of
+            :class:`dmmc.model.interaction.NetworkSize`.
         init: a model to start from, of any lattice size or couplings.
         symmetry: ``auto`` finds out whether the theory has the symmetry Z2; ``none`` does not use it; ``z2`` asks for
             it, and is refused if the action does not have it.
@@ -109,7 +113,8 @@ def train(
             model = DiffusionModel.untrained(
                 reference,
                 action,
-                size,
+                network,
+                config,
                 symmetry=finding.symmetry,
                 two_sector=two_sector,
                 generator=rng.stream(options.seed, "network"),
@@ -122,7 +127,7 @@ def train(
     return model
 
 
-def _two_sectors(asked: Sectors, broken: bool, symmetry: str, init: DiffusionModel | None) -> bool:
+def _two_sectors(asked: Sectors, broken: bool, symmetry: Symmetry, init: DiffusionModel | None) -> bool:
     if asked == "two" and symmetry == "none":
         raise MismatchError(
             "one sector can be mirrored only in a theory with the symmetry S(-phi) = S(phi), and this one does not have "

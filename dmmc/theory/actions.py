@@ -10,8 +10,8 @@ attribute       type               meaning, and what holds without it
 ``symmetry``    ``"z2"``/``"none"``  whether ``S(phi) = S(-phi)``; without it this is tested on fields of the ensemble
 ``scale``       float              typical size of the field in units of the hopping form below; 1.0
 ``minimum``     float or method    value of the uniform field of least action, ``minimum(dim)`` if a method; 0.0
-``hopping``     float              S is ``-hopping sum_x,mu phi(x) phi(x+mu)`` plus even functions of single sites, which
-                                   is what cluster updates need; without it there are none
+``hopping``     float              S is ``-hopping sum_x,mu phi(x) phi(x+mu)`` plus even functions of single sites,
+                                   which is what cluster updates need; without it there are none
 ==============  =================  ==================================================================================
 
 Two optional methods serve reports and error messages: ``label(dim)`` returns the name of the theory and its couplings
@@ -136,8 +136,8 @@ def check_supported(action: Action) -> None:
     components = declaration(action).components
     if components is not None:
         raise DmmcError(
-            f"the action declares a field of {components} components, and fields with components are not supported yet; "
-            "dmmc trains and samples scalar fields"
+            f"the action declares a field of {components} components, and fields with components are not supported "
+            "yet; dmmc trains and samples scalar fields"
         )
 
 
@@ -415,10 +415,13 @@ def action_from_description(description: Mapping[str, Any]) -> Action | None:
 def same_action(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two descriptions are of one action.
 
-    Numbers are compared up to rounding, since couplings pass through conversions.
+    Numbers are compared up to rounding, since couplings pass through conversions, and tuples count as the lists that
+    they become in a file.
     """
 
     def equal(x: Any, y: Any) -> bool:
+        if isinstance(x, (list, tuple)) and isinstance(y, (list, tuple)):
+            return len(x) == len(y) and all(map(equal, x, y))
         if isinstance(x, (int, float)) and isinstance(y, (int, float)):
             return math.isclose(x, y, rel_tol=1e-9)
         return bool(x == y)

@@ -194,7 +194,8 @@ def _likely_cause(phi: Tensor, action: Action, lattice: Lattice, chains: int) ->
     sizes: dict[str, float] = getattr(action, "normalisations", lambda dim: {})(lattice.dim)
     for name, size in sizes.items():
         if abs(math.log(factor * size)) < 0.03 and abs(math.log(size)) > 1e-9:
-            return f"the fields are in the normalisation of the {name}: multiply them by {1 / size:.6g}, or change the action"
+            mend = f"multiply them by {1 / size:.6g}, or change the action"
+            return f"the fields are in the normalisation of the {name}: {mend}"
     return (
         "the fields have other couplings, another normalisation (multiplied by about "
         f"{factor:.3g} they would fit), or another lattice shape or order of axes"
@@ -249,8 +250,8 @@ def _compare_axes(phi: Tensor, action: Action | None, lattice: Lattice, chains: 
         text = f"neighbours along axes {a} and {b} are not equally correlated (z = {worst:.1f})"
         if action is not None and _exchanges(action, phi, a, b):
             raise MismatchError(
-                f"{text}, although the action treats these axes alike; the fields are of another action, or their sites "
-                "were read in another order"
+                f"{text}, although the action treats these axes alike; the fields are of another action, or their "
+                "sites were read in another order"
             )
         notes.append(f"{text}; the model will treat these axes alike, and be less good than it could be")
     return worst

@@ -18,7 +18,7 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.theory import momenta
 
-# A table that is first asked for in inference mode is kept and used later; autograd refuses tensors that were made there.
+# A table may first be asked for in inference mode and then be kept; autograd would refuse tensors that were made there.
 outside_inference = torch.inference_mode(False)
 
 

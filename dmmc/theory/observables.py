@@ -1,8 +1,8 @@
 """What is measured on fields: numbers of each configuration, recorded along the chain.
 
 Quantities derived from the means of these numbers (susceptibility, Binder cumulant, correlation length) and their
-errors are in :mod:`dmmc.diagnostics`. An observable of your own is a function of the fields and their actions; passed to
-:func:`measure` or to a run, it is recorded, averaged and reported like the standard ones.
+errors are in :mod:`dmmc.diagnostics`. An observable of your own is a function of the fields and their actions; passed
+to :func:`measure` or to a run, it is recorded, averaged and reported like the standard ones.
 """
 
 from __future__ import annotations

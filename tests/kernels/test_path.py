@@ -17,8 +17,9 @@ from dmmc.core.errors import DmmcError
 from dmmc.kernels.independence import Independence
 from dmmc.kernels.path import Path, PathRefresh
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.network import DriftNetwork, SiteNetwork
+from dmmc.model.network import Network
 from dmmc.model.reference import GaussianReference
+from dmmc.model.sites import SiteNetwork
 from dmmc.proposals import path as paths
 from dmmc.proposals.path import Calibration, PathProposal
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4
@@ -285,7 +286,7 @@ def test_a_small_refresh_is_accepted():
 # Acceptance
 
 
-class ExactSite(DriftNetwork):
+class ExactSite(Network):
     """The exact interaction of phi^4 on one site, by quadrature over phi_0."""
 
     def forward(self, modes, v):
@@ -364,7 +365,7 @@ def test_a_path_that_is_cut_at_its_end_is_the_whole():
     torch.testing.assert_close(whole.up_to(level).calibration.precision[4], expected)
 
 
-class Spoilt(DriftNetwork):
+class Spoilt(Network):
     """Not finite where the noisy field is large."""
 
     value = math.nan

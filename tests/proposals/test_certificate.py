@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from dmmc.studies.workflow import estimates, sample, summarise
 
 from dmmc.core.errors import DmmcError
 from dmmc.kernels.independence import Independence
@@ -27,7 +28,6 @@ from dmmc.proposals.flow import FlowProposal, spline_intervals
 from dmmc.proposals.runge_kutta import METHODS
 from dmmc.runs import chain, storage
 from dmmc.studies import workflow
-from dmmc.studies.workflow import estimates, sample, summarise
 from dmmc.theory.actions import FreeField, Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, SMALL, Grid, free_reference, noise, random_model, rng
@@ -148,7 +148,7 @@ def test_limits_cover():
 def test_rounding_is_the_error_of_log_q_at_the_field(shape):
     # The flow of the free field is exact, so the error of log q in float32 is known.
     action, lattice = FreeField(0.6), Lattice(shape)
-    model = DiffusionModel.untrained(free_reference(lattice, 0.6), action, SMALL, generator=rng())
+    model = DiffusionModel.untrained(free_reference(lattice, 0.6), action, config=SMALL.describe(), generator=rng())
     flow = FlowProposal(model, (1,) * 4)
     assert model.dtype == torch.float32
     found = certify(flow, 12, rng(2))

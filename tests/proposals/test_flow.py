@@ -78,7 +78,7 @@ def test_integrator_error_is_the_distance_from_the_density_of_the_map(shape):
 def test_untrained_model_of_the_free_field_is_exact(shape, dtype):
     action, lattice = FreeField(0.6), Lattice(shape)
     reference = free_reference(lattice, 0.6)
-    model = DiffusionModel.untrained(reference, action, SMALL, generator=rng())
+    model = DiffusionModel.untrained(reference, action, config=SMALL.describe(), generator=rng())
     model.network.to(dtype)
     kernel = Independence(action, lattice, FlowProposal(model, 4))
     log_z = 0.5 * float((lattice.orbit_size * torch.log(2 * math.pi * reference.propagator)).sum())

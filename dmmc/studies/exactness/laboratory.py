@@ -20,7 +20,7 @@ from dmmc.core import rng
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.files import replace_file
 from dmmc.core.version import VERSION
-from dmmc.diagnostics.autocorrelation import MIN_DRAWS
+from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.kernels import cluster, hmc
 from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.cluster import Cluster
