@@ -42,13 +42,15 @@ def primary(record: Record, S: float = 1.5) -> dict[str, Estimate]:
     """Means of M, abs_M, M2, M4, phi2 and S_per_site.
 
     Args:
-        record: arrays ``(chain, draw)``.
+        record: arrays ``(chain, draw)``; of one with further axes, the mean of each component as in :func:`extra`.
         S: window parameter of the Gamma method.
 
     Raises:
         DmmcError: if one is missing, or as :func:`~dmmc.diagnostics.gamma_method`.
     """
-    return {name: gamma_method(x, S, name) for name, x in zip(PRIMARY, _columns(record, *PRIMARY), strict=True)}
+    columns = zip(PRIMARY, _columns(record, *PRIMARY), strict=True)
+    series = (part for name, values in columns for part in components(name, values))
+    return {name: gamma_method(x, S, name) for name, x in series}
 
 
 def extra(record: Record, S: float = 1.5) -> dict[str, Estimate]:
@@ -146,7 +148,7 @@ def xi(record: Record, phat2_min: float, S: float = 1.5) -> Estimate:
 
 
 def derived(record: Record, volume: int, phat2_min: float | None = None, S: float = 1.5) -> dict[str, Estimate]:
-    """chi2, chi2_signed, binder and, if ``phat2_min`` is given, xi.
+    """chi2, chi2_signed (of a scalar M), binder and, if ``phat2_min`` is given, xi.
 
     Args:
         record: arrays ``(chain, draw)`` and, for xi, ``two_point`` ``(chain, draw, orbit)``.
@@ -157,11 +159,11 @@ def derived(record: Record, volume: int, phat2_min: float | None = None, S: floa
     Raises:
         DmmcError: if an array is missing or of the wrong shape.
     """
-    estimates = {
-        "chi2": chi2(record, volume, S),
-        "chi2_signed": chi2_signed(record, volume, S),
-        "binder": binder(record, S),
-    }
+    estimates = {"chi2": chi2(record, volume, S)}
+    (M,) = _columns(record, "M")
+    if M.ndim == 2:
+        estimates["chi2_signed"] = chi2_signed(record, volume, S)
+    estimates["binder"] = binder(record, S)
     return estimates if phat2_min is None else {**estimates, "xi": xi(record, phat2_min, S)}
 
 

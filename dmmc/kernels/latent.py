@@ -6,9 +6,9 @@ A proposal T maps standard normal latents z to ``phi = T z`` of density q. The k
 
 with ``log w = -S(phi) - log q(phi)``. The rotation is reversible with respect to ``Normal(0, 1)``, and the target has
 density w with respect to it, hence the acceptance (a preconditioned Crank-Nicolson step: Cotter, Roberts, Stuart,
-White, Statist. Sci. 28 (2013) 424). At ``theta = pi/2`` this is :class:`dmmc.kernels.independence.Independence`, bit for bit.
-Small angles are accepted at any volume, and no gradient is needed. The proposal decides what a rotation is
-(:meth:`dmmc.proposals.base.LatentProposal.rotate`), so that discrete latents are possible.
+White, Statist. Sci. 28 (2013) 424). At ``theta = pi/2`` this is :class:`dmmc.kernels.independence.Independence`, bit
+for bit. Small angles are accepted at any volume, and no gradient is needed. What a rotation is, the proposal decides:
+see :meth:`dmmc.proposals.base.LatentProposal.rotate`.
 
 **What is exact.** A state carries the log q that came with its own latents. Fields that come from elsewhere are pulled
 back by the inverse of the map; the log q of the two directions differ by the integrator error delta of

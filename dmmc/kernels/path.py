@@ -90,12 +90,13 @@ class PathIndependence(Kernel[WeightedState]):
     def tune(
         self, state: WeightedState, generator: torch.Generator, n_steps: int = 60
     ) -> tuple[PathIndependence, WeightedState]:
-        """Calibrate the reverse kernels and draw new paths to where the chains are.
+        """Calibrate the reverse kernels, and begin anew at proposals of the calibrated paths.
 
-        No steps are taken: proposals do not depend on the chains, which forget their fields with the first acceptance.
+        Fields of the wider paths from before could have large weights under the new ones, and keep a chain for long. No
+        steps are taken, since proposals do not depend on the chains.
         """
         tuned = replace(self, proposal=calibrated(self.proposal, generator))
-        return tuned, tuned.start(state.phi, generator)
+        return tuned, tuned.initial(len(state.phi), generator)
 
     def step(self, state: WeightedState, generator: torch.Generator) -> tuple[WeightedState, WeightedInfo]:
         return next(self.steps(state, 1, generator))

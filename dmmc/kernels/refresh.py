@@ -83,12 +83,12 @@ class PathRefresh(Kernel[State]):
         return {"name": "path_refresh", "level": self.level, "proposal": self.proposal.describe()}
 
     def initial(self, n: int, generator: torch.Generator) -> State:
-        """Chains that begin at ``n`` fields of whole paths.
+        """Chains that begin at ``n`` rough fields of the model, which are nearer to the target than uncalibrated paths.
 
         Raises:
             DmmcError: if a field or its action is not finite.
         """
-        return start_state(self.action, self.lattice, self.proposal.sample(n, generator)[0])
+        return start_state(self.action, self.lattice, self.proposal.rough_fields(n, generator))
 
     def tune(self, state: State, generator: torch.Generator, n_steps: int = 60) -> tuple[PathRefresh, State]:
         """Calibrate the reverse kernels, and let the chains thermalise."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.core.records import Record
 from dmmc.core.version import VERSION
+from dmmc.model import interaction as _interaction  # noqa: F401 - registers the network of the package
 from dmmc.model.file import read_tensors, write_tensors
 from dmmc.model.history import TrainingHistory
 from dmmc.model.network import Network, is_registered, make_network, network_class

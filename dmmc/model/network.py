@@ -199,7 +199,7 @@ def make_network(
     config: Mapping[str, Any],
     generator: torch.Generator | None = None,
 ) -> Network:
-    """A registered network from its configuration, in float32 and with initial weights.
+    """A registered network from its configuration, with initial weights, made with float32 as torch's default type.
 
     Args:
         name: under which it is registered.
@@ -210,11 +210,16 @@ def make_network(
     Raises:
         DmmcError: if there is no network of this name, or the configuration is not one of it.
     """
-    cls = network_class(name)
+    cls, default = network_class(name), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)  # in float64 the same generator gives other numbers
     try:
-        return cls.from_config(reference, config, generator).float()
-    except (TypeError, AttributeError) as error:
+        return cls.from_config(reference, config, generator)
+    except DmmcError:
+        raise
+    except (TypeError, AttributeError, ValueError) as error:
         raise DmmcError(f"this is not a configuration of the network {name!r}: {dict(config)} ({error})") from None
+    finally:
+        torch.set_default_dtype(default)
 
 
 @contextmanager

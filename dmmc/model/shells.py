@@ -22,8 +22,8 @@ Shell = tuple[Displacement, ...]
 def displacements(distances: Sequence[int], dim: int) -> Shell:
     """All ways to lay ``distances`` along distinct axes.
 
-    () is the site itself, (1,) the nearest neighbours, (1, 1) the plane diagonals. There are none if there are fewer axes
-    than distances.
+    () is the site itself, (1,) the nearest neighbours, (1, 1) the plane diagonals. There are none if there are fewer
+    axes than distances.
     """
     ways: set[Displacement] = {()}
     for distance in distances:

@@ -247,7 +247,7 @@ class Paths(Protocol):
         ...
 
     def rough_fields(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` fields ``(n, *lattice)`` near those of the target, without a density: what to calibrate on."""
+        """``n`` fields ``(n, *lattice)`` near those of the target, without a density, to calibrate on or to begin with."""
         ...
 
     def calibrated(self, phi: Tensor, generator: torch.Generator) -> Self:
@@ -257,8 +257,7 @@ class Paths(Protocol):
     def log_odds(self, phi: Tensor) -> Tensor:
         """Log of the odds of ``phi`` against ``-phi``, ``(n,)``, as far as they are known without paths.
 
-        It must be odd in ``phi``, and may be rough: :class:`dmmc.proposals.symmetrised.SymmetrisedPath` is exact with
-        any such function.
+        They may be rough: :class:`dmmc.proposals.symmetrised.SymmetrisedPath` is exact with any function.
         """
         ...
 

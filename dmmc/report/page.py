@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmmc.core.version import VERSION
 from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
+from dmmc.core.version import VERSION
 from dmmc.report.comparable import check_comparable, choose_reference, named
 from dmmc.report.judgement import judge_runs
 from dmmc.report.numbers import compared, efficiency, priced, taus
@@ -112,9 +112,7 @@ def render(
         figures=(*summary.figures, *(name for section in sections for name in section.pictures)),
         notes=summary.notes,
     )
-    html = fill(
-        "dmmc.report", "page.html", summary=summary, sections=sections, version=VERSION, of_runs=content
-    )
+    html = fill("dmmc.report", "page.html", summary=summary, sections=sections, version=VERSION, of_runs=content)
     return Page(str(html), summary)
 
 

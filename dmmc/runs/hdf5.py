@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dmmc.core.errors import FileError
+from dmmc.core.errors import DmmcError, FileError
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -44,7 +44,13 @@ def get_text(node: h5py.Group | h5py.Dataset, name: str) -> str | None:
 
 
 def write_array(group: h5py.Group, name: str, array: Array) -> None:
-    """Store a whole array with its checksums."""
+    """Store a whole array with its checksums.
+
+    Raises:
+        DmmcError: if HDF5 cannot have a dataset of this name.
+    """
+    if not name or "/" in name or name == ".":
+        raise DmmcError(f"{name!r} cannot be the name of an array in a run file; leave out slashes")
     if math.prod(array.shape) == 0 or not array.shape:  # nothing to chunk, and HDF5 has no checksum without chunks
         dataset = group.create_dataset(name, shape=array.shape, dtype=array.dtype)
     else:

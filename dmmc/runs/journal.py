@@ -193,7 +193,7 @@ class RunWriter:
                 block; needed with ``cfgs``.
 
         Raises:
-            DmmcError: if the arrays do not fit each other or the earlier blocks.
+            DmmcError: if the arrays do not fit each other or the earlier blocks, or a name has a slash.
         """
         self._check_open()
         groups: dict[str, Arrays] = {
@@ -298,7 +298,7 @@ class RunWriter:
     def _assemble(self, out: h5py.File) -> None:
         base = self._manifest.base_blocks
         parts = [self.path] * (base > 0) + [block_path(self._journal, n) for n in range(base, self.n_blocks)]
-        records: dict[str, list[Array]] = {}
+        records: dict[tuple[str, str], list[Array]] = {}
         # Configurations are the bulk of a run: they are passed on block by block.
         all_cfgs = GrowingDataset(out, "cfgs", len(parts))
         all_indices = GrowingDataset(out, "cfg_index", len(parts))
@@ -308,7 +308,7 @@ class RunWriter:
             groups, cfgs, index = _read_block(part)
             for group in RECORDED:
                 for name, array in groups[group].items():
-                    records.setdefault(f"{group}/{name}", []).append(array)
+                    records.setdefault((group, name), []).append(array)
             if cfgs is not None and index is not None:
                 all_cfgs.append(cfgs)
                 all_indices.append(index + np.array([0, draws]))
@@ -316,10 +316,10 @@ class RunWriter:
             state = groups["state"]
         all_cfgs.close()
         all_indices.close()
-        for group in GROUPS:
-            out.create_group(group)
-        for name, arrays in records.items():
-            write_array(out, name, np.concatenate(arrays, axis=1))
+        for name in GROUPS:
+            out.create_group(name)
+        for (group, name), arrays in records.items():
+            write_array(out[group], name, np.concatenate(arrays, axis=1))
         for name, array in state.items():
             write_array(out["state"], name, array)
 

@@ -16,14 +16,14 @@ from dmmc.report.svg import FULL, page_style, picture
 from dmmc.report.wording import extent, seconds
 from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.exactness import section as exactness_section
-from dmmc.studies.exactness import table as exactness_table
+from dmmc.studies.exactness.results import RESULT as LABORATORY
 from dmmc.studies.scan import section as scan_section
 
 MODEL_SUFFIX = ".safetensors"
 
 
 def write_report(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[StoredRun | str | Path],
     out: str | Path,
     *,
     reference: str | None = None,
@@ -34,13 +34,13 @@ def write_report(
     """Write a page about runs and studies; it appears complete or not at all.
 
     Args:
-        inputs: run files, all of one lattice and action; model files; folders of scans (or their ``scan.json``) and of
+        inputs: runs or run files, all of one lattice and action; model files; folders of scans (or their ``scan.json``) and of
             exactness laboratories (or their ``exactness.json``).
         out: the HTML file.
         reference: the run that the others are compared with: its label, such as ``HMC``, or its file. None takes the
             first run whose kernel works without a trained model.
         title: heading of the page; None makes one.
-        discard: how many draws to leave out at the beginning of each chain; None leaves out what each run says.
+        discard: how many draws to leave out at the beginning of each chain.
         overwrite: replace an earlier page.
 
     Returns:
@@ -59,22 +59,25 @@ def write_report(
         raise FileError(f"{out} exists; choose another --out, or pass --overwrite")
     if not out.absolute().parent.is_dir():
         raise FileError(f"there is no directory {out.parent}; make it first")
-    runs, sections = _read([Path(path) for path in inputs], discard)
+    runs, sections = _read([one if isinstance(one, StoredRun) else Path(one) for one in inputs], discard)
     page = render(runs, sections=sections, reference=reference, title=title)
     replace_file(out, lambda path: path.write_text(page.html, encoding="utf-8"))
     return replace(page.summary, path=str(out))
 
 
-def _read(paths: Sequence[Path], discard: int | None) -> tuple[list[StoredRun], list[Section]]:
+def _read(inputs: Sequence[StoredRun | Path], discard: int | None) -> tuple[list[StoredRun], list[Section]]:
     """The runs, and the sections about everything else in the order in which it was named."""
+    paths = [one.path if isinstance(one, StoredRun) else one for one in inputs]
     twice = [str(path) for k, path in enumerate(paths) if path in paths[:k]]
     if twice:
         raise DmmcError(f"{twice[0]} is named twice; name it once")
     runs: list[StoredRun] = []
     sections: list[Section] = []
-    for path in paths:
+    for one, path in zip(inputs, paths, strict=True):
         id_ = f"section-{len(sections) + 1}"
-        if exactness_table.RESULT.is_at(path):
+        if isinstance(one, StoredRun):
+            runs.append(one if discard is None else one.discarding(discard))
+        elif LABORATORY.is_at(path):
             sections.append(exactness_section.section(path, id_))
         elif path.is_dir() or path.suffix == ".json":
             sections.append(scan_section.section(path, id_))
@@ -82,7 +85,7 @@ def _read(paths: Sequence[Path], discard: int | None) -> tuple[list[StoredRun], 
             sections.append(model_section(DiffusionModel.load(path), path.stem, id_))
         else:
             run = load_run(path)
-            runs.append(run.without_transient() if discard is None else run.discarding(discard))
+            runs.append(run if discard is None else run.discarding(discard))
     return runs, sections
 
 

@@ -27,9 +27,8 @@ from dmmc.proposals.of_model import flow_proposal
 from dmmc.proposals.steps import choose_steps
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.run import begun_header
+from dmmc.runs.run import StoredRun, begun_header, load_run
 from dmmc.studies.given import Source, read_ensemble
-from dmmc.studies.results import Run, load_run
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, check_supported
 from dmmc.theory.observables import Observable
@@ -128,7 +127,7 @@ def sample(
     resume: bool = False,
     overwrite: bool = False,
     stages: Stages | None = None,
-) -> Run:
+) -> StoredRun:
     """Run the exact diffusion chain.
 
     Stored beside the chain, in ``Run.evaluation``: the arrays of a :class:`~dmmc.proposals.certificate.Certificate`, if

@@ -304,3 +304,135 @@ def test_pretrained_models_load():
         model.check_fits(model.known_action(), model.lattice)
     with pytest.raises(FileError, match="no pretrained model 'nonesuch'; there are: "):
         load_pretrained("nonesuch")
+
+
+def test_pretrained_model_of_format_1_is_read_as_it_was():
+    # Its fingerprint is recorded in run files, and must not change with the format.
+    model = load_pretrained("phi4-flow-L32")
+    assert model.fingerprint() == "5558831a55864b501dd0f409ae0a08b2b00552e39fabe51a36378c72e68e43a6"
+    assert (model.symmetry, model.network.name, model.lattice.shape) == ("z2", "interaction", (32, 32))
+    assert model.history.steps == 24259 and len(model.history.curve) == 242 and model.history.before is None
+    assert model.history.curve[0].gaussian == pytest.approx(135.124, abs=1e-3)
+
+
+def as_version_1(path, model):
+    """The file that format 1 had for a model."""
+    network = {key: value for key, value in header_of(path)["network"].items() if key != "name"}
+    header = {key: value for key, value in header_of(path).items() if key not in ("version", "symmetry")}
+    options = header["history"]["options"]
+    points = [{"step": 7, "loss": 0.3, "validation": 0.1, "N=0": 0.2}]
+    header["history"] = {
+        "options": options, "steps": 7, "seconds": 0.5, "ensemble": 100, "validation": points, "before": {}
+    }  # fmt: skip
+    header["network"] = network
+    return rewrite(path, header=json.dumps(header), format_version="1", sha256=None), header
+
+
+@pytest.mark.parametrize(("two_sector", "odd", "symmetry"), [(0, 1, "z2"), (1, 0, "z2"), (0, 0, "none")])
+def test_files_of_format_1(tmp_path, two_sector, odd, symmetry):
+    size = NetworkSize(**SMALL.describe() | {"odd": bool(odd)})
+    model = make(two_sector=bool(two_sector), size=size, dtype=torch.float32)
+    path, header = as_version_1(model.save(tmp_path / "model"), model)
+    loaded = DiffusionModel.load(path, ACTION)
+    assert loaded.symmetry == symmetry and loaded.two_sector == bool(two_sector) and loaded.history == HISTORY
+    assert loaded.fingerprint() == model.fingerprint()
+    # An untrained model had an empty history.
+    assert DiffusionModel.load(rewrite(path, header=json.dumps(header | {"history": {}}), sha256=None)).history is None
+    for changes in ({"history": {"steps": 3}}, {"history": 3}, {"network": 3}, {"network": {}}, {"two_sector": "no"}):
+        with pytest.raises(FileError, match="not a complete model file"):
+            DiffusionModel.load(rewrite(path, header=json.dumps(header | changes), sha256=None))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lattice": "4x4"},
+        {"lattice": [4, -4]},
+        {"lattice": [4.5, 4]},
+        {"lattice": []},
+        {"network": {"name": "interaction", "filters": "three"}},
+        {"network": {"name": "interaction", "shells": [["x"]]}},
+        {"network": {"name": 3}},
+        {"network": {"filters": 3}},
+        {"network": []},
+        {"reference": {"mean": "0", "v_max": 21.0, "v_offset": 0.1}},
+        {"reference": {"mean": 0.0, "v_max": None, "v_offset": 0.1}},
+        {"reference": {"mean": 0.0, "v_max": -21.0, "v_offset": 0.1}},
+        {"reference": {"v_max": 21.0, "v_offset": 0.1}},
+        {"symmetry": "o3"},
+        {"symmetry": "none"},
+        {"two_sector": 1},
+        {"history": {"steps": 3}},
+        {"action": "phi4"},
+        {"versions": None},
+        {"version": 99},
+        {"version": "two"},
+    ],
+    ids=str,
+)
+def test_malformed_headers_are_refused(saved, changes):
+    with pytest.raises(FileError, match="not a complete model file"):
+        DiffusionModel.load(rewrite(saved, header=json.dumps(header_of(saved) | changes)))
+
+
+@pytest.mark.parametrize(
+    "propagator", [torch.ones(6, dtype=torch.int64), -torch.ones(6), torch.ones(6) * math.nan, torch.ones(2, 3)]
+)
+def test_malformed_propagators_are_refused(saved, propagator):
+    with pytest.raises(FileError, match="not a complete model file: propagator must"):
+        DiffusionModel.load(rewrite(saved, {"propagator": propagator}))
+
+
+def test_weights_of_several_types_are_refused(saved):
+    with pytest.raises(FileError, match="its weights are of several types: torch.float32, torch.float64"):
+        DiffusionModel.load(rewrite(saved, {"w": DiffusionModel.load(saved).network.w.double()}))
+
+
+def test_every_changed_byte_is_noticed(saved):
+    # One byte in each part of the file: the length, the JSON of safetensors, our header, tensors at both ends.
+    content = saved.read_bytes()
+    json_end = 8 + int.from_bytes(content[:8], "little")
+    inside = content.index(b"kappa")
+    for position in (
+        0,
+        9,
+        inside,
+        inside + 12,
+        json_end - 2,
+        json_end,
+        (json_end + len(content)) // 2,
+        len(content) - 1,
+    ):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        saved.write_bytes(damaged)
+        with pytest.raises(FileError):
+            DiffusionModel.load(saved)
+    saved.write_bytes(content)
+    DiffusionModel.load(saved)
+    with pytest.raises(FileError, match="has no checksum"):
+        DiffusionModel.load(rewrite(saved, sha256=None))
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o027])
+def test_file_modes_follow_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        path = make().save(tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert os.stat(path).st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_files_hold_all_types_of_numbers(tmp_path):
+    types = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool)
+    tensors = {str(dtype): torch.ones(3, 2).to(dtype) for dtype in types} | {
+        "empty": torch.ones(0),
+        "one": torch.ones(()),
+    }
+    path = write_tensors(tmp_path / "file", tensors, "test", 2, {"x": [1, None]})
+    contents = read_tensors(path, "test", 2)
+    assert contents.header == {"x": [1, None]} and contents.version == 2
+    assert contents.tensors.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert torch.equal(contents.tensors[name], value) and contents.tensors[name].dtype == value.dtype

@@ -116,6 +116,11 @@ def test_refused_references():
         c[1] = bad
         with pytest.raises(DmmcError, match="use more configurations"):
             GaussianReference(lattice, c)
+    with pytest.raises(DmmcError, match="must be real floating point, got torch.int64"):
+        GaussianReference(lattice, torch.ones(n, dtype=torch.int64))
+    for bad in ({"mean": "0"}, {"mean": math.nan}, {"v_max": -1.0}, {"v_max": None}, {"v_offset": True}):
+        with pytest.raises(DmmcError, match=f"{next(iter(bad))} of a reference must be a finite number"):
+            GaussianReference(lattice, torch.ones(n), **bad)
     with pytest.raises(DmmcError, match="at least 2 configurations"):
         GaussianReference.measure(noise(lattice, 1), lattice)
     with pytest.raises(DmmcError, match="ensemble must have shape"):

@@ -14,18 +14,18 @@ import torch
 
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.model import checkpoint as checkpoints
-from dmmc.model import training
+from dmmc.model import file, training
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.file import write_tensors
-from dmmc.model.history import TrainingHistory
+from dmmc.model.history import TrainingHistory, TrainingRecord
 from dmmc.model.interaction import NetworkSize
 from dmmc.model.reference import GaussianReference, wiener
 from dmmc.model.training import TrainingOptions, fit, path_loss
 from dmmc.proposals.flow import FlowProposal
 from dmmc.theory import symmetry as sectors
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.actions import AutogradAction, FreeField, Phi4
 from dmmc.theory.lattice import Lattice
-from helpers import SMALL, free_draws, free_reference, hmc_ensemble, noise, random_model, rng
+from helpers import SIGMA, SMALL, Grid, free_draws, free_reference, hmc_ensemble, noise, random_model, rng
 
 SHAPE, ACTION = (4, 4), Phi4(0.25, 0.1)
 SIZE = NetworkSize(filters=4, hidden1=12, hidden2=8, level_knots=6, radial_knots=6)
@@ -95,6 +95,38 @@ def test_training_of_one_sector():
     trained = fit(model, action, phi, options, progress=False)
     assert trained.two_sector and trained.network.b2.any()
     assert trained.history.curve[-1].kl_removed > 0.08  # reached: 0.20 to 0.34
+
+
+def test_two_unequal_wells_without_symmetry_get_a_model_of_both():
+    # phi^4 on two sites with a linear term: 69 % of the weight lies in the well at M < 0, the rest in the other one.
+    even = Phi4(0.5, 0.5)
+    action = AutogradAction(lambda phi: 2 * even(phi) + 0.25 * phi.flatten(1).sum(1), "tilted")
+    grid = Grid.make(2, 2.6, 161)
+    p, M = grid.probabilities(action), grid.phi.mean(1)
+    left, mean = float(p[M < 0].sum()), float((p * M).sum())
+    assert 0.6 < left < 0.8 and float(p[M.abs() < 0.3].sum()) < 0.1
+    phi = grid.draws(action, 2000)
+    found = sectors.find_symmetry(action, phi)
+    assert found.symmetry == "none"
+    reference = GaussianReference.measure(phi, grid.lattice, connected=True, action=action)
+    config = {"filters": 3, "hidden1": 16, "hidden2": 12}
+    model = DiffusionModel.untrained(reference, action, config=config, symmetry=found.symmetry, generator=rng())
+    assert not model.network.odd and not model.two_sector and model.reference.mean == pytest.approx(mean, abs=0.1)
+    options = TrainingOptions(steps=150, levels=32, fields_per_level=2, trajectories=2, learning_rate=1e-2)
+    trained = fit(model, action, phi, options, progress=False)
+    ess = []
+    for m in (model, trained):
+        proposed, log_q = FlowProposal(m, 10).sample(5000, rng(3))
+        w = torch.softmax(-action(proposed.double()) - log_q, 0)
+        ess.append(float(1 / w.square().sum()) / len(w))
+    assert ess[0] < 0.65 < 0.75 < ess[1]  # reached: 0.55 and 0.88
+    # The proposals themselves visit both wells about as often as they should ...
+    side = proposed.double().mean(1)
+    assert float((side < 0).double().mean()) == pytest.approx(left, abs=0.05)
+    # ... and their weights make the averages exact: self-normalised importance sampling against quadrature.
+    for values, exact in ((side, mean), ((side < 0).double(), left)):
+        error = float((w * (values - exact)).square().sum().sqrt())
+        assert error < 0.03 and abs(float((w * values).sum()) - exact) < SIGMA * error
 
 
 def test_path_loss_of_the_exact_answer_is_zero_and_of_none_the_kl():
@@ -364,3 +396,61 @@ def test_refused_action_and_divergence():
         model.network.o1.fill_(math.inf)
     with pytest.raises(DmmcError, match="the loss is nan after 1 steps; lower the learning rate"):
         short_fit(model=model)
+
+
+# Checkpoints and histories
+
+
+def test_an_interrupt_while_the_model_is_saved_loses_nothing(tmp_path):
+    # fit leaves its state behind: a full disk or a Ctrl-C between training and saving costs no training.
+    checkpoint = tmp_path / "training"
+    trained = short_fit(checkpoint=checkpoint)
+    assert checkpoint.exists()
+    assert short_fit(checkpoint=checkpoint, resume=True).fingerprint() == trained.fingerprint()
+
+
+def test_checkpoints_that_are_incomplete_or_old_are_refused(tmp_path, monkeypatch):
+    checkpoint = stopped(tmp_path / "training", monkeypatch)
+    contents = file.read_tensors(checkpoint, checkpoints.FORMAT, checkpoints.FORMAT_VERSION)
+
+    def refused(kind, message, tensors=contents.tensors, version=checkpoints.FORMAT_VERSION, **changes):
+        header = {key: value for key, value in (contents.header | changes).items() if value is not None}
+        write_tensors(checkpoint, tensors, checkpoints.FORMAT, version, header)
+        with pytest.raises(kind, match=message):
+            short_fit(checkpoint=checkpoint, resume=True)
+
+    refused(MismatchError, "an older dmmc began, with other random numbers; remove it", version=1)
+    for changes in ({"step": "many"}, {"step": None}, {"curve": 3}, {"angles": ["x"]}, {"identity": []}):
+        refused(FileError, "not a complete checkpoint: this is not a valid CheckpointHeader", **changes)
+    contents.header["version"] = 99
+    refused(FileError, "this CheckpointHeader has layout 99")
+    contents.header["version"] = 1
+    short = {name: value for name, value in contents.tensors.items() if name != "weight.a1"}
+    refused(FileError, "not a complete checkpoint: 'weight.a1'", tensors=short)
+    refused(FileError, "not a complete checkpoint", tensors=contents.tensors | {"weight.a1": torch.ones(2)})
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1] + b"x")
+    with pytest.raises(FileError, match="is damaged: its contents do not match their checksum"):
+        short_fit(checkpoint=checkpoint, resume=True)
+
+
+def test_histories_of_format_1_are_read():
+    options = {name: value for name, value in SHORT.__dict__.items()}
+    points = [{"step": 4, "loss": 0.5, "validation": 0.4, "N=0": 0.9}]
+    first = {"options": options, "steps": 12, "seconds": 1.5, "ensemble": 200, "validation": points, "before": {}}
+    second = first | {"before": first, "validation": []}
+    history = TrainingHistory.from_version_1(json.loads(json.dumps(second)))
+    assert history.before == TrainingHistory(SHORT, 12, 1.5, 200, (TrainingRecord(4, 0.5, 0.4, 0.9),))
+    assert history.curve == () and history.before.curve[0].kl_removed == pytest.approx(0.5)
+    assert TrainingHistory.from_version_1({}) is None
+    for bad in ({"steps": 3}, first | {"validation": [{"step": 4}]}, first | {"steps": "x"}, first | {"before": 3}):
+        with pytest.raises(DmmcError, match="not a"):
+            TrainingHistory.from_version_1(bad)
+
+
+def test_progress_is_reported_off_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("dmmc.core.progress.EVERY_SECONDS", 0.0)
+    phi = hmc_ensemble(ACTION, SHAPE, n=200)
+    fit(start(phi, size=SMALL), ACTION, phi, SHORT)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == SHORT.steps and lines[0].startswith("train: 8 %") and "step 1" in lines[0]
+    assert lines[-1].startswith("train: 100 %") and "KL removed" in lines[-1]

@@ -272,13 +272,13 @@ def test_a_sampler_has_one_colour_in_every_figure():
     series = {name: ar1(0.3, (4, 200), k) for k, name in enumerate(labels)}
     phat2 = np.array([0.0, 1.0])
     one = np.ones(3)
+    correlator = Correlator(np.arange(3), one, 0.1 * one, np.arange(3), one, 0.1 * one)
     drawn = (
         figures.magnetisation(series).axes[0],
         figures.acceptance({name: x > 0 for name, x in series.items()}).axes[0],
         figures.autocorrelation({name: {"M2": x} for name, x in series.items()}, ("M2",)).axes[0],
         figures.two_point({name: (phat2, 1 + phat2, 0.1 * np.ones(2)) for name in labels}).axes[0],
-        figures.wall_correlator({name: Correlator(np.arange(3), one, 0.1 * one, np.arange(3), one, 0.1 * one) for name in labels})
-        .axes[0],
+        figures.wall_correlator(dict.fromkeys(labels, correlator)).axes[0],
     )  # fmt: skip
     for ax in drawn:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):

@@ -16,7 +16,7 @@ from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.runs.header import RunRecord
 from dmmc.runs.journal import RunWriter
 from dmmc.runs.run import begun_header, load_run
-from stored_runs import DRAWS, HEADER, RECORD, block, check, journal, write
+from stored_runs import CHAINS, DRAWS, HEADER, RECORD, block, check, journal, write
 
 TESTS = Path(__file__).parents[1]
 
@@ -189,6 +189,9 @@ def test_blocks_that_do_not_fit_are_refused(tmp_path):
             writer.append({"M": np.zeros((2, 3)), "M2": np.zeros((2, 4))}, {}, None, {})
         with pytest.raises(DmmcError, match="same"):
             writer.append({"M": np.zeros(3)}, {}, None, {})
+        for name in ("a/b", "", "."):
+            with pytest.raises(DmmcError, match="cannot be the name"):
+                writer.append({name: np.zeros((CHAINS, DRAWS))}, {}, None, {})
         good = block(0)
         for index in (None, good["cfg_index"][:1], good["cfg_index"] + [0, 1]):
             with pytest.raises(DmmcError, match="cfg_index"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
+from dmmc.diagnostics.correlator import WallCorrelator
 from dmmc.report.figures.autocorrelation import resolved_tau
 from dmmc.report.figures.canvas import check_not_empty, make_panels, points
 from dmmc.report.styles import palette
@@ -27,40 +28,6 @@ LOGARITHMIC = 3.0
 
 KNOWN = 0.5
 """An effective mass is drawn up to the distance where its error exceeds this part of it."""
-
-
-class Correlator(Protocol):
-    """What :func:`dmmc.diagnostics.correlator.wall_correlator` gives, as far as it is drawn."""
-
-    @property
-    def t(self) -> Array:
-        """Distances, ``(n,)``."""
-        ...
-
-    @property
-    def value(self) -> Array:
-        """C(t), ``(n,)``."""
-        ...
-
-    @property
-    def error(self) -> Array:
-        """Standard error of C(t), ``(n,)``."""
-        ...
-
-    @property
-    def mass_t(self) -> Array:
-        """Distances at which there is an effective mass, ``(k,)``."""
-        ...
-
-    @property
-    def mass(self) -> Array:
-        """Effective mass, ``(k,)``; nan where it is not defined."""
-        ...
-
-    @property
-    def mass_error(self) -> Array:
-        """Its standard error, ``(k,)``."""
-        ...
 
 
 def propagator(two_point: Array) -> tuple[Array, Array]:
@@ -138,7 +105,7 @@ def two_point(samplers: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) ->
     return figure
 
 
-def wall_correlator(samplers: Mapping[str, Correlator]) -> Figure:
+def wall_correlator(samplers: Mapping[str, WallCorrelator]) -> Figure:
     """Correlator C(t) of walls at distance t, and its effective mass beside it, with standard errors.
 
     The axis of C(t) is logarithmic where that helps, see :data:`LOGARITHMIC`. Effective masses are drawn up to the

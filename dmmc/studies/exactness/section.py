@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dmmc.diagnostics import format_value
 from dmmc.report.judgement import Headline
 from dmmc.report.numbers import Cell, deviation
 from dmmc.report.section import Section, fill
 from dmmc.report.svg import FULL, page_style, picture
 from dmmc.report.wording import extent, minus
 from dmmc.studies.exactness import figures as exactness_figures
-from dmmc.studies.exactness import table as exactness_table
-from dmmc.studies.folder import load_result
+from dmmc.studies.exactness.analysis import OBSERVABLES, SEEN
+from dmmc.studies.exactness.results import RESULT, LaboratoryResult, VariantResult
+from dmmc.studies.exactness.table import missed, shown_bias, shown_sigma, shown_value, table
 from dmmc.theory.actions import action_label
 
 FALSE_ALARM = 1e-4
@@ -58,79 +57,71 @@ def section(path: Path, id_: str) -> Section:
     Raises:
         FileError: if there is no finished laboratory.
     """
-    summary = load_result(path, exactness_table.RESULT)
-    lattice = summary["plan"]["shape"]
-    name, couplings = action_label(summary["plan"]["action"], len(lattice))
-    names = exactness_table.OBSERVABLES
+    result = RESULT.read(path)
+    lattice = result.plan.shape
+    name, couplings = action_label(result.plan.action, len(lattice))
     with page_style():
         drawn = picture(
             f"{id_}-bias",
-            exactness_figures.biases(summary, exactness_table.SEEN),
+            exactness_figures.biases(result, SEEN),
             "Bias of each observable in standard errors, one row for each variant.",
             "The difference of every observable from the truth in standard errors; the axis is linear up to three and "
             "logarithmic beyond. Inside the grey band nothing was seen; all exact variants must lie there.",
             width=FULL,
         )
-    groups = [("exact", _rows(summary["variants"], True)), ("not exact", _rows(summary["variants"], False))]
-    truth = summary["truth"]["observables"]
+    groups = [("exact", _rows(result.of_kind(exact=True))), ("not exact", _rows(result.of_kind(exact=False)))]
     body = fill(
         "dmmc.studies.exactness",
         "section.html",
         couplings=couplings,
-        method=summary["truth"]["method"],
-        observables=names,
-        truth=[minus(exactness_table.shown_truth(**truth[key])) for key in names],
+        method=result.truth.method,
+        observables=OBSERVABLES,
+        truth=[minus(shown_value(result.truth.observables[name])) for name in OBSERVABLES],
         groups=[(title, rows) for title, rows in groups if rows],
-        headline=_agreement(summary),
-        flow_steps=summary["flow"]["steps"],
-        flow_bound=f"{summary['flow']['limit_95']:.1e}",
-        missed=[minus(note) for note in summary["missed"]],
-        table=summary["table"],
-        plan=json.dumps(summary["plan"], indent=2, ensure_ascii=False),
-        version=summary["dmmc"],
+        headline=_agreement(result),
+        flow_steps=result.flow.steps,
+        flow_bound=f"{result.flow.certificate.limit_95:.1e}",
+        missed=[minus(note) for note in missed(result)],
+        table=table(result),
+        plan=json.dumps(result.plan.to_json(), indent=2, ensure_ascii=False),
+        version=result.dmmc,
         pictures=[drawn],
     )
     where = f"{name} on {extent(lattice)}"
     return Section(id_, f"What is exact: {where}", f"Exactness, {where}", body, (drawn.name,))
 
 
-def _rows(variants: Sequence[Mapping[str, Any]], exact: bool) -> list[VariantRow]:
-    return [_row(result) for result in variants if result["exact"] == exact]
+def _rows(variants: Sequence[VariantResult]) -> list[VariantRow]:
+    return [_row(variant) for variant in variants]
 
 
-def _row(result: Mapping[str, Any]) -> VariantRow:
-    together, largest, by = result["agreement"], "", ""
-    if result["exact"]:
-        verdict = f"p = {together['p_value']:.2g}"
+def _row(variant: VariantResult) -> VariantRow:
+    if variant.exact:
+        verdict, largest, by = f"p = {variant.agreement.p_value:.2g}", "", ""
     else:
-        sigma = together["sigma"]
-        verdict = f"{sigma:.0f} σ" if result["seen"] else f"not seen, {sigma:.1f} σ"
-        largest = result["worst"]
-        worst = result["observables"][largest]
-        percent = minus(format_value(100 * worst["relative"], 100 * worst["relative_error"]))
-        by = f"{'+' if worst['relative'] > 0 else ''}{percent} %"
-    differences = (result["observables"][name]["z"] for name in exactness_table.OBSERVABLES)
+        verdict = f"{'' if variant.seen else 'not seen, '}{shown_sigma(variant)} σ"
+        largest, by = variant.worst, minus(shown_bias(variant.observables[variant.worst]))
     return VariantRow(
-        label=result["label"],
-        acceptance=f"{result['acceptance']:.2f}",
-        draws=f"{result['chains'] * result['draws']:,}",
-        cells=tuple(Cell("", *deviation(z)) for z in differences),
+        label=variant.label,
+        acceptance=f"{variant.acceptance:.2f}",
+        draws=f"{variant.all_draws:,}",
+        cells=tuple(Cell("", *deviation(variant.observables[name].z)) for name in OBSERVABLES),
         verdict=verdict,
         largest=largest,
         by=by,
-        why=result["why"],
+        why=variant.why,
     )
 
 
-def _agreement(summary: Mapping[str, Any]) -> Headline:
+def _agreement(result: LaboratoryResult) -> Headline:
     """Whether the exact kernels agree with the truth, and how many of the others were caught."""
-    others = [result for result in summary["variants"] if not result["exact"]]
-    seen = sum(result["seen"] for result in others)
+    others = result.of_kind(exact=False)
+    seen = sum(variant.seen for variant in others)
     caught = f"{seen} of {len(others)} inexact variants were seen to be wrong."
-    together = summary["agreement"]
+    together = result.agreement
     if together is None:
         return Headline("good", caught)
-    numbers = f"χ²/dof = {together['chi2']:.1f}/{together['dof']}, p = {together['p_value']:.2g}"
-    if together["p_value"] < FALSE_ALARM:
+    numbers = f"χ²/dof = {together.chi2:.1f}/{together.dof}, p = {together.p_value:.2g}"
+    if together.p_value < FALSE_ALARM:
         return Headline("bad", f"The exact kernels disagree with the truth ({numbers}).")
     return Headline("good", f"The exact kernels agree with the truth ({numbers}); {caught}")
