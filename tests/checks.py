@@ -6,8 +6,10 @@ quantile of a 5 sigma event (two-sided 5.7e-7), so a few hundred checks fail by 
 
 import __future__
 
+import functools
 import inspect
 import math
+import sys
 import textwrap
 from dataclasses import dataclass
 
@@ -39,8 +41,31 @@ def mutate(monkeypatch, owner, functions, old, new):
 
 
 def inject(monkeypatch, owner, name, bug):
-    """Put a bug in: the function ``name`` of ``owner``, a class or a module, becomes ``bug(original)``."""
-    monkeypatch.setattr(owner, name, bug(getattr(owner, name)))
+    """Put a bug in: the function ``name`` of ``owner``, a class or a module, becomes ``bug(original)``.
+
+    A function of a module is replaced wherever the package has imported it under this name, so that no caller keeps the
+    right one. Of a property, ``bug`` gets and returns the function.
+
+    Returns:
+        a list that grows by one with every call, by which a test can tell that the bug was reached.
+    """
+    present = inspect.getattr_static(owner, name)
+    kind = type(present) if isinstance(present, (property, staticmethod, classmethod)) else None
+    original = present.fget if kind is property else present.__func__ if kind else present
+    wrong, calls = bug(original), []
+
+    @functools.wraps(original)
+    def recorded(*arguments, **options):
+        calls.append(name)
+        return wrong(*arguments, **options)
+
+    if inspect.isclass(owner):
+        monkeypatch.setattr(owner, name, kind(recorded) if kind else recorded)
+        return calls
+    for module_name, module in list(sys.modules.items()):
+        if module_name.partition(".")[0] == "dmmc" and vars(module).get(name) is original:
+            monkeypatch.setattr(module, name, recorded)
+    return calls
 
 
 def mean_shift(differences):
