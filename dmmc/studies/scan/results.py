@@ -52,6 +52,10 @@ class Measured:
         return "-" if self.value is None else format_value(*self.numbers)
 
 
+UNKNOWN = Measured(None, None)
+"""What is not known."""
+
+
 @dataclass(frozen=True)
 class TauInt(Measured):
     """An integrated autocorrelation time in draws (0.5 without autocorrelation).
@@ -327,9 +331,6 @@ class ScanResult(Record):
     def text(self) -> str:
         """The content of ``scan.json``."""
         return json.dumps({"format": RESULT.format, **self.to_json()}, indent=2, allow_nan=False) + "\n"
-
-
-UNKNOWN = Measured(None, None)
 
 
 def load_scan(path: str | Path) -> ScanResult:
