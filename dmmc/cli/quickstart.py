@@ -30,6 +30,6 @@ def run(args: argparse.Namespace) -> QuickstartSummary:
             (args.out / name).unlink(missing_ok=True)
             shutil.rmtree(args.out / f"{name}.partial", ignore_errors=True)
     summary = quickstart.quickstart(options, args.out)
-    print(f"\n{summary.table}\n\n{summary.chain.verdict_text()}\n\nlook at {summary.report}")
+    print(f"\n{summary.table}\n\n{summary.chain.quality()}\n\nlook at {summary.report}")
     print(f"the table (table.txt), the chains (*.h5), the model and the figures (*.png) are beside it in {args.out}/")
     return summary

@@ -201,8 +201,11 @@ class RunSummary(Record):
 
     def __str__(self) -> str:
         tables = [_aligned(rows) for rows in (self._observable_rows(), self._efficiency_rows()) if len(rows) > 1]
-        facts = "\n".join(f"{label}: {text}" for label, text in self._lines())
-        return "\n\n".join([self._title(), *tables, *filter(None, [facts]), *self.notes])
+        return "\n\n".join([self._title(), *tables, self.quality(), *self.notes])
+
+    def quality(self) -> str:
+        """Acceptance, weights, bound on the bias and where the run is, a line each."""
+        return "\n".join(f"{label}: {text}" for label, text in self._lines())
 
     def __repr__(self) -> str:
         return str(self)

@@ -16,7 +16,7 @@ from dmmc.report.svg import FULL, page_style, picture
 from dmmc.report.wording import extent, seconds
 from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.exactness import section as exactness_section
-from dmmc.studies.exactness import table as exactness_table
+from dmmc.studies.exactness.results import RESULT as LABORATORY
 from dmmc.studies.scan import section as scan_section
 
 MODEL_SUFFIX = ".safetensors"
@@ -77,7 +77,7 @@ def _read(inputs: Sequence[StoredRun | Path], discard: int | None) -> tuple[list
         id_ = f"section-{len(sections) + 1}"
         if isinstance(one, StoredRun):
             runs.append(one if discard is None else one.discarding(discard))
-        elif exactness_table.RESULT.is_at(path):
+        elif LABORATORY.is_at(path):
             sections.append(exactness_section.section(path, id_))
         elif path.is_dir() or path.suffix == ".json":
             sections.append(scan_section.section(path, id_))

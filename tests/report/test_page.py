@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from dmmc.runs.summary import estimates
 
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
@@ -22,6 +21,7 @@ from dmmc.report.comparable import choose_reference, is_sign_symmetric, named
 from dmmc.report.page import ReportSummary, render
 from dmmc.report.section import fill, training_section
 from dmmc.runs.run import load_run
+from dmmc.runs.summary import estimates
 from dmmc.theory import momenta
 from stored_runs import store
 

@@ -135,7 +135,7 @@ def test_results_survive_the_way_through_json(made):
 def test_a_damaged_result_is_refused_in_one_line(made, tmp_path, capsys, damage):
     path = tmp_path / RESULT.file
     path.write_text(damage((made / RESULT.file).read_text()))
-    with pytest.raises(FileError, match="exactness.json") as refused:
+    with pytest.raises(FileError, match=r"exactness\.json") as refused:
         RESULT.read(path)
     assert "\n" not in str(refused.value)
 

@@ -7,13 +7,17 @@ and say so in every file. The truth comes from quadrature on two sites, and from
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dmmc.core.errors import FileError
 from dmmc.core.files import replace_file
 from dmmc.core.version import VERSION
-from dmmc.diagnostics.autocorrelation import gamma_method
+from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, gamma_method
 from dmmc.report import figures
 from dmmc.report.page import render
 from dmmc.runs.run import StoredRun
@@ -135,7 +139,6 @@ def clear(out: Path) -> None:
 def _variant_result(variant: Variant, run: StoredRun, estimates: Means, truth: Means) -> VariantResult:
     observables = biases(estimates, truth)
     together = agreement([estimates], truth)
-    tau = float(gamma_method(run.observables["M2"]).tau_int)
     return VariantResult(
         name=variant.name,
         label=variant.label,
@@ -145,13 +148,22 @@ def _variant_result(variant: Variant, run: StoredRun, estimates: Means, truth: M
         chains=run.n_chains,
         draws=run.n_draws,
         acceptance=float(run.stats["accepted"].mean()),
-        tau_int_M2=tau if math.isfinite(tau) else None,
+        tau_int_M2=_tau_int(run.observables["M2"]),
         cost=dict(run.header.cost),
         observables=observables,
         agreement=together,
         worst=max(observables, key=lambda name: abs(observables[name].z)),
         seen=together.sigma >= SEEN,
     )
+
+
+def _tau_int(x: NDArray[np.float64]) -> float | None:
+    """tau_int of a series ``(chain, draw)``, a lower bound where chains are short; None if it does not fluctuate."""
+    with warnings.catch_warnings():
+        # Errors here come from the scatter of the chains, so nothing depends on this number.
+        warnings.simplefilter("ignore", DiagnosticsWarning)
+        tau = float(gamma_method(x).tau_int)
+    return tau if math.isfinite(tau) else None
 
 
 def _write(out: Path, result: LaboratoryResult) -> None:

@@ -139,10 +139,8 @@ def power_laws(results: Sequence[PointResult], along: Along) -> tuple[tuple[Scan
                 )
             if few and len(of_line) > 1:
                 where = "" if along == "L" else f" and L >= {WIDE:g} xi"
-                notes.append(
-                    f"no power law of {', '.join(few)} against {against}, {label}, {line}: fewer than two points have a "
-                    f"measured tau_int and {against}{where}"
-                )
+                what = f"power law of {', '.join(few)} against {against}, {label}, {line}"
+                notes.append(f"no {what}: fewer than two points have a measured tau_int and {against}{where}")
     if any(fit.dof == 0 for fit in fits):
         notes.append("a power law goes through any two points: without a third one nothing tests it")
     return tuple(fits), tuple(notes)
