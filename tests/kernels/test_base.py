@@ -229,7 +229,9 @@ def test_defaults():
     kernel = Least(FreeField(2.0), Lattice((1,)))
     phi = torch.linspace(-1, 1, 5).view(5, 1)
     state = kernel.start(phi, rng())
-    assert type(state) is State and torch.equal(state.phi, phi.double()) and torch.equal(state.S, 2 * state.phi[:, 0] ** 2)
+    assert (
+        type(state) is State and torch.equal(state.phi, phi.double()) and torch.equal(state.S, 2 * state.phi[:, 0] ** 2)
+    )
     restored = kernel.restore(state.tensors())
     assert type(restored) is State and restored.phi is state.phi and restored.S is state.S
     assert kernel.cost == {}

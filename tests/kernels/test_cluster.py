@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from checks import bulk, chain_averages, quadrature
+from checks import chain_averages, quadrature
 from dmmc.core.errors import DmmcError
 from dmmc.kernels.cluster import Cluster, ClusterInfo, check_hopping, freezing_probability
 from dmmc.kernels.hmc import HMC
@@ -190,7 +190,9 @@ def test_refusals():
         lambda: Cluster(HMC(silent, lattice, 0.1, 3)),
         lambda: check_hopping(silent),
     ):
-        with pytest.raises(DmmcError, match="declares its hopping term, such as Phi4, and 'quadratic' does not; use HMC"):
+        with pytest.raises(
+            DmmcError, match="declares its hopping term, such as Phi4, and 'quadratic' does not; use HMC"
+        ):
             make()
     assert check_hopping(FreeField(1.0)) == 1.0
     assert check_hopping(Phi4(0.25, 0.1)) == 0.5

@@ -395,7 +395,7 @@ def test_inexact_proposals_are_refused_unless_asked_for_and_marked():
         inexact = "log q is estimated"
 
     proposal = Estimated(gaussian(TWO_SITES), "phi", 0.0)
-    with pytest.raises(DmmcError, match="log q is estimated.*allow_inexact=True"):
+    with pytest.raises(DmmcError, match=r"log q is estimated.*allow_inexact=True"):
         Independence(PHI4, TWO_SITES, proposal)
     assert Independence(PHI4, TWO_SITES, proposal, allow_inexact=True).facts.inexact == "log q is estimated"
 
@@ -414,4 +414,3 @@ def test_describe():
     kernel = Independence(PHI4, TWO_SITES, Counted(gaussian(TWO_SITES), "phi", 0.0))
     assert kernel.cost == {"network": 40}
     assert kernel.facts.independent_weights and not kernel.facts.model_free and kernel.facts.inexact == ""
-
