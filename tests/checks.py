@@ -15,6 +15,7 @@ import scipy.stats
 import torch
 
 from dmmc.kernels import invariance as testing
+from dmmc.kernels.base import advance
 from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, Grid, noise, random_model, rng
@@ -64,9 +65,7 @@ def observables(phi, lattice):
 def invariance(kernel, phi, steps=1, seed=9):
     """Whether draws ``phi`` of the target are still draws of it after ``steps`` steps: paired, chain by chain."""
     generator = rng(seed)
-    state = kernel.start(phi, generator)
-    for last, _ in kernel.steps(state, steps, generator):
-        state = last
+    state = advance(kernel, kernel.start(phi, generator), steps, generator)
     return mean_shift(observables(state.phi, kernel.lattice) - observables(phi, kernel.lattice))
 
 

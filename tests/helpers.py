@@ -62,7 +62,11 @@ def random_network(reference, size=SMALL, seed=1, strength=0.5, dtype=torch.floa
 
 def random_model(reference, action=None, size=SMALL, two_sector=False, seed=1, strength=0.5, dtype=torch.float64):
     """A model with random weights: no good, but all that is exact must be so for it as well."""
-    model = DiffusionModel.untrained(reference, action, size, two_sector, rng(seed))
+    config = size.describe() if not two_sector else size.describe() | {"odd": False}
+    symmetry = "z2" if two_sector or size.odd else None
+    model = DiffusionModel.untrained(
+        reference, action, config=config, symmetry=symmetry, two_sector=two_sector, generator=rng(seed)
+    )
     randomise(model.network.to(dtype), seed, strength)
     return model
 

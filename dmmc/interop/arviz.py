@@ -28,8 +28,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-import dmmc
 from dmmc.core.errors import DmmcError
+from dmmc.core.version import VERSION
 from dmmc.runs.storage import Run, load_run
 from dmmc.theory.momenta import orbit_modes, orbit_phat2, orbit_size
 
@@ -102,7 +102,7 @@ def _attributes(run: Run) -> dict[str, Any]:
     return {
         "created_at": datetime.now(UTC).isoformat(),
         "creation_library": "dmmc",
-        "creation_library_version": dmmc.__version__,
+        "creation_library_version": VERSION,
         "creation_library_language": "Python",
         "inference_library": "dmmc",
         "inference_library_version": run.versions["dmmc"],

@@ -154,6 +154,19 @@ class Kernel(Protocol[StateT]):
             yield state, info
 
 
+AT_ONCE = 16
+"""Steps that :func:`advance` asks for at once: kernels may make the proposals of all of them together."""
+
+
+def advance(kernel: Kernel[StateT], state: StateT, n: int, generator: torch.Generator) -> StateT:
+    """The state ``n`` steps later."""
+    last = state
+    for done in range(0, n, AT_ONCE):
+        for later, _ in kernel.steps(last, min(AT_ONCE, n - done), generator):
+            last = later
+    return last
+
+
 @torch.no_grad()
 def start_state(action: Action, lattice: Lattice, phi: Tensor) -> State:
     """Check initial fields and evaluate their action in float64.

@@ -1,161 +1,131 @@
 """Path Metropolis: whole reverse-diffusion paths as proposals, exact with any network and any number of steps.
 
-In the notation of :mod:`dmmc.proposals.path`, take the path as the state, with ``exp(-S(phi_0)) prod F`` as its target: summed
-over phi_1 ... phi_K it is exp(-S). A path proposed from the prior ``Normal(0, C + v_K)`` and R is accepted with
-``min(1, w'/w)``,
+In the notation of :mod:`dmmc.proposals.path`, let the path be the state and ``exp(-S(phi_0)) prod F`` its target:
+summed over phi_1 ... phi_K it is exp(-S). A path proposed from the prior ``Normal(0, C + v_K)`` and R is accepted with
+probability ``min(1, w'/w)``,
 
     log w = -S(phi_0) + sum_k log F(phi_{k+1} | phi_k) - log prior(phi_K) - sum_k log R(phi_k | phi_{k+1}).
 
 The state keeps the weight of the path that it came with. There is no divergence and no integrator error: whatever the
 reverse kernels are, the chain is exact, to rounding (the ratio of the two measures: Sohl-Dickstein et al., 1503.03585).
-
-**Partial refresh.** :class:`PathRefresh` noises the field up to some level only, and denoises it from there. Given
-phi_J the up and the down path exchange their roles, so that it is accepted with the ratio of
-``log w = -S(phi_0) + sum_{k<J} (log F - log R)`` of the two paths. Nothing is carried along: the up path is drawn anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
-from dmmc.kernels.base import State, start_state
-from dmmc.kernels.independence import Independence
-from dmmc.proposals.path import PathProposal
+from dmmc.core.facts import KernelFacts
+from dmmc.kernels.base import Kernel, WeightedState, refuse_inexact, start_state, uniform
+from dmmc.kernels.independence import WeightedInfo, checked_log_q, weigh, weighted, weighted_step
+from dmmc.proposals.base import Paths
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 
+CALIBRATION_SITES = 1 << 18
+"""Sites of all the fields together on which reverse kernels are calibrated; these are 256 to 4096 fields."""
+
 
 @dataclass(frozen=True)
-class Path:
+class PathIndependence(Kernel[WeightedState]):
     """Independence Metropolis over paths.
 
     Args:
-        action: the target.
-        lattice: where.
-        proposal: where paths come from.
+        action: the action that is sampled.
+        lattice: the lattice that the chains live on.
+        proposal: where paths come from; :meth:`tune` calibrates it.
+        allow_inexact: accept paths whose weights are estimates; the chain is then marked inexact everywhere.
+
+    Raises:
+        DmmcError: if the proposal is not exact and that is not allowed.
     """
 
     action: Action
     lattice: Lattice
-    proposal: PathProposal
+    proposal: Paths
+    allow_inexact: bool = False
+
+    def __post_init__(self) -> None:
+        refuse_inexact(self.proposal.inexact, self.allow_inexact)
 
     @property
-    def evaluations(self) -> dict[str, int]:
-        """Those of a path."""
+    def facts(self) -> KernelFacts:
+        return KernelFacts("path", independent_weights=True, inexact=self.proposal.inexact)
+
+    @property
+    def cost(self) -> dict[str, int]:
         return {"network": self.proposal.evaluations}
 
-    def start(self, phi: Tensor) -> State:
-        """Chains that begin at given fields ``(n, *lattice)``; the first step draws a path to each, and its weight.
+    def describe(self) -> dict[str, Any]:
+        return {"name": "path", "proposal": self.proposal.describe()}
 
-        Raises:
-            DmmcError: as :func:`dmmc.kernels.base.start_state`.
-        """
-        return start_state(self.action, self.lattice, phi)
-
-    def start_from_proposals(self, n: int, generator: torch.Generator) -> State:
+    def initial(self, n: int, generator: torch.Generator) -> WeightedState:
         """Chains that begin at ``n`` paths from the proposal.
 
         Raises:
             DmmcError: if the weight of one of them is not finite.
         """
-        return self._independence.start_from_proposals(n, generator)
+        state = self._proposed(n, generator)
+        if not bool(torch.isfinite(state.log_w).all()):
+            raise DmmcError("the weight of an initial proposal is not finite; check the model, or start from fields")
+        return state
 
-    def steps(self, state: State, n: int, generator: torch.Generator) -> Iterator[tuple[State, dict[str, Tensor]]]:
-        """``n`` steps, with all their proposals made at once.
-
-        Statistics as those of :meth:`dmmc.kernels.independence.Independence.steps`; ``log_q`` is that of the path.
-
-        Raises:
-            DmmcError: if the weight of a state without one turns out not to be finite.
-        """
-        if state.log_w is None:
-            log_q = self.proposal.draw_log_q(state.phi, generator)
-            log_w = -state.S - log_q
-            if not bool(torch.isfinite(log_w).all()):
-                raise DmmcError("the weight of an initial configuration is not finite; start from other fields")
-            state = State(state.phi, state.S, log_q, log_w)
-        yield from self._independence.steps(state, n, generator)
-
-    def describe(self) -> dict[str, Any]:
-        """Name and proposal."""
-        return {"name": "path", "proposal": self.proposal.describe()}
-
-    @property
-    def _independence(self) -> Independence:
-        # A proposal but for log q of given fields, which only Independence.start would ask for.
-        return Independence(self.action, self.lattice, self.proposal)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class PathRefresh:
-    """Partial refresh: noise the field up to a level, denoise it, accept with the ratio of the two paths.
-
-    Args:
-        action: the target.
-        lattice: where.
-        proposal: the whole path.
-        level: noise level in (0, 1]; small ones are accepted more often and change less.
-
-    Raises:
-        DmmcError: if the level is not in the path.
-    """
-
-    action: Action
-    lattice: Lattice
-    proposal: PathProposal
-    level: float
-
-    def __post_init__(self) -> None:
-        self.proposal.up_to(self.level)
-
-    @property
-    def evaluations(self) -> dict[str, int]:
-        """One way up, one way down."""
-        return {"network": 2 * self.proposal.up_to(self.level).n_steps}
-
-    def start(self, phi: Tensor) -> State:
-        """The state of chains that begin at ``phi``, ``(n, *lattice)``.
+    def start(self, phi: Tensor, generator: torch.Generator) -> WeightedState:
+        """Chains that begin at given fields ``(n, *lattice)``; a path to each of them is drawn, which is exact.
 
         Raises:
-            DmmcError: as :func:`dmmc.kernels.base.start_state`.
+            DmmcError: if a field, its action or its weight is not finite.
         """
-        return start_state(self.action, self.lattice, phi)
+        state = start_state(self.action, self.lattice, phi)
+        return weighted(state.phi, state.S, checked_log_q(self.proposal.draw_log_q(state.phi, generator), len(phi)))
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> WeightedState:
+        return WeightedState(**tensors)
+
+    def tune(
+        self, state: WeightedState, generator: torch.Generator, n_steps: int = 60
+    ) -> tuple[PathIndependence, WeightedState]:
+        """Calibrate the reverse kernels, and begin anew at proposals of the calibrated paths.
+
+        Fields of the wider paths from before could have large weights under the new ones, and keep a chain for long. No
+        steps are taken, since proposals do not depend on the chains.
+        """
+        tuned = replace(self, proposal=calibrated(self.proposal, generator))
+        return tuned, tuned.initial(len(state.phi), generator)
+
+    def step(self, state: WeightedState, generator: torch.Generator) -> tuple[WeightedState, WeightedInfo]:
+        return next(self.steps(state, 1, generator))
 
     @torch.no_grad()
-    def _step(self, path: PathProposal, state: State, generator: torch.Generator) -> tuple[State, dict[str, Tensor]]:
-        sign = path.draw_sign(state.phi, generator)
-        column = sign.view(-1, *(1,) * self.lattice.dim)
-        top, up = path.noise(state.phi * column, generator)
-        phi, down = path.denoise(top, generator)
-        phi = phi * column
-        S = self.action(phi)
-        log_ratio = (-S - down) - (-state.S - up)
-        if path.model.two_sector:
-            log_ratio = log_ratio + path.log_sign(phi, sign) - path.log_sign(state.phi, sign)
-        valid = torch.isfinite(log_ratio) & torch.isfinite(phi).flatten(1).all(1)
-        log_ratio = torch.where(valid, log_ratio, -torch.inf)
-        u = torch.rand(len(phi), generator=generator, dtype=torch.float64, device=phi.device)
-        accepted = u.log() < log_ratio
-        new = State(torch.where(accepted.view_as(column), phi, state.phi), torch.where(accepted, S, state.S))
-        return new, {"accepted": accepted, "log_w_ratio": log_ratio}
+    def steps(
+        self, state: WeightedState, n: int, generator: torch.Generator
+    ) -> Iterator[tuple[WeightedState, WeightedInfo]]:
+        """``n`` steps, with all their paths made at once. In the info, log q is that of a path.
 
-    def steps(self, state: State, n: int, generator: torch.Generator) -> Iterator[tuple[State, dict[str, Tensor]]]:
-        """``n`` steps.
-
-        Statistics, ``(n_chains,)``: ``accepted`` and ``log_w_ratio``, the logarithm of what the acceptance is the
-        minimum of 1 and (``-inf`` where the proposal was not finite). In equilibrium ``<exp(log_w_ratio)> = 1``.
+        Raises:
+            DmmcError: if the proposal returns fields or log_q of a wrong shape.
         """
-        path = self.proposal.up_to(self.level)
-        for _ in range(n):
-            state, statistics = self._step(path, state, generator)
-            yield state, statistics
+        chains = len(state.phi)
+        proposals = self._proposed(n * chains, generator)
+        u = uniform(n * chains, generator, like=proposals.phi)
+        for i in range(n):
+            here = slice(i * chains, (i + 1) * chains)
+            proposed = WeightedState(**{name: value[here] for name, value in proposals.tensors().items()})
+            state, info = weighted_step(state, proposed, u[here])
+            yield state, info
 
-    def describe(self) -> dict[str, Any]:
-        """Name, level and proposal."""
-        return {"name": "path_refresh", "level": self.level, "proposal": self.proposal.describe()}
+    @torch.no_grad()
+    def _proposed(self, n: int, generator: torch.Generator) -> WeightedState:
+        phi, log_q = self.proposal.sample(n, generator)
+        return weigh(self.action, self.lattice, phi, log_q, n)
+
+
+def calibrated(proposal: Paths, generator: torch.Generator) -> Paths:
+    """Paths with reverse kernels that fit rough fields of their own, 256 to 4096 of them."""
+    n = max(256, min(4096, CALIBRATION_SITES // proposal.lattice.volume))
+    return proposal.calibrated(proposal.rough_fields(n, generator), generator)

@@ -9,11 +9,11 @@ The "log q" of a path is that of the reverse over the forward measure,
 
     log q = log prior(phi_K) + sum_k log R(phi_k | phi_{k+1}) - sum_k log F(phi_{k+1} | phi_k),
 
-and what is made of it is in :mod:`dmmc.kernels.path`. Whatever m and Sigma are, chains are exact; what they decide is
-the acceptance. With a = v_{k+1}, b = v_k, h = a - b:
+and what is made of it is in :mod:`dmmc.kernels.path` and :mod:`dmmc.kernels.refresh`. Whatever m and Sigma are, chains
+are exact; m and Sigma decide on the acceptance. With a = v_{k+1}, b = v_k, h = a - b:
 
 * mean ``m = (C + b)/(C + a) phi_a - h D_a N(phi_a, a)``: for the exact N that of the posterior of phi_b, at any h;
-* covariance, first ``Sigma = h (C + b)/(C + a)``, that of the Gaussian reference;
+* covariance, to begin with ``Sigma = h (C + b)/(C + a)``, that of the Gaussian reference;
 * by the law of total variance the exact posterior is narrower on average, ``Sigma - h^2 <|D N(p)|^2>``;
 * and where the action is steep it is narrower still: on the sites, in units of that Sigma, it has about the precision
   ``alpha + beta u^2`` with ``u = m``, the field that is expected. For phi^4 that is the Hessian ``12 lam phi^2``.
@@ -22,15 +22,10 @@ the acceptance. With a = v_{k+1}, b = v_k, h = a - b:
 Gaussian, at small noise. On 16^2, m2 = -4, lam_m = 5, with a network whose flow is accepted at 0.8, 32 steps are then
 accepted at 0.39 and 64 at 0.48; with neither, at 0.04 and 0.21, and 128 at 0.32. What remains at many steps is the
 network's own error in the path-space KL.
-
-**Two sectors.** The path belongs to ``sigma phi_0``, sigma = +-1 proposed as a fair coin; the target gets a factor
-``P(sigma | phi_0)``, any conditional probability being exact. It is that of the two Gaussian references,
-``1 / (1 + exp(-2 sigma V M mean / C(0)))``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -38,54 +33,38 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from dmmc.core.errors import DmmcError
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.proposals import ode
+from dmmc.proposals.base import Paths, check_number
+from dmmc.proposals.calibration import LEAST_PRECISION, Calibration, fit_precision
+from dmmc.theory.lattice import Lattice
 
 DEFAULT_STEPS = 32
 
-_LEAST_PRECISION = 0.05
-"""Floor of ``alpha + beta u^2``, where a fitted alpha is negative."""
+ROUGH_STEPS = 12
+"""Steps of the ODE that makes fields to calibrate on."""
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What narrows the reverse kernels, for each step k.
-
-    Attributes:
-        spectrum: ``<|D N(p)|^2>`` at the upper end of the step, ``(n_steps, n_orbits)`` float64.
-        precision: alpha and beta, ``(n_steps, 2)`` float64.
-    """
-
-    spectrum: Tensor
-    precision: Tensor
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the numbers."""
-        return hashlib.sha256(torch.cat([self.spectrum, self.precision], 1).cpu().numpy().tobytes()).hexdigest()
-
-
-@dataclass(frozen=True)
-class PathProposal:
+class PathProposal(Paths):
     """Paths of the reverse diffusion of a model, with their weights.
 
-    It is a :class:`dmmc.kernels.independence.Proposal` whose ``log_q`` is that of the path: reverse over forward.
-
     Args:
-        model: the model; any network, also one without a divergence.
+        model: the model; with any network, also one without a divergence.
         levels: noise levels of the steps, rising from 0 to at most 1.
         calibration: widths of the reverse kernels; None for those of the Gaussian reference.
         chunk_sites: the network gets fields in chunks of about this many sites.
 
     Raises:
-        DmmcError: if the levels are not such, or the calibration is for another number of steps.
+        DmmcError: if the levels do not rise from 0 to at most 1, or the calibration is for another number of steps.
     """
 
     model: DiffusionModel
     levels: tuple[float, ...]
     calibration: Calibration | None = None
-    chunk_sites: int = 1 << 15
+    chunk_sites: int = ode.CHUNK_SITES
 
     def __post_init__(self) -> None:
         rising = all(x < y for x, y in zip(self.levels, self.levels[1:], strict=False))
@@ -108,17 +87,18 @@ class PathProposal:
         return cls(model, tuple((k / n_steps) ** 2 for k in range(n_steps + 1)))
 
     @property
+    def lattice(self) -> Lattice:
+        return self.model.lattice
+
+    @property
     def n_steps(self) -> int:
-        """Steps of a path."""
         return len(self.levels) - 1
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations of a path (without trace): one a step."""
         return self.n_steps
 
     def describe(self) -> dict[str, Any]:
-        """Levels, and the fingerprints of calibration and model."""
         return {
             "name": "path",
             "levels": list(self.levels),
@@ -127,33 +107,42 @@ class PathProposal:
             "model": self.model.fingerprint(),
         }
 
+    def rough_fields(self, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` fields ``(n, *lattice)`` of the probability-flow ODE, which needs no trace without their density.
+
+        Raises:
+            DmmcError: if ``n`` is not positive.
+        """
+        check_number(n)
+        model = self.model
+        latents = torch.randn((n, *self.lattice.shape), generator=generator, dtype=model.dtype, device=model.device)
+        return ode.denoise(model, latents, [0.0], n_steps=ROUGH_STEPS, chunk_sites=self.chunk_sites)[0]
+
     @torch.no_grad()
     def calibrated(self, phi: Tensor, generator: torch.Generator) -> PathProposal:
-        """With reverse kernels as wide as their residuals are on noised fields.
+        """The proposal with reverse kernels that are as wide as their residuals are on noised fields.
 
-        They need not be good ones for the chain to be exact; they must not change while it runs.
+        Chains are exact with any widths, but these must not change while a chain runs.
 
         Args:
-            phi: fields of the target or near it, ``(n, *lattice)``; a few hundred (on small lattices some thousands,
-                n V being what counts).
+            phi: fields of the target or near it, ``(n, *lattice)``: a few hundred, and some thousands on small
+                lattices, since it is n V that counts.
             generator: random numbers.
 
         Raises:
-            DmmcError: if they are not finite fields on the model's lattice.
+            DmmcError: if ``phi`` is not finite fields on the model's lattice.
         """
-        lattice, reference = self.model.lattice, self.model.reference
-        lattice.check(phi, "calibration fields")
+        self.lattice.check(phi, "calibration fields")
         phi = phi.to(device=self.model.device, dtype=torch.float64)
-        sign = self.draw_sign(phi, generator)
-        below = lattice.to_modes(phi * self._column(sign) - reference.mean)
+        below = self.lattice.to_modes(phi - self.model.reference.mean)
         spectra, precisions = [], []
         for k in range(self.n_steps):
             above = self._noised(below, k, generator)
             drift = self._drift(above, self._variances[k + 1])
-            spectrum = lattice.orbit_mean(_square(drift)).mean(0)
+            spectrum = self.lattice.orbit_mean(_square(drift)).mean(0)
             mean, sigma = self._gaussian(k, above, drift, spectrum)
-            residual = lattice.to_sites((below - mean) * sigma.rsqrt())
-            precisions.append(_fit_precision(self._expected(mean).square(), residual.square()))
+            residual = self.lattice.to_sites((below - mean) * sigma.rsqrt())
+            precisions.append(fit_precision(self._expected(mean).square(), residual.square()))
             spectra.append(spectrum)
             below = above
         return replace(self, calibration=Calibration(torch.stack(spectra), torch.stack(precisions)))
@@ -172,13 +161,9 @@ class PathProposal:
         cut = replace(self, levels=(*self.levels[: last + 1], level), calibration=None)
         if self.calibration is None:
             return cut
-        # A shorter step departs from the Gaussian reference in proportion.
         whole, v = self._variances, cut._variances
         fraction = (v[last + 1] - v[last]) / (whole[last + 1] - whole[last])
-        precision = self.calibration.precision[: last + 1].clone()
-        gaussian = torch.tensor([1.0, 0.0]).to(precision)
-        precision[last] = gaussian + fraction * (precision[last] - gaussian)
-        return replace(cut, calibration=Calibration(self.calibration.spectrum[: last + 1], precision))
+        return replace(cut, calibration=self.calibration.shortened(last + 1, fraction))
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -187,64 +172,66 @@ class PathProposal:
         Raises:
             DmmcError: if ``n`` is not positive.
         """
-        if n < 1:
-            raise DmmcError(f"the number of fields must be positive, got {n}")
+        check_number(n)
         white = self._noise(n, generator)
         variance = self._c + self._variances[-1]
         phi, log_ratio = self.denoise(variance.sqrt() * white, generator)
-        log_q = log_ratio + self._log_normal(white, variance)
-        if not self.model.two_sector:
-            return phi, log_q
-        sign = 2 * torch.randint(0, 2, (n,), generator=generator, device=phi.device).to(phi) - 1
-        phi = phi * self._column(sign)
-        return phi, log_q - math.log(2) - self.log_sign(phi, sign)
+        return phi, log_ratio + self._log_normal(white, variance)
 
     @torch.no_grad()
     def draw_log_q(self, phi: Tensor, generator: torch.Generator) -> Tensor:
         """The log density of a path to each of given fields ``(n, *lattice)``, drawn from the forward kernel, ``(n,)``.
 
         Raises:
-            DmmcError: if they are not finite fields on the model's lattice.
+            DmmcError: if ``phi`` is not finite fields on the model's lattice.
         """
-        self.model.lattice.check(phi)
-        phi = phi.to(device=self.model.device, dtype=torch.float64)
-        sign = self.draw_sign(phi, generator)
-        top, log_ratio = self.noise(phi * self._column(sign), generator)
+        self.lattice.check(phi)
+        top, log_ratio = self.noise(phi.to(device=self.model.device, dtype=torch.float64), generator)
         variance = self._c + self._variances[-1]
-        log_q = log_ratio + self._log_normal(top * variance.rsqrt(), variance)
-        return log_q - math.log(2) - self.log_sign(phi, sign) if self.model.two_sector else log_q
+        return log_ratio + self._log_normal(top * variance.rsqrt(), variance)
+
+    @torch.no_grad()
+    def refresh(self, phi: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        top, up = self.noise(phi.to(device=self.model.device, dtype=torch.float64), generator)
+        new, down = self.denoise(top, generator)
+        return new, up - down
+
+    def log_odds(self, phi: Tensor) -> Tensor:
+        """Log of the ratio of the densities that the Gaussian reference gives to ``phi`` and ``-phi``, ``(n,)``."""
+        reference = self.model.reference
+        return 2 * reference.mean / float(reference.propagator[0]) * phi.flatten(1).sum(1)
 
     def noise(self, phi: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw a path upwards, in one sector.
+        """Draw a path upwards.
 
         Args:
-            phi: where it begins, ``(n, *lattice)``.
+            phi: the fields at which it begins, ``(n, *lattice)`` float64.
             generator: random numbers.
 
         Returns:
-            The modes at its upper end, ``(n, *half)``, and ``sum_k log R - log F`` of the path, ``(n,)``.
+            the modes at its upper end, ``(n, *half)``, and ``sum_k log R - log F`` of the path, ``(n,)``.
         """
-        below = self.model.lattice.to_modes(phi - self.model.reference.mean)
+        below = self.lattice.to_modes(phi - self.model.reference.mean)
         log_ratio = torch.zeros(len(phi), dtype=torch.float64, device=phi.device)
         for k in range(self.n_steps):
             above = self._noised(below, k, generator)
             mean, sigma, precision = self._reverse(k, above)
-            white = self.model.lattice.to_sites((below - mean) * sigma.rsqrt()) * precision.sqrt()
+            white = self.lattice.to_sites((below - mean) * sigma.rsqrt()) * precision.sqrt()
             log_ratio = log_ratio + self._log_reverse(white, sigma, precision) - self._log_forward(above - below, k)
             below = above
         return below, log_ratio
 
     def denoise(self, modes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw a path downwards, in one sector.
+        """Draw a path downwards.
 
         Args:
-            modes: where it begins, ``(n, *half)``.
+            modes: the modes at which it begins, ``(n, *half)``.
             generator: random numbers.
 
         Returns:
-            The fields at its lower end, ``(n, *lattice)``, and ``sum_k log R - log F`` of the path, ``(n,)``.
+            the fields at its lower end, ``(n, *lattice)``, and ``sum_k log R - log F`` of the path, ``(n,)``.
         """
-        lattice, above = self.model.lattice, modes
+        lattice, above = self.lattice, modes
         log_ratio = torch.zeros(len(modes), dtype=torch.float64, device=modes.device)
         for k in reversed(range(self.n_steps)):
             mean, sigma, precision = self._reverse(k, above)
@@ -253,20 +240,6 @@ class PathProposal:
             log_ratio = log_ratio + self._log_reverse(white, sigma, precision) - self._log_forward(above - below, k)
             above = below
         return lattice.to_sites(above) + self.model.reference.mean, log_ratio
-
-    def log_sign(self, phi: Tensor, sign: Tensor) -> Tensor:
-        """``log P(sign | phi)``, ``(n,)``, of fields ``(n, *lattice)`` with two sectors."""
-        reference = self.model.reference
-        slope = 2 * reference.mean / float(reference.propagator[0])
-        return logsigmoid(slope * sign * phi.flatten(1).sum(1))
-
-    def draw_sign(self, phi: Tensor, generator: torch.Generator) -> Tensor:
-        """The sector that each field belongs to, ``(n,)``; 1 where there is only one."""
-        sign = torch.ones(len(phi), dtype=torch.float64, device=phi.device)
-        if not self.model.two_sector:
-            return sign
-        u = torch.rand(len(phi), generator=generator, dtype=torch.float64, device=phi.device)
-        return torch.where(u.log() < self.log_sign(phi, sign), sign, -sign)
 
     # The two kernels
 
@@ -279,13 +252,10 @@ class PathProposal:
     def _c(self) -> Tensor:
         return self.model.reference.c(torch.empty(0, dtype=torch.float64, device=self.model.device))
 
-    def _column(self, x: Tensor) -> Tensor:
-        return x.view(-1, *(1,) * self.model.lattice.dim)
-
     def _noise(self, n: int, generator: torch.Generator, sites: bool = False) -> Tensor:
-        shape = (n, *self.model.lattice.shape)
+        shape = (n, *self.lattice.shape)
         white = torch.randn(shape, generator=generator, dtype=torch.float64, device=self.model.device)
-        return white if sites else self.model.lattice.to_modes(white)
+        return white if sites else self.lattice.to_modes(white)
 
     def _noised(self, below: Tensor, k: int, generator: torch.Generator) -> Tensor:
         v = self._variances
@@ -293,7 +263,7 @@ class PathProposal:
 
     def _drift(self, modes: Tensor, v: float) -> Tensor:
         """``D N`` of ``(n, *half)``, in float64 whatever the network computes in."""
-        network, chunk = self.model.network, max(1, self.chunk_sites // self.model.lattice.volume)
+        network, chunk = self.model.network, ode.chunk(self.model, self.chunk_sites)
         variance = torch.full((1,), v, dtype=self.model.dtype, device=self.model.device)
         parts = modes.to(self.model.dtype.to_complex()).split(chunk)
         return torch.cat([network(part.unsqueeze(0), variance)[0] for part in parts]).to(modes.dtype)
@@ -304,8 +274,8 @@ class PathProposal:
         h, shrink = a - b, (c + b) / (c + a)
         sigma = h * shrink
         if spectrum is not None:
-            # The exact <|D N|^2> cannot make it negative; a measured one could.
-            sigma = torch.maximum(sigma - h * h * self.model.lattice.spread(spectrum), 0.1 * sigma)
+            # The exact <|D N|^2> cannot make this negative, a measured one could.
+            sigma = torch.maximum(sigma - h * h * self.lattice.spread(spectrum), 0.1 * sigma)
         return shrink * above - h * drift, sigma
 
     def _reverse(self, k: int, above: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -316,49 +286,25 @@ class PathProposal:
         if fit is None:
             return mean, sigma, torch.ones_like(u)
         alpha, beta = (float(x) for x in fit.precision[k])
-        return mean, sigma, (alpha + beta * u.square()).clamp(min=_LEAST_PRECISION)
+        return mean, sigma, (alpha + beta * u.square()).clamp(min=LEAST_PRECISION)
 
     def _expected(self, mean: Tensor) -> Tensor:
-        return self.model.lattice.to_sites(mean) + self.model.reference.mean
+        return self.lattice.to_sites(mean) + self.model.reference.mean
 
-    # Their densities; every Gaussian lacks the same (2 pi)^(-V/2), which cancels but for the prior's
+    # The densities of the kernels. Every Gaussian lacks the same (2 pi)^(-V/2), which cancels except in the prior.
 
     def _log_normal(self, white: Tensor, variance: Tensor) -> Tensor:
-        lattice = self.model.lattice
+        lattice = self.lattice
         return -0.5 * lattice.sum_modes(_square(white) + variance.log()) - 0.5 * lattice.volume * math.log(2 * math.pi)
 
     def _log_reverse(self, white: Tensor, sigma: Tensor, precision: Tensor) -> Tensor:
         per_site = precision.log() - white.square()
-        return 0.5 * per_site.flatten(1).sum(1) - 0.5 * self.model.lattice.sum_modes(sigma.log())
+        return 0.5 * per_site.flatten(1).sum(1) - 0.5 * self.lattice.sum_modes(sigma.log())
 
     def _log_forward(self, change: Tensor, k: int) -> Tensor:
-        lattice, h = self.model.lattice, self._variances[k + 1] - self._variances[k]
+        lattice, h = self.lattice, self._variances[k + 1] - self._variances[k]
         return -0.5 * lattice.sum_modes(_square(change)) / h - 0.5 * lattice.volume * math.log(h)
 
 
 def _square(modes: Tensor) -> Tensor:
     return modes.real.square() + modes.imag.square()
-
-
-def _fit_precision(u2: Tensor, residual2: Tensor) -> Tensor:
-    """alpha and beta that make residuals of precision ``alpha + beta u^2`` most likely; Newton's method.
-
-    The likelihood, ``sum [log q - q residual^2] / 2``, is concave in both. With few residuals the noise of the fit
-    would do more harm than the fit does good: of (1, 0), (alpha, 0) and (alpha, beta) the one of the best Akaike
-    criterion is taken. beta < 0, of a poor network, would propose ever wilder fields where u is large, and is not.
-    """
-    t = torch.stack([torch.ones_like(u2), u2], -1).flatten(0, -2)
-    z = residual2.flatten()
-    gaussian = torch.tensor([1.0, 0.0]).to(z)
-    theta = constant = gaussian / z.mean()
-    for _ in range(8):
-        q = (t @ theta).clamp(min=_LEAST_PRECISION)
-        scaled = t / q.unsqueeze(1)
-        theta = theta + torch.linalg.lstsq(scaled.mT @ scaled, t.mT @ (1 / q - z)).solution
-
-    def gain(theta: Tensor, n_parameters: int) -> float:
-        q = (t @ theta).clamp(min=_LEAST_PRECISION)
-        found = float(0.5 * (q.log() - q * z).sum()) - n_parameters
-        return found if math.isfinite(found) and float(theta[1]) >= 0 else -math.inf
-
-    return max((gain(gaussian, 0), 0, gaussian), (gain(constant, 1), 1, constant), (gain(theta, 2), 2, theta))[2]

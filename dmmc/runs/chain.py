@@ -21,9 +21,9 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.core.progress import progress
 from dmmc.core.rng import check_seed, stream
-from dmmc.kernels.base import Info, Kernel, State
+from dmmc.kernels.base import Info, Kernel, State, advance
+from dmmc.runs.header import RunHeader, RunRecord
 from dmmc.runs.journal import RunWriter
-from dmmc.runs.run import RunHeader, RunRecord
 from dmmc.theory.observables import Observable, measure
 
 Array = NDArray[Any]
@@ -125,11 +125,7 @@ def run(
     identity = json.dumps([header.kernel, header.action, header.lattice], sort_keys=True)
 
     def first_state() -> State:
-        state = start()
-        generator = stream(options.seed, "chain", identity, "discard", device=device)
-        for state, _ in kernel.steps(state, discard, generator):
-            pass
-        return state
+        return advance(kernel, start(), discard, stream(options.seed, "chain", identity, "discard", device=device))
 
     begun = None if resume else first_state()  # before anything is written
     writer = RunWriter.resume(path, header) if resume else RunWriter.create(path, header, overwrite=overwrite)
@@ -195,7 +191,8 @@ def _block(
     index: list[tuple[int, int]] = []
     between: list[Info] = []
     per_draw = options.steps_per_draw
-    for step, (state, info) in enumerate(kernel.steps(state, length * per_draw, generator)):
+    for step, (new, info) in enumerate(kernel.steps(state, length * per_draw, generator)):
+        state = new
         between.append(info)
         if (step + 1) % per_draw:
             continue

@@ -13,22 +13,28 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from dmmc.core import files
 from dmmc.core.errors import DmmcError, FileError, MismatchError
-from dmmc.model import diffusion_model as model_module
-from dmmc.model.diffusion_model import DiffusionModel, load_pretrained, pretrained_names, read_tensors, write_tensors
+from dmmc.model import file as file_module
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.file import read_tensors, write_tensors
+from dmmc.model.history import TrainingHistory, TrainingRecord
 from dmmc.model.interaction import InteractionNetwork, NetworkSize
+from dmmc.model.options import TrainingOptions
+from dmmc.model.pretrained import load_pretrained, pretrained_names
 from dmmc.proposals.flow import FlowProposal
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SMALL, free_reference, noise, random_model, rng
 
 ACTION = Phi4(0.27, 0.022)
+HISTORY = TrainingHistory(TrainingOptions(steps=7), 7, 0.5, 100, (TrainingRecord(7, 0.3, 0.1, 0.2),))
 
 
 def make(shape=(4, 4), action=ACTION, two_sector=False, **options):
     reference = free_reference(Lattice(shape), mean=1.2 if two_sector else 0.0, v_max=21.0)
     model = random_model(reference, action, two_sector=two_sector, **options)
-    return replace(model, history={"steps": 7, "validation": [{"step": 1, "loss": 0.1}]})
+    return replace(model, history=HISTORY)
 
 
 @pytest.fixture
@@ -37,12 +43,14 @@ def saved(tmp_path):
 
 
 def rewrite(path, tensors=None, **metadata):
-    """Change tensors or metadata of a model file; None takes an entry away."""
+    """Change tensors or metadata of a model file, with the right checksum; None takes an entry away."""
     with safe_open(path, framework="pt") as file:
         old = file.metadata()
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    kept = {name: value for name, value in (stored | (tensors or {})).items() if value is not None}
     merged = {key: value for key, value in (old | metadata).items() if value is not None}
-    kept = {name: value for name, value in (found | (tensors or {})).items() if value is not None}
+    if "header" in merged and "sha256" not in metadata:
+        merged["sha256"] = file_module._checksum(merged["header"], kept)
     save_file(kept, path, merged)
     return path
 
@@ -71,8 +79,8 @@ def test_round_trip_is_bitwise(tmp_path, two_sector, dtype):
         assert torch.equal(value, weights[name]), name
     assert not any(p.requires_grad for p in loaded.network.parameters())
     assert loaded.fingerprint() == model.fingerprint()
-    for found, expected in zip(*(FlowProposal(m, 4).sample(5, rng()) for m in (loaded, model)), strict=True):
-        assert torch.equal(found, expected)
+    for result, expected in zip(*(FlowProposal(m, 4).sample(5, rng()) for m in (loaded, model)), strict=True):
+        assert torch.equal(result, expected)
     assert os.listdir(path.parent) == [path.name]
 
 
@@ -88,12 +96,12 @@ def test_fingerprint_is_of_all_that_enters_a_proposal():
         models.append(make())
         models[-1].network.w[3, 1, 2, 1] += 1e-12
     c = models[0].reference.propagator.clone()
-    for change in ({"propagator": c * (1 + 1e-12)}, {"v_max": 22.0}, {"v_offset": 0.1}, {"mean": 0.1}):
+    for change in ({"propagator": c * (1 + 1e-12)}, {"v_max": 22.0}, {"v_offset": 0.1}):
         network = InteractionNetwork(replace(models[0].reference, **change), SMALL).double()
         network.load_state_dict(models[0].network.state_dict())
         models.append(replace(models[0], network=network))
     assert len({model.fingerprint() for model in models}) == len(models)
-    same = replace(make(), history={}, action={})
+    same = replace(make(), history=None, action={})
     assert same.fingerprint() == make().fingerprint() and len(same.fingerprint()) == 64
 
 
@@ -162,7 +170,8 @@ def test_a_file_that_is_replaced_again_and_again_can_be_read(tmp_path):
     writer.start()
     try:
         for _ in range(5000):
-            tensors, header = read_tensors(path, "dmmc-training", 1)
+            contents = read_tensors(path, "dmmc-training", 1)
+            tensors, header = contents.tensors, contents.header
             assert float(tensors["weight"][0]) == header["step"] and len(tensors["weight"]) == 1 + 500 * (
                 header["step"] % 2
             )
@@ -173,7 +182,7 @@ def test_a_file_that_is_replaced_again_and_again_can_be_read(tmp_path):
 
 def test_newer_version(saved):
     with pytest.raises(FileError, match="newer dmmc; upgrade"):
-        DiffusionModel.load(rewrite(saved, format_version="2"))
+        DiffusionModel.load(rewrite(saved, format_version="3"))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +197,7 @@ def test_broken_metadata(saved, metadata):
 def test_incomplete_contents(saved):
     good = saved.read_bytes()
     header = header_of(saved)
-    for key in ("lattice", "network", "reference", "two_sector", "action", "history"):
+    for key in ("lattice", "network", "reference", "symmetry", "two_sector", "action", "history", "versions"):
         saved.write_bytes(good)
         short = {name: value for name, value in header.items() if name != key}
         with pytest.raises(FileError, match="not a complete model file"):
@@ -235,15 +244,15 @@ def test_foreign_action_is_known_by_its_name_alone(tmp_path):
 
 def test_two_sectors_need_biases(tmp_path):
     odd = make().network
-    with pytest.raises(DmmcError, match=r"NetworkSize\(odd=False\)"):
-        DiffusionModel(odd, {}, two_sector=True)
+    with pytest.raises(DmmcError, match="pass odd=False in its configuration"):
+        DiffusionModel(odd, {}, two_sector=True, symmetry="z2")
     assert not make(two_sector=True).network.size.odd
     path = make(dtype=torch.float32).save(tmp_path / "m")
     with pytest.raises(DmmcError, match="two-sector"):
         DiffusionModel.load(rewrite(path, header=json.dumps(header_of(path) | {"two_sector": True})))
 
 
-@pytest.mark.parametrize("function", ["os.replace", "os.fsync", "save_file"])
+@pytest.mark.parametrize("function", ["os.replace", "os.fsync", "save"])
 def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch, function):
     path = tmp_path / "model.safetensors"
     old = make().save(path).read_bytes()
@@ -251,10 +260,10 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch, function):
     def fail(*_):
         raise OSError("no space left on device")
 
-    if function == "save_file":
-        monkeypatch.setattr(model_module, "save_file", fail)
+    if function == "save":
+        monkeypatch.setattr(file_module, "save", fail)
     else:
-        monkeypatch.setattr(model_module.os, function.removeprefix("os."), fail)
+        monkeypatch.setattr(files.os, function.removeprefix("os."), fail)
     with pytest.raises(FileError, match=r"cannot write .*no space left"):
         make(seed=2).save(path)
     monkeypatch.undo()
@@ -273,9 +282,9 @@ def test_moved_to_the_same_place_is_the_same_model():
     model = make((4, 3))
     moved = model.moved_to(model.reference, ACTION)
     phi = noise(model.lattice, 6)
-    found, expected = (FlowProposal(m, 4).log_q(phi) for m in (moved, model))
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    assert moved.dtype == model.dtype and moved.action == model.action and moved.history == {}
+    result, expected = (FlowProposal(m, 4).log_q(phi) for m in (moved, model))
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+    assert moved.dtype == model.dtype and moved.action == model.action and moved.history is None
 
 
 @pytest.mark.parametrize("two_sector", [False, True])

@@ -109,7 +109,7 @@ def test_c_follows_the_dtype_it_is_asked_for():
 def test_refused_references():
     lattice = Lattice((4, 4))
     n = len(lattice.orbit_modes)
-    with pytest.raises(DmmcError, match=rf"shape \({n},\), one value a momentum orbit"):
+    with pytest.raises(DmmcError, match=rf"shape \({n},\), one value for each momentum orbit"):
         GaussianReference(lattice, torch.ones(n + 1))
     for bad in (0.0, -1.0, math.nan, math.inf):
         c = torch.ones(n)

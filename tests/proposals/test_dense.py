@@ -1,4 +1,4 @@
-"""Dense models: exact trace, log q against the map's determinant and quadrature, training on samples alone.
+"""Dense models: log q against the map's determinant and quadrature, training on samples alone.
 
 Random networks in float64, unless said otherwise, since what is exact must be so for a bad model as well.
 """
@@ -13,14 +13,16 @@ import torch
 from checks import invariance, mean_shift
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError, FileError
-from dmmc.kernels.independence import Independence, Proposal
-from dmmc.model.reference import GaussianReference
+from dmmc.kernels.independence import Independence
+from dmmc.model.dense import DenseSize
 from dmmc.model.training import TrainingOptions
 from dmmc.proposals import dense
-from dmmc.proposals.dense import DenseNetwork, DenseProposal, DenseSize, train_on_samples
+from dmmc.proposals.base import Proposal
+from dmmc.proposals.certify import measure_delta
+from dmmc.proposals.dense import DenseProposal, train_on_samples
 from dmmc.theory.actions import AutogradAction
 from dmmc.theory.lattice import Lattice
-from helpers import free_reference, randomise, rng
+from helpers import randomise, rng
 
 SMALL = DenseSize(hidden1=6, hidden2=5, level_knots=6)
 QUICK = TrainingOptions(steps=400, levels=64, fields_per_level=4, learning_rate=1e-2)
@@ -65,24 +67,6 @@ def two_modes_action(x):
     return 0.5 * x[:, 1] ** 2 - torch.logaddexp(-left, -right)
 
 
-@pytest.mark.parametrize("n_parameters", [1, 2, 5, 6])
-def test_trace_is_that_of_the_full_jacobian(n_parameters):
-    network = random_proposal(n_parameters, strength=1.0).flow.model.network
-    lattice, v = network.lattice, torch.tensor([0.0, 0.3, 10.0], dtype=torch.float64)
-    y = torch.randn(3, 2, n_parameters, generator=rng(2), dtype=torch.float64) * (1 + v.sqrt()).view(3, 1, 1)
-    _, trace = network.with_trace(lattice.to_modes(y), v)
-    for g in range(3):
-        for i in range(2):
-
-            def drift(row, v=v[g : g + 1]):
-                return lattice.to_sites(network(lattice.to_modes(row.view(1, 1, -1)), v)).flatten()
-
-            jacobian = torch.autograd.functional.jacobian(drift, y[g, i])
-            assert float(trace[g, i]) == pytest.approx(float(jacobian.trace()), rel=1e-12, abs=1e-12)
-    drift, _ = network.with_trace(lattice.to_modes(y), v)
-    assert torch.equal(drift, network(lattice.to_modes(y), v))
-
-
 @pytest.mark.parametrize("n_parameters", [1, 2, 5])
 def test_log_q_is_the_density_of_the_map(n_parameters):
     proposal = random_proposal(n_parameters, n_steps=48)
@@ -105,8 +89,8 @@ def test_samples_come_with_their_density():
     x, log_q = proposal.sample(50, rng(4))
     assert x.shape == (50, 4) and x.dtype == log_q.dtype == torch.float64
     torch.testing.assert_close(proposal.log_q(x), log_q, rtol=0, atol=1e-4)
-    assert proposal.integrator_error(50, rng(5)).std < 1e-3
-    assert proposal.evaluations == 4 * 24 and proposal.exact
+    assert float(measure_delta(proposal.flow, 50, rng(5)).std()) < 1e-3
+    assert proposal.evaluations == 4 * 24 and proposal.inexact == ""
 
 
 def test_density_of_one_parameter_integrates_to_one():
@@ -150,13 +134,13 @@ def test_training_on_samples_alone(draw, action):
     trained = train_on_samples(samples, QUICK, progress=False)
     assert acceptance(dense.untrained(samples)) < 0.6
     assert acceptance(trained) > 0.7
-    last = trained.flow.model.history["validation"][-1]
-    assert last["validation"] < last["N=0"]
+    last = trained.flow.model.history.curve[-1]
+    assert last.validation < last.gaussian
     # Exact with any model: one step from exact draws.
     lattice = Lattice((samples.shape[1],))
     kernel = Independence(AutogradAction(action, draw.__name__), lattice, trained)
     assert invariance(kernel, draw(5000, seed=4)) < 1
-    assert trained.integrator_error(500, rng(5)).std < 2e-3  # a bias below 2 / 1000 of a standard deviation
+    assert float(measure_delta(trained.flow, 500, rng(5)).std()) < 2e-3  # a bias below 2 / 1000 of a standard deviation
 
 
 def test_training_is_reproducible_and_knows_its_seed():
@@ -177,7 +161,7 @@ def test_saved_and_loaded(tmp_path):
     path = proposal.save(tmp_path / "model.safetensors")
     loaded = DenseProposal.load(path)
     assert loaded.describe() == proposal.describe()
-    assert loaded.flow.model.history["steps"] == 20
+    assert loaded.flow.model.history.steps == 20
     for before, after in zip(proposal.sample(5, rng()), loaded.sample(5, rng()), strict=True):
         assert torch.equal(before, after)
     with pytest.raises(FileError, match="no file"):
@@ -213,12 +197,6 @@ def test_bad_options():
     samples = banana(30)
     with pytest.raises(DmmcError, match="finest"):
         dense.untrained(samples, finest=2.0)
-    with pytest.raises(DmmcError, match="knots"):
-        DenseSize(level_knots=3)
-    with pytest.raises(DmmcError, match="unit Gaussian"):
-        DenseNetwork(free_reference(Lattice((4,))))
-    with pytest.raises(DmmcError, match="unit Gaussian"):
-        DenseNetwork(GaussianReference(Lattice((2,)), torch.ones(2), mean=1.0))
     proposal = dense.untrained(samples)
     for bad in (samples[:, :2], torch.full((1, 3), torch.inf)):
         with pytest.raises(DmmcError, match="x"):

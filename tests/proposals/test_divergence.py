@@ -1,4 +1,4 @@
-"""Divergences: the trace by formula, by brute force and by probes, in the flow and at the door of a kernel.
+"""Divergences: the trace by formula, by brute force and by probes, in the flow and in a kernel.
 
 Random networks in float64. Bounds on means are 5 sigma; two of them for each estimator.
 """
@@ -14,11 +14,13 @@ from checks import bonferroni
 from dmmc.core.errors import DmmcError
 from dmmc.kernels.independence import Independence
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.network import DriftNetwork, SiteNetwork
+from dmmc.model.network import Network
+from dmmc.model.sites import SiteNetwork
 from dmmc.model.training import TrainingOptions, fit
+from dmmc.proposals.base import Proposal
+from dmmc.proposals.certify import measure_delta
 from dmmc.proposals.divergence import BruteForce, Hutchinson, Tractable
 from dmmc.proposals.flow import FlowProposal
-from dmmc.runs import chain, storage
 from dmmc.theory.actions import FreeField, Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, exact_log_q, free_draws, free_reference, noise, random_model, rng, z_scores
@@ -45,7 +47,7 @@ class CNN(nn.Module):
 def cnn_model(shape=(4, 3), dtype=torch.float64, two_sector=False, **options):
     reference = free_reference(Lattice(shape), mean=1.0 if two_sector else 0.0)
     network = SiteNetwork(reference, CNN(len(shape), **options)).to(dtype).requires_grad_(False)
-    return DiffusionModel(network, ACTION.describe(), two_sector)
+    return DiffusionModel(network, ACTION.describe(), two_sector, symmetry="z2")
 
 
 def full_jacobian(network, modes, v):
@@ -136,17 +138,16 @@ def test_log_q_of_a_cnn_is_the_density_of_the_map(shape, two_sector):
         error[n] = float((log_q - determinant).abs().max())
     assert error[16] < 3e-4 and error[8] > 8 * error[16]  # fourth order: 16, in the limit
     assert float((log_q + 0.5 * latents.square().flatten(1).sum(1)).std()) > 0.02
-    if not two_sector:
-        torch.testing.assert_close(flow.log_q(phi), log_q, rtol=0, atol=1e-3)
+    torch.testing.assert_close(flow.log_q(phi), log_q, rtol=0, atol=1e-3)
 
 
 def test_brute_force_changes_nothing_for_the_interaction_network():
     flow = FlowProposal(random_model(free_reference(Lattice((4, 4))), strength=0.1), 6)
     brute = replace(flow, divergence=BruteForce())
-    for found, expected in zip(brute.sample(5, rng()), flow.sample(5, rng()), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-    error = brute.integrator_error(2, rng(3)).delta
-    torch.testing.assert_close(error, flow.integrator_error(2, rng(3)).delta, rtol=0, atol=1e-8)
+    for ours, expected in zip(brute.sample(5, rng()), flow.sample(5, rng()), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-10)
+    error = measure_delta(brute, 2, rng(3))
+    torch.testing.assert_close(error, measure_delta(flow, 2, rng(3)), rtol=0, atol=1e-8)
 
 
 def test_estimated_log_q_scatters_around_log_q_and_ever_less():
@@ -156,9 +157,9 @@ def test_estimated_log_q_scatters_around_log_q_and_ever_less():
     exact, spread = flow.log_q(phi), {}
     for probes in (1, 4):
         noisy = replace(flow, divergence=Hutchinson(probes))
-        found = noisy.log_q(phi.expand(n, 3, 3), rng(probes))
-        assert abs(float(z_scores(found, exact))) < bonferroni(2)
-        spread[probes] = float(found.var())
+        estimates = noisy.log_q(phi.expand(n, 3, 3), rng(probes))
+        assert abs(float(z_scores(estimates, exact))) < bonferroni(2)
+        spread[probes] = float(estimates.var())
         assert spread[probes] > 1e-4
     # Four probes are the mean of four. Relative errors of variances, kurtosis of Gaussian estimates doubled for safety.
     assert abs(spread[1] / spread[4] / 4 - 1) < SIGMA * math.sqrt(2 * 2 * 2 / n)
@@ -195,26 +196,26 @@ def test_a_cnn_can_be_trained_and_samples():
 
     def spread(model):
         kernel = Independence(action, lattice, FlowProposal(model, 4, divergence=BruteForce()))
-        return float(kernel.propose(200, rng())[3].std())
+        return float(kernel.initial(200, rng()).log_w.std())
 
     assert spread(trained) < 0.4 * spread(model)
 
 
-# At the door
+# In kernels
 
 
 def test_a_network_without_a_formula_needs_a_choice():
     model = cnn_model()
     with pytest.raises(DmmcError, match=r"SiteNetwork has no with_trace.*divergence=BruteForce\(\)"):
         FlowProposal(model)
-    assert FlowProposal(model, divergence=BruteForce()).exact
-    assert not FlowProposal(model, divergence=Hutchinson()).exact
+    assert FlowProposal(model, divergence=BruteForce()).inexact == ""
+    assert FlowProposal(model, divergence=Hutchinson()).inexact
 
 
 def test_a_network_that_autograd_cannot_see_is_refused():
-    class Detached(DriftNetwork):
+    class Detached(Network):
         @torch.no_grad()
-        def forward(self, modes, v):
+        def forward(self, modes, v, context=None):
             return 0.1 * modes
 
     network = Detached(free_reference(Lattice((4,)))).double()
@@ -234,46 +235,39 @@ def test_a_body_that_changes_the_shape_is_refused():
         flow.sample(2, rng())
 
 
-def test_inexact_proposals_need_a_yes_and_leave_their_mark(tmp_path):
-    model, path = cnn_model(), tmp_path / "chain.h5"
+def test_inexact_proposals_need_a_yes_and_leave_their_mark():
+    model = cnn_model()
     flow = FlowProposal(model, 3, divergence=Hutchinson(2, "gaussian"))
     with pytest.raises(DmmcError, match=r"estimated with 2 fixed gaussian probes.*allow_inexact=True"):
         Independence(ACTION, model.lattice, flow)
     kernel = Independence(ACTION, model.lattice, flow, allow_inexact=True)
-    options = chain.ChainOptions(draws=4)
-    chain.run(kernel, lambda: kernel.start_from_proposals(3, rng()), options, path, progress=False)
-    stored = storage.load_run(path).header["kernel"]
-    assert stored["inexact"] is True and "2 fixed gaussian probes" in stored["inexact_reason"]
-    assert stored["proposal"]["divergence"] == {
-        "name": "hutchinson",
-        "n_probes": 2,
-        "law": "gaussian",
-        "fresh": False,
-    }
+    assert "2 fixed gaussian probes" in kernel.facts.inexact
+    kernel.step(kernel.initial(3, rng()), rng())
+    assert flow.describe()["divergence"] == {"name": "hutchinson", "n_probes": 2, "law": "gaussian", "fresh": False}
     exact = Independence(ACTION, model.lattice, replace(flow, divergence=BruteForce()), allow_inexact=True)
-    assert "inexact" not in exact.describe()
+    assert exact.facts.inexact == ""
 
 
 def test_a_foreign_proposal_can_declare_itself_inexact():
     @dataclass(frozen=True)
-    class Rough:
-        exact = False
+    class Rough(Proposal):
+        inexact: str = "the density is a guess"
 
         def describe(self):
             return {"name": "rough"}
 
-    with pytest.raises(DmmcError, match="declares its log q an estimate"):
+    with pytest.raises(DmmcError, match="the density is a guess"):
         Independence(ACTION, Lattice((2,)), Rough())
-    marked = Independence(ACTION, Lattice((2,)), Rough(), allow_inexact=True).describe()
-    assert marked["inexact"] is True and marked["proposal"] == {"name": "rough"}
+    marked = Independence(ACTION, Lattice((2,)), Rough(), allow_inexact=True)
+    assert marked.facts.inexact == "the density is a guess" and marked.describe()["proposal"] == {"name": "rough"}
+    assert Independence(ACTION, Lattice((2,)), Rough("")).facts.inexact == ""
 
 
 @pytest.mark.parametrize("fault", ["nan", "shape", "array", "fields"])
-def test_a_bad_proposal_leaves_no_file(tmp_path, fault):
+def test_a_bad_proposal_is_refused(fault):
     model = cnn_model((4,))
 
-    @dataclass(frozen=True)
-    class Bad:
+    class Bad(Proposal):
         evaluations = 0
 
         def sample(self, n, generator):
@@ -286,20 +280,9 @@ def test_a_bad_proposal_leaves_no_file(tmp_path, fault):
                 "fields": (phi[:, :3], log_q),
             }[fault]
 
-        def describe(self):
-            return {"name": "bad"}
-
-    kernel = Independence(ACTION, model.lattice, Bad())
     message = {"nan": "not finite", "shape": r"shape \(3,\)", "array": "got ndarray", "fields": r"shape \(3, 4\)"}
     with pytest.raises(DmmcError, match=message[fault]):
-        chain.run(
-            kernel,
-            lambda: kernel.start_from_proposals(3, rng()),
-            chain.ChainOptions(draws=2),
-            tmp_path / "chain.h5",
-            progress=False,
-        )
-    assert not list(tmp_path.iterdir())
+        Independence(ACTION, model.lattice, Bad()).initial(3, rng())
 
 
 def test_descriptions_costs_and_refusals():
@@ -309,7 +292,7 @@ def test_descriptions_costs_and_refusals():
     assert brute.evaluations == 20 * 13 and probed.evaluations == 20 * 4
     assert brute.describe()["divergence"] == {"name": "brute force"} and not brute.inexact
     with pytest.raises(DmmcError, match="drowned in noise"):
-        probed.integrator_error(4, rng())
+        measure_delta(probed, 4, rng())
     for bad in (0, 1.5):
         with pytest.raises(DmmcError, match="n_probes must be a positive integer"):
             Hutchinson(bad)

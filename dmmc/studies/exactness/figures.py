@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmmc.core.errors import DmmcError
-from dmmc.report.figures import MARKERS, OKABE_ITO, make_panels
+from dmmc.report.figures import make_panels
+from dmmc.report.styles import styles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,15 +24,15 @@ SYMBOLS = {
 }
 
 LINEAR = 3.0
-"""Standard errors up to which the axis is linear; beyond it is logarithmic."""
+"""Number of standard errors up to which the axis is linear; beyond, it is logarithmic."""
 
 
 def biases(summary: Mapping[str, Any], seen: float = 5.0) -> Figure:
-    """The bias of each observable in units of its error, a row for each variant; exact ones above the others.
+    """The bias of each observable in units of its error: one row per variant, the exact variants above the others.
 
     Args:
         summary: as in ``exactness.json``.
-        seen: standard errors from which on a bias counts as seen.
+        seen: number of standard errors from which on a bias counts as seen.
 
     Raises:
         DmmcError: if there is no variant.
@@ -43,10 +44,10 @@ def biases(summary: Mapping[str, Any], seen: float = 5.0) -> Figure:
     ax.axvspan(-seen, seen, color="#d9d9d9", alpha=0.45, linewidth=0, zorder=0)
     ax.axvline(0, color="0.5", linewidth=0.8, zorder=1)
     rows = np.arange(len(variants))
-    for k, (name, symbol) in enumerate(SYMBOLS.items()):
+    for k, ((name, symbol), look) in enumerate(zip(SYMBOLS.items(), styles(), strict=False)):
         z = np.array([result["observables"][name]["z"] for result in variants])
         ax.plot(
-            z, rows + 0.1 * (k - 2.5), linestyle="none", marker=MARKERS[k], markersize=5, color=OKABE_ITO[k],
+            z, rows + 0.1 * (k - 2.5), linestyle="none", marker=look.marker, markersize=5, color=look.colour,
             label=symbol, zorder=3
         )  # fmt: skip
     n_exact = sum(result["exact"] for result in variants)

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import dmmc
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.files import replace_file
-from dmmc.diagnostics.autocorrelation import MIN_DRAWS
+from dmmc.core.version import VERSION
+from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.kernels import cluster, hmc
 from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.cluster import Cluster
@@ -183,7 +183,7 @@ def exactness(
     exact = [found[variant.name] for variant in chosen if variant.exact]
     summary: dict[str, Any] = {
         "format": exactness_table.RESULT.format,
-        "dmmc": dmmc.__version__,
+        "dmmc": VERSION,
         "plan": options.describe(),
         "truth": {**about, "observables": _values(truth)},
         "flow": {"steps": flow.total_steps, "evaluations": flow.evaluations, **certificate.summary()},

@@ -16,16 +16,16 @@ OBSERVABLES = ("M", "abs_M", "M2", "binder", "S_per_site", "G_min")
 SYMBOLS = {"M": "<M>", "abs_M": "<|M|>", "M2": "<M^2>", "binder": "U_L", "S_per_site": "<S>/V", "G_min": "G(p_min)"}
 
 SEEN = 5.0
-"""Standard deviations of a normal number from which on a variant counts as seen to be wrong: p = 5.7e-7."""
+"""Standard deviations of a normal number from which on a variant counts as seen to be wrong; p = 5.7e-7."""
 
 
 def shown_truth(value: float, error: float) -> str:
-    """A value with its error; without, where that is zero."""
+    """A value with its error, or alone if the error is zero."""
     return format_value(value, error) if error else f"{value:.5g}"
 
 
 def verdict(result: Mapping[str, Any]) -> str:
-    """In a few words, what became of a variant."""
+    """What became of a variant, in a few words."""
     if result["exact"]:
         return f"p = {result['agreement']['p_value']:.2g}"
     largest = result["observables"][result["worst"]]
@@ -36,10 +36,10 @@ def verdict(result: Mapping[str, Any]) -> str:
 
 
 def missed(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is not exact and was not seen, in words, with the biases that would have been.
+    """One note for each inexact variant that was not seen to be wrong, with the biases that would have been seen.
 
     Args:
-        results: as in ``exactness.json``.
+        results: the variants, as in ``exactness.json``.
     """
     notes = []
     for result in results:
@@ -49,12 +49,12 @@ def missed(results: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{SYMBOLS[name]} {100 * SEEN * value['relative_error']:.1f}"
             for name, value in result["observables"].items()
         )
-        notes.append(f"{result['label']}: not seen; {SEEN:g} sigma of each observable are, in per cent: {limits}")
+        notes.append(f"{result['label']}: not seen; {SEEN:g} sigma of each observable is, in per cent: {limits}")
     return notes
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The biases in units of their errors as aligned plain text, and what is to be said of them.
+    """The biases in units of their errors as aligned plain text, with notes.
 
     Args:
         summary: as in ``exactness.json``.
@@ -77,17 +77,20 @@ def table(summary: Mapping[str, Any]) -> str:
         text.append("  ".join(cells).rstrip())
     text.insert(1, "-" * max(map(len, text)))
     text += [
-        "numbers: difference from the truth in units of its error, the truth's included;",
-        "verdict: of all six together, as p-value or the standard deviations that correspond to it; "
-        "largest difference (<M> in per cent of <|M|>)",
+        "numbers: difference from the truth in standard errors, which include the error of the truth",
+        "verdict: p-value of all six observables together, or the standard deviations that correspond to it; "
+        "then the largest difference (<M> in per cent of <|M|>)",
     ]
-    found = summary["agreement"]
-    if found is not None:
-        text += ["", f"the exact ones, all observables together: chi2/dof = {found['chi2']:.1f}/{found['dof']}, "
-                 f"p = {found['p_value']:.2g}"]  # fmt: skip
+    together = summary["agreement"]
+    if together is not None:
+        text += [
+            "",
+            f"all observables of the exact variants together: chi2/dof = {together['chi2']:.1f}/{together['dof']}, "
+            f"p = {together['p_value']:.2g}",
+        ]
     flow = summary["flow"]
     bound = f"{flow['limit_95']:.1e}"
-    text += [f"flow: {flow['steps']} steps; the bias of an observable is at most {bound} of its standard deviation"]
+    text += [f"flow: {flow['steps']} steps; its bias of an observable is at most {bound} of its standard deviation"]
     if summary["missed"]:
         text += ["", *summary["missed"]]
     text += ["", *(f"{result['label']}: {result['why']}" for result in summary["variants"])]

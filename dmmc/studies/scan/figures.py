@@ -1,7 +1,7 @@
-"""The figures of a scan: a summary as in ``scan.json`` (see :func:`dmmc.studies.scan.scan.scan`) in, a matplotlib ``Figure`` out.
+"""The figures of a scan, drawn from its summary as in ``scan.json`` (see :func:`dmmc.studies.scan.scan.scan`).
 
-A sampler keeps its colour in all of them, and line style and marker tell several lines of points apart; lines of a
-single sampler have colours of their own.
+A sampler has the same colour in all of them, and line style and marker tell several lines of points apart; the lines of
+a scan with a single sampler have different colours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import format_value
 from dmmc.diagnostics.slowing_down import BinderCurve, PowerLaw
-from dmmc.report.figures import LINES, MARKERS, OKABE_ITO, SYMBOLS, make_panels, styles
+from dmmc.report.figures import SYMBOLS, make_panels
+from dmmc.report.styles import COLOURS, LINES, MARKERS, palette, styles
+from dmmc.studies.scan.table import NAMES, TAUS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,12 +28,11 @@ Array = NDArray[np.float64]
 Summary = Mapping[str, Any]
 
 FIGURES = ("tau_xi", "tau_L", "cost", "acceptance", "binder")
-NAMES = {"hmc": "HMC", "diffusion": "diffusion", "cluster": "cluster"}
 LABELS = {"xi": r"correlation length $\xi$", "L": "lattice size L", "kappa": r"hopping parameter $\kappa$"}
 
 
 def draw(summary: Summary) -> dict[str, Figure]:
-    """Every figure that a scan has, by name, of :data:`FIGURES`."""
+    """Every figure that a scan has, by name; the names are in :data:`FIGURES`."""
     made = {"tau_xi": tau_int(summary, "xi")}
     if summary["along"] == "L":
         made["tau_L"] = tau_int(summary, "L")
@@ -53,13 +54,13 @@ class _Curve:
 
     def values(self, *keys: str) -> tuple[Array, Array]:
         """Value and error of an entry of every result; nan where it is not known."""
-        found = []
+        pairs = []
         for result in self.results:
             entry: Any = result
             for key in keys:
                 entry = entry.get(key, {})
-            found.append([math.nan if entry.get(end) is None else entry[end] for end in ("value", "error")])
-        value, error = np.array(found).T
+            pairs.append([math.nan if entry.get(end) is None else entry[end] for end in ("value", "error")])
+        value, error = np.array(pairs).T
         return value, error
 
 
@@ -68,14 +69,16 @@ def _curves(summary: Summary) -> Iterator[_Curve]:
     if not results:
         raise DmmcError("there is nothing to draw: the scan has no results")
     present = {result["sampler"] for result in results}
-    samplers = [one for one in zip(NAMES.items(), styles(), strict=False) if one[0][0] in present]
+    samplers = {key: name for key, name in NAMES.items() if key in present}
     lines: list[str] = list(dict.fromkeys(result["line"] for result in results))
-    for (sampler, name), (colour, dashes, marker) in samplers:
+    looks = palette(samplers.values())
+    for sampler, name in samplers.items():
+        look = looks[name]
         for k, line in enumerate(lines):
+            colour, dashes, marker = look.colour, look.line, look.marker
             if len(lines) > 1:
                 dashes, marker = LINES[k % len(LINES)], MARKERS[k % len(MARKERS)]
-            if len(samplers) == 1:
-                colour = OKABE_ITO[k % len(OKABE_ITO)] if len(lines) > 1 else colour
+                colour = COLOURS[k % len(COLOURS)] if len(samplers) == 1 else colour
             style = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.5, "linewidth": 1.2}
             label = f"{name}, {line}" if len(lines) > 1 else name
             of_curve = [result for result in results if (result["sampler"], result["line"]) == (sampler, line)]
@@ -106,7 +109,7 @@ def _common_xi(summary: Summary) -> dict[str, tuple[float, float]]:
     return {point: (xi["value"], xi["error"]) for point, xi in summary["xi"].items()}
 
 
-def tau_int(summary: Summary, against: str = "xi", names: Sequence[str] = ("M2", "S_per_site")) -> Figure:
+def tau_int(summary: Summary, against: str = "xi", names: Sequence[str] | None = None) -> Figure:
     """tau_int in draws against xi or L, both axes logarithmic, with the fitted ``c x^z`` and its error band.
 
     Open symbols with an arrow are lower bounds, which are not fitted.
@@ -114,12 +117,19 @@ def tau_int(summary: Summary, against: str = "xi", names: Sequence[str] = ("M2",
     Args:
         summary: of a scan.
         against: ``xi`` or ``L``.
-        names: observables, a panel each.
+        names: the observables, one panel for each; None takes all that were measured.
 
     Raises:
         DmmcError: if the scan has no results.
     """
-    figure, axes = make_panels(1.2 + 4.2 * len(names), 3.9, columns=len(names), sharey=True)
+    if names is None:
+        names = [name for name in TAUS if all(name in result["tau_int"] for result in summary["results"])]
+    columns = min(2, len(names)) or 1
+    rows = math.ceil(len(names) / columns) or 1
+    figure, axes = make_panels(1.2 + 4.2 * columns, 0.6 + 3.2 * rows, rows, columns, sharey=True)
+    for ax in axes[len(names) :]:
+        ax.remove()
+    axes = axes[: len(names)]
     xi = _common_xi(summary)
     fits = {(f["sampler"], f["line"], f["observable"]): f for f in summary["fits"] if f["against"] == against}
     for ax, name in zip(axes, names, strict=True):
@@ -155,7 +165,8 @@ def tau_int(summary: Summary, against: str = "xi", names: Sequence[str] = ("M2",
         _axis(ax, "x", sorted({result["L"] for result in summary["results"]}) if against == "L" else None)
         _axis(ax, "y")
         ax.legend(frameon=False, fontsize=9, loc="upper left")
-    axes[0].set_ylabel(r"$\tau_{\rm int}$ in draws (uncorrelated: 0.5)")
+    for ax in axes[::columns]:
+        ax.set_ylabel(r"$\tau_{\rm int}$ in draws (uncorrelated: 0.5)")
     return figure
 
 
@@ -165,7 +176,7 @@ def _power_law(fit: Mapping[str, Any]) -> PowerLaw:
 
 
 def _against_along(ax: Any, summary: Summary) -> None:
-    """The axis of what changes along the lines of points."""
+    """The axis of the quantity that changes along the lines of points."""
     along = summary["along"]
     ticks = sorted({result[along] for result in summary["results"]})
     _axis(ax, "x", ticks if along == "L" or len(ticks) < 7 else None, log=along == "L")
@@ -177,7 +188,7 @@ def _x(curve: _Curve, summary: Summary) -> Array:
 
 
 def cost(summary: Summary) -> Figure:
-    """Cost of one effective sample of M^2, ``2 tau_int`` draws: wall time, and force or network evaluations.
+    """Cost of one effective sample of M^2 (``2 tau_int`` draws): wall time, and force or network evaluations.
 
     Args:
         summary: of a scan.
@@ -229,9 +240,10 @@ def acceptance(summary: Summary) -> Figure:
 
 
 def binder(summary: Summary) -> Figure:
-    """Binder cumulants against kappa, a colour a lattice size and a panel a sampler, with the fits.
+    """Binder cumulants against kappa with their fits: one panel per sampler, one colour per lattice size.
 
-    Bands: the crossing of the two largest sizes (dark), and kappa_c with what is left of its drift (light).
+    The dark band is the crossing of the two largest sizes, the light one kappa_c, whose error includes the drift that
+    is left.
 
     Args:
         summary: of a scan with crossings.
@@ -239,22 +251,28 @@ def binder(summary: Summary) -> Figure:
     Raises:
         DmmcError: if it has none.
     """
-    found = summary["crossings"]
-    if not found:
+    crossings = summary["crossings"]
+    if not crossings:
         raise DmmcError("the scan has no crossing of Binder cumulants to draw")
-    figure, axes = make_panels(max(5.2, 0.8 + 4.4 * len(found)), 3.9, columns=len(found), sharey=True)
-    for ax, crossed in zip(axes, found, strict=True):
-        for curve, (colour, dashes, marker) in zip(crossed["curves"], styles(), strict=False):
+    figure, axes = make_panels(max(5.2, 0.8 + 4.4 * len(crossings)), 3.9, columns=len(crossings), sharey=True)
+    for ax, crossed in zip(axes, crossings, strict=True):
+        for curve, look in zip(crossed["curves"], styles(), strict=False):
             chosen = [
                 r for r in summary["results"] if (r["sampler"], r["L"]) == (crossed["sampler"], curve["size"])
             ]  # fmt: skip
             kappa = np.array([result["kappa"] for result in chosen])
             U, error = np.array([[result["binder"]["value"], result["binder"]["error"]] for result in chosen]).T
-            style = {"color": colour, "marker": marker, "markersize": 4.5, "elinewidth": 1, "linestyle": "none"}
+            style = {
+                "color": look.colour,
+                "marker": look.marker,
+                "markersize": 4.5,
+                "elinewidth": 1,
+                "linestyle": "none",
+            }
             ax.errorbar(kappa, U, error, label=f"L = {curve['size']}", **style)
             t = np.linspace(kappa.min(), kappa.max(), 100)
             fitted = BinderCurve(**{**curve, "coefficients": tuple(curve["coefficients"])})
-            ax.plot(t, fitted(t), color=colour, linestyle=dashes, linewidth=1.2)
+            ax.plot(t, fitted(t), color=look.colour, linestyle=look.line, linewidth=1.2)
         best = crossed["crossings"][-1]
         for middle, half, grey in (
             (crossed["kappa_c"], crossed["kappa_c_error"], "0.92"),

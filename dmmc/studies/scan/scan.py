@@ -21,12 +21,12 @@ import numpy as np
 import torch
 import xarray as xr
 
-import dmmc
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.core.files import replace_file
+from dmmc.core.version import VERSION
 from dmmc.diagnostics import DiagnosticsWarning, Estimate
-from dmmc.diagnostics.autocorrelation import MIN_DRAWS
+from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.diagnostics.slowing_down import binder_crossings, cost_per_effective_sample, fit_power_law
 from dmmc.kernels.hmc import LENGTH
 from dmmc.model.diffusion_model import DiffusionModel
@@ -246,7 +246,7 @@ def scan(options: ScanOptions, out: str | Path, resume: bool = False, overwrite:
                 before = models.get(point.L, next(reversed(models.values()), None))
                 run, model = _diffusion(point, options, folder, seed, before)
                 models[point.L] = model
-                results.append(_result(point, sampler, run, model.history["seconds"]))
+                results.append(_result(point, sampler, run, model.history.seconds if model.history else 0.0))
             else:
                 path, first = folder / f"{sampler}.h5", chain.ChainOptions(options.draws, block=BLOCK, seed=seed)
                 run = _grown(path, first, options, partial(_baseline, point, sampler, options.chains, options, path))
@@ -337,7 +337,9 @@ def _grown(
 
 def _target(run: storage.Run, options: ScanOptions) -> int:
     """Draws that each chain should have, as far as these draws can tell."""
-    tau = max((tau.tau_int for tau, _ in _taus(run).values() if math.isfinite(tau.tau_int)), default=0.0)
+    # In the broken phase the sign of M may hardly ever change, which no length of chain would measure.
+    taus = [tau.tau_int for name, (tau, _) in _taus(run).items() if name != "M"]
+    tau = max(filter(math.isfinite, taus), default=0.0)
     needed = max(options.lengths * tau / run.n_chains, DRAWS_PER_TAU * tau)
     if needed <= run.n_draws:
         return run.n_draws
@@ -500,7 +502,7 @@ def _write(out: Path, options: ScanOptions, results: list[dict[str, Any]]) -> di
     crossed, missed = crossings(results, options.seed) if options.along == "kappa" else ([], [])
     summary: dict[str, Any] = {
         "format": scan_table.RESULT.format,
-        "dmmc": dmmc.__version__,
+        "dmmc": VERSION,
         "plan": options.describe(),
         "along": options.along,
         "xi": {point: {"value": value, "error": error} for point, (value, error) in common_xi(results).items()},

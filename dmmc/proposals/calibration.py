@@ -1,0 +1,76 @@
+"""How wide the reverse kernels of a path are: what is measured on given fields, and how.
+
+The kernels are narrower than those of the Gaussian reference by a *spectrum*, ``<|D N(p)|^2>``, and by a *precision*
+``alpha + beta u^2`` on the sites; see :mod:`dmmc.proposals.path`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LEAST_PRECISION = 0.05
+"""Floor of ``alpha + beta u^2``, for a fitted alpha that is negative."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What narrows the reverse kernels, for each step k.
+
+    Attributes:
+        spectrum: ``<|D N(p)|^2>`` at the upper end of the step, ``(n_steps, n_orbits)`` float64.
+        precision: alpha and beta, ``(n_steps, 2)`` float64.
+    """
+
+    spectrum: Tensor
+    precision: Tensor
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the numbers."""
+        return hashlib.sha256(torch.cat([self.spectrum, self.precision], 1).cpu().numpy().tobytes()).hexdigest()
+
+    def shortened(self, n_steps: int, fraction: float) -> Calibration:
+        """The calibration of the first ``n_steps`` steps, of the last of which only a ``fraction`` is taken.
+
+        A shorter step departs from the Gaussian reference in proportion.
+        """
+        precision = self.precision[:n_steps].clone()
+        gaussian = torch.tensor([1.0, 0.0]).to(precision)
+        precision[-1] = gaussian + fraction * (precision[-1] - gaussian)
+        return Calibration(self.spectrum[:n_steps], precision)
+
+
+def fit_precision(u2: Tensor, residual2: Tensor) -> Tensor:
+    """The alpha and beta that make residuals of precision ``alpha + beta u^2`` most likely, by Newton's method.
+
+    The likelihood, ``sum [log q - q residual^2] / 2``, is concave in both. With few residuals the noise of the fit
+    would do more harm than the fit does good: of (1, 0), (alpha, 0) and (alpha, beta) the one with the best Akaike
+    criterion is taken. A negative beta, which a poor network may give, would propose ever wilder fields where u is
+    large, and is never taken.
+
+    Args:
+        u2: squares of the expected field, any shape.
+        residual2: squares of the residuals, the same shape.
+
+    Returns:
+        ``(2,)``.
+    """
+    t = torch.stack([torch.ones_like(u2), u2], -1).flatten(0, -2)
+    z = residual2.flatten()
+    gaussian = torch.tensor([1.0, 0.0]).to(z)
+    theta = constant = gaussian / z.mean()
+    for _ in range(8):
+        q = (t @ theta).clamp(min=LEAST_PRECISION)
+        scaled = t / q.unsqueeze(1)
+        theta = theta + torch.linalg.lstsq(scaled.mT @ scaled, t.mT @ (1 / q - z)).solution
+
+    def gain(theta: Tensor, n_parameters: int) -> float:
+        q = (t @ theta).clamp(min=LEAST_PRECISION)
+        value = float(0.5 * (q.log() - q * z).sum()) - n_parameters
+        return value if math.isfinite(value) and float(theta[1]) >= 0 else -math.inf
+
+    return max((gain(gaussian, 0), 0, gaussian), (gain(constant, 1), 1, constant), (gain(theta, 2), 2, theta))[2]

@@ -1,0 +1,103 @@
+"""The probability-flow ODE in the interaction picture, and fields made with it where no density is needed.
+
+In terms of ``psi = (C + v)^(-1/2) (phi_s - mean)`` the free part of the flow stands still:
+
+    d psi / dv       = 1/2 (C + v)^(-1/2) D_v N(phi_s, v)
+    d log q(psi)/dv  = -1/2 tr[D_v dN/dphi_s]
+
+The time is the noise level in [0, 1], linear in ``ln(v + v_offset)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.proposals.divergence import Trace
+from dmmc.proposals.integrator import DEFAULT_STEPS, Integrator, Velocity, schedule_of
+
+CHUNK_SITES = 1 << 15
+"""Fields are integrated in chunks of about this many sites, which is small enough for the cache."""
+
+
+def flow_velocity(model: DiffusionModel, like: Tensor, trace: Trace | None = None) -> Velocity:
+    """The velocity of ``psi`` in the noise level.
+
+    Args:
+        model: the diffusion model.
+        like: modes of ``psi``, ``(n, *half)``, whose type and device are those of the arithmetic.
+        trace: gives the trace of the Jacobian; without it the change of log q is reported as 0.
+
+    Returns:
+        a function that maps modes and a level to their velocity and the rate of change of log q.
+    """
+    reference, network = model.reference, model.network
+    c = reference.c(like)
+    none = torch.zeros(len(like), dtype=torch.float64, device=like.device)
+
+    def velocity(psi: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        v = variance(model, level)
+        speed = 0.5 * (v + reference.v_offset) * reference.log_range  # 1/2 dv / d level
+        root = (c + v).sqrt()
+        modes, level_v = (root * psi).unsqueeze(0), torch.full((1,), v, dtype=c.dtype, device=c.device)
+        if trace is None:
+            return speed * network(modes, level_v)[0] / root, none
+        drift, divergence = trace(modes, level_v)
+        return speed * drift[0] / root, -speed * divergence[0]
+
+    return velocity
+
+
+def variance(model: DiffusionModel, level: float) -> float:
+    """The noise variance at a noise level in [0, 1]."""
+    return float(model.reference.variance(torch.tensor(level, dtype=torch.float64)))
+
+
+def chunk(model: DiffusionModel, chunk_sites: int = CHUNK_SITES) -> int:
+    """How many fields make about ``chunk_sites`` sites; at least 1."""
+    return max(1, chunk_sites // model.lattice.volume)
+
+
+@torch.no_grad()
+def denoise(
+    model: DiffusionModel,
+    latents: Tensor,
+    levels: Sequence[float],
+    *,
+    n_steps: int | tuple[int, ...] = DEFAULT_STEPS,
+    method: str = "rk4",
+    chunk_sites: int = CHUNK_SITES,
+) -> list[Tensor]:
+    """The fields ``phi_s`` on their way from noise to sample. No density is computed, so any network will do.
+
+    Args:
+        model: the diffusion model.
+        latents: standard normal fields ``(n, *lattice)`` in the type of the model.
+        levels: falling noise levels in [0, 1].
+        n_steps: integration steps between two levels that are asked for; see
+            :class:`dmmc.proposals.integrator.Integrator`.
+        method: one of :data:`dmmc.proposals.runge_kutta.METHODS`.
+        chunk_sites: fields are integrated in chunks of about this many sites.
+
+    Returns:
+        one tensor ``(n, *lattice)`` for each level.
+
+    Raises:
+        DmmcError: if a number of steps is not positive, or the method is unknown.
+    """
+    reference, lattice = model.reference, model.lattice
+    integrator = Integrator(schedule_of(n_steps), method)
+    parts: list[list[Tensor]] = [[] for _ in levels]
+    for latent in latents.split(chunk(model, chunk_sites)):
+        psi, at = lattice.to_modes(latent), 1.0
+        velocity = flow_velocity(model, psi)
+        for fields, level in zip(parts, levels, strict=True):
+            if level != at:
+                psi, _ = integrator.integrate(velocity, psi, at, level)
+                at = level
+            root = (reference.c(psi) + variance(model, level)).sqrt()
+            fields.append(lattice.to_sites(root * psi) + reference.mean)
+    return [torch.cat(fields) for fields in parts]

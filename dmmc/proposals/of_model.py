@@ -1,0 +1,50 @@
+"""The proposals of a model: averaged over both sectors if the model describes one of two."""
+
+from __future__ import annotations
+
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.proposals import ode, path
+from dmmc.proposals.base import Paths, Steppable
+from dmmc.proposals.divergence import TRACTABLE, Divergence
+from dmmc.proposals.flow import FlowProposal
+from dmmc.proposals.integrator import DEFAULT_STEPS
+from dmmc.proposals.path import PathProposal
+from dmmc.proposals.symmetrised import Symmetrised, SymmetrisedPath
+
+
+def flow_proposal(
+    model: DiffusionModel,
+    n_steps: int | tuple[int, ...] = DEFAULT_STEPS,
+    *,
+    method: str = "rk4",
+    divergence: Divergence = TRACTABLE,
+    chunk_sites: int = ode.CHUNK_SITES,
+) -> Steppable:
+    """The probability flow of a model.
+
+    Args:
+        model: the model.
+        n_steps, method, divergence, chunk_sites: as in :class:`dmmc.proposals.flow.FlowProposal`.
+
+    Raises:
+        DmmcError: as :class:`dmmc.proposals.flow.FlowProposal`.
+    """
+    flow = FlowProposal(model, n_steps, chunk_sites, divergence, method)
+    if not model.two_sector:
+        return flow
+    average: Symmetrised[FlowProposal] = Symmetrised(flow)
+    return average
+
+
+def path_proposal(model: DiffusionModel, n_steps: int = path.DEFAULT_STEPS) -> Paths:
+    """The reverse-diffusion paths of a model, not calibrated.
+
+    Args:
+        model: the model, with any network.
+        n_steps: steps of a path.
+
+    Raises:
+        DmmcError: if ``n_steps`` is not positive.
+    """
+    paths = PathProposal.of(model, n_steps)
+    return SymmetrisedPath(paths) if model.two_sector else paths
