@@ -28,6 +28,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy dmmc
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV)

@@ -1,3 +1,132 @@
-"""dmmc: exact Metropolis sampling of lattice phi^4 with diffusion-model proposals."""
+"""Diffusion-model Monte Carlo: exact sampling of lattice field theories with diffusion models.
 
-__version__ = "0.1.0"
+The names of this module are all that a user needs in most cases; each is imported when it is first used, so that
+``import dmmc`` is quick and loads no torch.
+
+=======================================================  ==============================================================
+:class:`Lattice`                                         where a theory lives
+:class:`Phi4`, :class:`FreeField`, :class:`AutogradAction`  what is sampled
+:func:`make_ensemble`                                    HMC or cluster chains of a theory
+:func:`train`, :func:`load_model`, :class:`DiffusionModel`  a model of an ensemble
+:func:`load_pretrained`, :func:`pretrained_names`       models that come with the package
+:func:`sample`                                           the exact chain of a model
+:class:`Run`, :func:`load_run`, :func:`report`           what a run holds, and a page about several of them
+:func:`flow_proposal`, :func:`path_proposal`             fields of a model with their density
+:class:`Independence`, :class:`Latent`, :class:`PathIndependence`, :class:`PathRefresh`, :class:`HMC`, :class:`Cluster`,
+:class:`Cycle`, :class:`Kernel`                          Markov kernels, and the protocol for one of your own
+:func:`run_chain`                                        chains of any kernel
+:func:`register_network`, :class:`Network`               networks of your own
+:func:`assert_invariant`                                 does a kernel leave ``exp(-S)`` invariant?
+:mod:`diagnostics`                                       statistics of any chain, in plain NumPy
+:class:`DmmcError`                                       what every refusal of bad input is
+=======================================================  ==============================================================
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dmmc.core.version import VERSION as __version__
+
+_HOMES = {
+    "AutogradAction": "dmmc.theory.actions",
+    "Cluster": "dmmc.kernels.cluster",
+    "Cycle": "dmmc.kernels.compose",
+    "DiffusionModel": "dmmc.model.diffusion_model",
+    "DmmcError": "dmmc.core.errors",
+    "FreeField": "dmmc.theory.actions",
+    "HMC": "dmmc.kernels.hmc",
+    "Independence": "dmmc.kernels.independence",
+    "Kernel": "dmmc.kernels.base",
+    "Latent": "dmmc.kernels.latent",
+    "Lattice": "dmmc.theory.lattice",
+    "Network": "dmmc.model.network",
+    "PathIndependence": "dmmc.kernels.path",
+    "PathRefresh": "dmmc.kernels.refresh",
+    "Phi4": "dmmc.theory.actions",
+    "Run": "dmmc.studies.results",
+    "assert_invariant": "dmmc.kernels.invariance",
+    "diagnostics": "dmmc",
+    "flow_proposal": "dmmc.proposals.of_model",
+    "load_model": "dmmc.studies.front",
+    "load_pretrained": "dmmc.model.pretrained",
+    "load_run": "dmmc.studies.results",
+    "make_ensemble": "dmmc.studies.front",
+    "path_proposal": "dmmc.proposals.of_model",
+    "pretrained_names": "dmmc.model.pretrained",
+    "register_network": "dmmc.model.network",
+    "report": "dmmc.studies.front",
+    "run_chain": "dmmc.studies.front",
+    "sample": "dmmc.studies.front",
+    "train": "dmmc.studies.front",
+}
+"""The public names, and the modules that define them."""
+
+__all__ = [
+    "HMC",
+    "AutogradAction",
+    "Cluster",
+    "Cycle",
+    "DiffusionModel",
+    "DmmcError",
+    "FreeField",
+    "Independence",
+    "Kernel",
+    "Latent",
+    "Lattice",
+    "Network",
+    "PathIndependence",
+    "PathRefresh",
+    "Phi4",
+    "Run",
+    "__version__",
+    "assert_invariant",
+    "diagnostics",
+    "flow_proposal",
+    "load_model",
+    "load_pretrained",
+    "load_run",
+    "make_ensemble",
+    "path_proposal",
+    "pretrained_names",
+    "register_network",
+    "report",
+    "run_chain",
+    "sample",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from dmmc import diagnostics
+    from dmmc.core.errors import DmmcError
+    from dmmc.kernels.base import Kernel
+    from dmmc.kernels.cluster import Cluster
+    from dmmc.kernels.compose import Cycle
+    from dmmc.kernels.hmc import HMC
+    from dmmc.kernels.independence import Independence
+    from dmmc.kernels.invariance import assert_invariant
+    from dmmc.kernels.latent import Latent
+    from dmmc.kernels.path import PathIndependence
+    from dmmc.kernels.refresh import PathRefresh
+    from dmmc.model.diffusion_model import DiffusionModel
+    from dmmc.model.network import Network, register_network
+    from dmmc.model.pretrained import load_pretrained, pretrained_names
+    from dmmc.proposals.of_model import flow_proposal, path_proposal
+    from dmmc.studies.front import load_model, make_ensemble, report, run_chain, sample, train
+    from dmmc.studies.results import Run, load_run
+    from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+    from dmmc.theory.lattice import Lattice
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dmmc' has no attribute {name!r}")
+    home = _HOMES[name]
+    value = importlib.import_module(f"dmmc.{name}") if home == "dmmc" else getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -38,6 +38,11 @@ def mutate(monkeypatch, owner, functions, old, new):
         monkeypatch.setattr(owner, name, namespace[name])
 
 
+def inject(monkeypatch, owner, name, bug):
+    """Put a bug in: the function ``name`` of ``owner``, a class or a module, becomes ``bug(original)``."""
+    monkeypatch.setattr(owner, name, bug(getattr(owner, name)))
+
+
 def mean_shift(differences):
     """Whether independent vectors ``(n, k)`` have mean zero: Hotelling's T^2 (chi^2 for n >> k) over its bound."""
     T2, rank = testing.hotelling(differences)
@@ -50,7 +55,7 @@ def bonferroni(n):
 
 
 def observables(phi, lattice):
-    """Those of :func:`dmmc.kernels.invariance.standard_observables`, side by side, ``(n, k)``.
+    """The values of :func:`dmmc.kernels.invariance.standard_observables`, side by side, ``(n, k)``.
 
     The means of M^2, phi^2 and S are linear combinations of these.
     """
@@ -100,7 +105,7 @@ class Gaussian:
 
     @classmethod
     def of(cls, lattice, propagator, mean=0.0):
-        """That of a propagator C(p) on the stored modes."""
+        """The Gaussian of a propagator C(p) on the stored modes and a uniform mean."""
         rows = torch.eye(lattice.volume, dtype=torch.float64).view(-1, *lattice.shape)
         covariance = lattice.to_sites(propagator * lattice.to_modes(rows)).flatten(1)
         return cls(torch.full(lattice.shape, mean, dtype=torch.float64), covariance)

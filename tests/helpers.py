@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.signal import lfilter
 
-from dmmc.kernels import hmc
+from dmmc.kernels.hmc import HMC
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.interaction import InteractionNetwork, NetworkSize
 from dmmc.model.reference import GaussianReference
@@ -62,7 +62,11 @@ def random_network(reference, size=SMALL, seed=1, strength=0.5, dtype=torch.floa
 
 def random_model(reference, action=None, size=SMALL, two_sector=False, seed=1, strength=0.5, dtype=torch.float64):
     """A model with random weights: no good, but all that is exact must be so for it as well."""
-    model = DiffusionModel.untrained(reference, action, size, two_sector, rng(seed))
+    config = size.describe() if not two_sector else size.describe() | {"odd": False}
+    symmetry = "z2" if two_sector or size.odd else None
+    model = DiffusionModel.untrained(
+        reference, action, config=config, symmetry=symmetry, two_sector=two_sector, generator=rng(seed)
+    )
     randomise(model.network.to(dtype), seed, strength)
     return model
 
@@ -72,8 +76,9 @@ def hmc_ensemble(action: Phi4, shape: tuple[int, ...], n=1000, seed=1):
     """Fields of n / 10 chains of HMC, ``(n, *shape)`` float64, in chain-major order."""
     lattice, chains = Lattice(shape), n // 10
     generator = rng(seed)
-    start = hmc.HMC.default(action, lattice)
-    kernel, state = hmc.warm_up(start, start.start(0.1 * action.scale * noise(lattice, chains, seed)), 60, generator)
+    kernel = HMC.default(action, lattice)
+    state = kernel.start(0.1 * action.scale * noise(lattice, chains, seed), generator)
+    kernel, state = kernel.tune(state, generator, 60)
     fields = [state.phi for k, (state, _) in enumerate(kernel.steps(state, 100, generator)) if k % 10 == 9]
     return torch.stack(fields, 1).flatten(0, 1)
 

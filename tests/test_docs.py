@@ -66,7 +66,7 @@ def folder(tmp_path_factory):
 def test_python_runs(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
     small = functools.cache(lambda name: DiffusionModel.load("model.safetensors"))
-    monkeypatch.setattr("dmmc.model.diffusion_model.load_pretrained", small)
+    monkeypatch.setattr("dmmc.model.pretrained.load_pretrained", small)
     namespace = {"__name__": page.stem}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticsWarning)  # of short chains

@@ -1,4 +1,4 @@
-"""What chains, storage and reports need to know about a kernel. This module does not import torch."""
+"""What is known about a kernel without the kernel: stored with every chain, and read without torch."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
     Args:
         path: the final name; an earlier file of that name is replaced.
-        write: writes the file whose name it is given.
+        write: writes a file of the name that it is given. If it fails, an earlier file stays as it was.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -11,7 +11,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 EVERY_SECONDS = 30.0
-"""Between two lines where there is no terminal."""
+"""Seconds between two lines where there is no terminal."""
 
 
 def duration(seconds: float) -> str:
@@ -28,7 +28,7 @@ class Progress(Protocol):
     """What long work reports to."""
 
     def advance(self, amount: float, note: str = "") -> None:
-        """So much of the total has been done since the last call; ``note`` says how it goes."""
+        """Add what has been done since the last call; ``note`` is shown beside it, such as a present loss."""
         ...
 
 
@@ -42,7 +42,7 @@ class _Bar:
 
 
 class _Lines:
-    """One line on standard error every :data:`EVERY_SECONDS`, with the share that is done and the time that is left."""
+    """A line on standard error every :data:`EVERY_SECONDS`, with the share that is done and the time that is left."""
 
     def __init__(self, name: str, total: float, done: float) -> None:
         self._name, self._total, self._first, self._done = name, total, done, done
@@ -55,7 +55,7 @@ class _Lines:
         if self._done <= self._first:
             return
         left = (now - self._began) * (self._total - self._done) / (self._done - self._first)
-        # The first line says how long it will take, unless that is hardly worth a line.
+        # The first line comes as soon as the duration can be estimated, unless the work is short.
         due = now - self._last >= EVERY_SECONDS or (not self._announced and left > EVERY_SECONDS)
         if not due:
             return
@@ -75,10 +75,10 @@ def progress(name: str, total: float, *, done: float = 0.0, unit: str = "it", sh
 
     Args:
         name: what is being done, in a word.
-        total: how much there is to do.
-        done: how much of it was done earlier, in a run that is resumed.
-        unit: of ``total``.
-        show: False reports nothing.
+        total: how much there is to do, in any unit.
+        done: how much of it was done earlier, where a run is resumed.
+        unit: the unit of ``total``, as the bar shows it.
+        show: whether to report anything.
     """
     if not show:
         yield _Silent()

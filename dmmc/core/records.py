@@ -29,7 +29,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(x) for key, x in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(x) for x in value]
-    if isinstance(value, float):  # NumPy's float64 among them
+    if isinstance(value, float):  # this includes NumPy's float64
         return float(value) if math.isfinite(value) else None
     return value
 
@@ -38,7 +38,7 @@ class Record:
     """Base of typed results; see the head of this module.
 
     Attributes:
-        VERSION: of the layout. Raise it when a field changes its meaning or is removed.
+        VERSION: version of the layout. Raise it when a field changes its meaning or is removed.
     """
 
     VERSION: ClassVar[int] = 1

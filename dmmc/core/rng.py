@@ -49,9 +49,9 @@ def stream(seed: int, *name: Name, device: str | torch.device = "cpu") -> torch.
     """The generator of the random stream ``name`` of a run with ``seed``.
 
     Args:
-        seed: of the run, between 0 and 2^63 - 1.
+        seed: seed of the run, between 0 and 2^63 - 1.
         name: strings and integers, such as ``"training", step``.
-        device: where the numbers are drawn. Streams on different devices differ.
+        device: the device on which numbers are drawn. Streams on different devices differ.
 
     Raises:
         DmmcError: if the seed is out of its range.
@@ -73,7 +73,7 @@ def stream(seed: int, *name: Name, device: str | torch.device = "cpu") -> torch.
 
 
 def numpy_stream(seed: int, *name: Name) -> np.random.Generator:
-    """The same for NumPy, whose seed sequences take any number of bits.
+    """As :func:`stream`, for NumPy, whose seed sequences take any number of bits.
 
     Raises:
         DmmcError: if the seed is out of its range.

@@ -31,7 +31,18 @@ from dmmc.diagnostics.free_energy import (
     lower_bound,
     upper_bound,
 )
-from dmmc.diagnostics.observables import binder, chi2, chi2_signed, derived, primary, summary, xi, z_score
+from dmmc.diagnostics.observables import (
+    binder,
+    chi2,
+    chi2_signed,
+    derived,
+    extra,
+    is_broken,
+    primary,
+    summary,
+    xi,
+    z_score,
+)
 from dmmc.diagnostics.resampling import Blocking, Jackknife, blocking, jackknife
 from dmmc.diagnostics.slowing_down import (
     BinderCrossings,
@@ -88,11 +99,13 @@ __all__ = [
     "ess",
     "ess_fraction",
     "expected_acceptance",
+    "extra",
     "fit_power_law",
     "format_value",
     "gamma_derived",
     "gamma_method",
     "inexact",
+    "is_broken",
     "jackknife",
     "judge",
     "judge_chain",

@@ -1,11 +1,12 @@
 """What the accept/reject record of a chain says: rates, their course, runs of rejections, autocorrelation.
 
 ``accepted`` is ``(chain, draw)``: whether the step that led to this draw was accepted, true or false; with several
-steps a draw the fraction of them that was. Rejections are counted in draws: those of which all steps were rejected.
+steps per draw, the fraction of them that were. Rejections are counted in draws: a draw is a rejection if all of its
+steps were rejected.
 
 In an independence chain a step either replaces the configuration by an unrelated one or leaves it alone. The
-rejection history therefore holds an autocorrelation function that belongs to no observable in particular
-(Albergo, Kanwar, Shanahan, 1904.12072): the probability of t rejections in a row.
+rejection history therefore yields an autocorrelation function that belongs to no particular observable: the probability
+of t rejections in a row (Albergo, Kanwar, Shanahan, 1904.12072).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, as_series, gamma_method
+from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, gamma_method
+from dmmc.diagnostics.series import as_series
 from dmmc.diagnostics.weights import relative_weights
 
 Array = NDArray[np.float64]
@@ -39,7 +41,7 @@ def acceptance_rate(accepted: ArrayLike, S: float = 1.5) -> Estimate:
         S: window parameter of the Gamma method.
 
     Raises:
-        DmmcError: if it is not from 0 to 1 and of shape ``(chain, draw)``, four draws a chain or more.
+        DmmcError: if it is not between 0 and 1, or not of shape ``(chain, draw)`` with four draws per chain or more.
     """
     return gamma_method(_as_accepted(accepted), S, "acceptance")
 
@@ -58,8 +60,8 @@ def _error_of_mean(accepted: Array, n: int) -> float:
 def acceptance_by_chain(accepted: ArrayLike) -> tuple[Array, float]:
     """Acceptance rate of every chain, ``(chain,)``, and the standard error that one chain's rate has.
 
-    The error comes from the fluctuations within the chains: it is the scatter to be expected if all chains were alike,
-    so a chain many errors away from the rest is stuck or elsewhere.
+    The error comes from the fluctuations within the chains. It is the scatter to expect if all chains were alike, so
+    that a chain many errors away from the rest is stuck or somewhere else.
 
     Raises:
         DmmcError: as :func:`acceptance_rate`.
@@ -73,11 +75,11 @@ def acceptance_over_time(accepted: ArrayLike, bins: int = 40) -> tuple[Array, Ar
 
     Args:
         accepted: ``(chain, draw)``.
-        bins: how many; fewer are made if there are fewer draws.
+        bins: number of bins; there are fewer if there are fewer draws.
 
     Returns:
         Centres of the bins in draws, rates, and standard errors (as in :func:`acceptance_by_chain`), ``(bins,)``
-        each. Where the number of draws is not a multiple, bins differ in length by one draw.
+        each. If the number of draws is not a multiple of the number of bins, these differ in length by one draw.
 
     Raises:
         DmmcError: as :func:`acceptance_rate`; also if ``bins`` is not positive.
@@ -93,7 +95,7 @@ def acceptance_over_time(accepted: ArrayLike, bins: int = 40) -> tuple[Array, Ar
 
 
 def rejections_in_a_row(accepted: ArrayLike) -> NDArray[np.int64]:
-    """For every draw, how many rejections in a row lead up to it, ``(chain, draw)``; 0 if it was accepted.
+    """Number of rejections in a row that lead up to each draw, ``(chain, draw)``; 0 where it was accepted.
 
     Raises:
         DmmcError: as :func:`acceptance_rate`.
@@ -104,10 +106,10 @@ def rejections_in_a_row(accepted: ArrayLike) -> NDArray[np.int64]:
 
 
 def rejection_autocorrelation(accepted: ArrayLike, max_lag: int) -> Array:
-    """``rho_acc(t)``, t = 0..max_lag: the fraction of all windows of t successive steps that hold rejections only.
+    """``rho_acc(t)`` for t = 0..max_lag: the fraction of all windows of t successive steps that hold only rejections.
 
-    The autocorrelation function of an observable that is independent of the weights, and of a typical one if
-    weights vary little (Albergo et al., 1904.12072).
+    It is the autocorrelation function of an observable that is independent of the weights, and close to that of a
+    typical observable if the weights vary little (Albergo et al., 1904.12072).
 
     Raises:
         DmmcError: as :func:`acceptance_rate`; also if ``max_lag`` is not from 0 to the number of draws.
@@ -115,7 +117,7 @@ def rejection_autocorrelation(accepted: ArrayLike, max_lag: int) -> Array:
     runs = rejections_in_a_row(accepted)
     chains, draws = runs.shape
     if not 0 <= max_lag <= draws:
-        raise DmmcError(f"max_lag must be from 0 to {draws} (draws a chain), got {max_lag}")
+        raise DmmcError(f"max_lag must be from 0 to {draws} (draws per chain), got {max_lag}")
     # A window of t rejections ends at every draw that at least t rejections lead up to.
     counts = np.bincount(runs.ravel(), minlength=draws + 1)
     windows = np.cumsum(counts[::-1])[::-1][: max_lag + 1].astype(np.float64)
@@ -126,14 +128,14 @@ def rejection_autocorrelation(accepted: ArrayLike, max_lag: int) -> Array:
 def tau_rejections(accepted: ArrayLike, S: float = 1.5) -> Estimate:
     """Integrated autocorrelation time from the rejection history, ``1/2 + sum_{t >= 1} rho_acc(t)``.
 
-    In draws, lattice convention (every step accepted: 0.5); after Albergo et al., 1904.12072. With the windows
-    counted by their last step the sum is the mean of :func:`rejections_in_a_row`, a chain average like any other:
-    its error is that of the Gamma method. Windows that would begin before the record count as not rejected, which
-    lowers the value by about ``tau^2 / draws``.
+    In draws and the lattice convention, 0.5 if every step is accepted; after Albergo et al., 1904.12072. If the windows
+    are counted by their last step, the sum is the mean of :func:`rejections_in_a_row`. That is a chain average like any
+    other, and its error is that of the Gamma method. Windows that would begin before the record count as not rejected,
+    which lowers the value by about ``tau^2 / draws``.
 
     Returns:
-        ``value`` and ``error`` are those of the autocorrelation time; the attribute ``tau_int`` is, as always, the
-        one of the series that was averaged.
+        ``value`` and ``error`` are those of the autocorrelation time; the attribute ``tau_int`` is, as always, that of
+        the series that was averaged.
 
     Raises:
         DmmcError: as :func:`acceptance_rate`.
@@ -148,9 +150,9 @@ class RejectionRuns:
 
     Attributes:
         by_chain: longest run of each chain, ``(chain,)``, in draws.
-        longest: the longest of all.
-        expected: expectation value of ``longest`` for a chain in equilibrium.
-        p_value: probability of one as long or longer.
+        longest: the longest run of all chains.
+        expected: expectation value of ``longest`` in equilibrium.
+        p_value: probability of a run that is at least as long.
     """
 
     by_chain: NDArray[np.int64]
@@ -162,18 +164,18 @@ class RejectionRuns:
 def rejection_runs(accepted: ArrayLike, log_w_proposed: ArrayLike | None = None) -> RejectionRuns:
     """The longest runs of rejections, and how long they should be.
 
-    A configuration of weight w is left with probability ``A(w) = mean_q min(1, w'/w)`` a step, so that it is kept for
-    a geometrically distributed time. A chain in equilibrium enters configurations with a probability proportional to
-    ``w A(w)``, among the proposals, and it enters one at every acceptance; the longest of that many independent
-    stays follows. Without weights all A are taken to be the mean acceptance.
+    A step leaves a configuration of weight w with probability ``A(w) = mean_q min(1, w'/w)``, so that the time it is
+    kept is geometrically distributed. In equilibrium a chain enters proposals with a probability proportional to
+    ``w A(w)``, one at every acceptance; the law of the longest of that many independent stays follows. Without weights,
+    every A is taken to be the mean acceptance.
 
     A run much longer than expected means a weight above those of all proposals: a configuration from outside the
-    region that the model covers. With several steps a draw, runs are shorter than expected here, and the p value is on
-    the safe side.
+    region that the model covers. With several steps per draw, runs are shorter than expected here, and the p value is
+    on the safe side.
 
     Args:
         accepted: ``(chain, draw)``.
-        log_w_proposed: log weights of the proposals, any shape; None for a kernel without weights.
+        log_w_proposed: log weights of the proposals, of any shape; None for a kernel without weights.
 
     Raises:
         DmmcError: as :func:`acceptance_rate`; if there are no finite log weights, or one is +inf.
@@ -186,15 +188,15 @@ def rejection_runs(accepted: ArrayLike, log_w_proposed: ArrayLike | None = None)
         leave, entered = np.array([acceptances / runs.size]), np.ones(1)
     else:
         leave, entered = _stays(log_w_proposed)
-    # The start of a chain is a stay as well.
+    # A chain also stays at its start.
     stays = acceptances + runs.shape[0]
 
     def tail(t: Array) -> Array:
-        """Probability that the longest stay holds at least t rejections."""
+        """Probability that the longest stay has at least t rejections."""
         one = entered @ (1 - leave[:, None]) ** t
         return np.asarray(-np.expm1(stays * np.log1p(-np.minimum(one, 1 - 1e-15))))
 
-    # Dense where it changes fast, in equal ratios beyond.
+    # Every t where the probability changes fast, equal ratios beyond.
     t = np.unique(np.round(np.geomspace(1, draws, 400)))
     steps = np.diff(t, prepend=0)
     return RejectionRuns(
@@ -205,17 +207,39 @@ def rejection_runs(accepted: ArrayLike, log_w_proposed: ArrayLike | None = None)
     )
 
 
-def _stays(log_w: ArrayLike, bins: int = 500) -> tuple[Array, Array]:
-    """Probability to leave a configuration, in bins, and how often a chain enters one of each bin (sums to 1)."""
+def rejection_time(log_w: ArrayLike) -> float:
+    """Mean number of steps for which a chain in equilibrium stays where it is, predicted from its proposals.
+
+    A configuration of weight w is left with probability ``A(w) = mean_q min(1, w'/w)`` per step, so that a chain of
+    independence Metropolis stays there for ``1 / A(w)`` steps on average; the mean is over the target, in which
+    proposals count with their weights. Chains that begin at proposals forget that within a few such times.
+
+    Args:
+        log_w: log weights of independent proposals, any shape.
+
+    Raises:
+        DmmcError: if no log weight is finite, or one is +inf.
+    """
+    w, leave = _leaving(log_w)
+    return float((w / leave).sum() / w.sum())
+
+
+def _leaving(log_w: ArrayLike) -> tuple[Array, Array]:
+    """Weights above zero in rising order, and the probability to leave a configuration of each."""
     w = relative_weights(log_w)
     if not w.any():
         raise DmmcError("no proposal has a finite weight, so no chain can have moved; check the model")
     n = w.size
     w = np.sort(w[w > 0])
-    # Larger weights are accepted for certain, smaller ones with w'/w.
-    leave = np.minimum((np.arange(w.size, 0, -1) + (np.cumsum(w) - w) / w) / n, 1.0)
+    # Larger weights are accepted with certainty, smaller ones with probability w'/w.
+    return w, np.minimum((np.arange(w.size, 0, -1) + (np.cumsum(w) - w) / w) / n, 1.0)
+
+
+def _stays(log_w: ArrayLike, bins: int = 500) -> tuple[Array, Array]:
+    """Probability of leaving a configuration, in bins, and the share of entries into each bin (sums to 1)."""
+    w, leave = _leaving(log_w)
     entered = w * leave / (w @ leave)
-    # Bins of equal ratios; the mean within one is what counts.
+    # Bins of equal ratios, each represented by its mean.
     depth = np.log(leave) / min(math.log(leave.min()), -1e-9)
     place: NDArray[np.int64] = np.minimum(depth * bins, bins - 1).astype(np.int64)
     total = np.asarray(np.bincount(place, entered, bins), dtype=np.float64)

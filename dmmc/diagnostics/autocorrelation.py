@@ -1,15 +1,15 @@
 """Means, errors and autocorrelation times of Markov chains: the Gamma method.
 
-U. Wolff, Comput. Phys. Commun. 156 (2004) 143, hep-lat/0306017; equation numbers below are of that paper.
+U. Wolff, Comput. Phys. Commun. 156 (2004) 143, hep-lat/0306017; equation numbers below refer to that paper.
 Series are arrays ``(chain, draw)``: the chains are Wolff's replicas, statistically independent and equally
-long. Fluctuations are taken about the mean over all chains, so chains that disagree with each other (short,
+long. Fluctuations are taken about the mean over all chains, so that chains which disagree with each other (short,
 stuck, or not yet thermalised) enlarge the error instead of hiding in it.
 
 Every tau_int here is in the lattice convention, ``1/2 + sum_{t >= 1} rho(t)``: a white series has 0.5.
 
-How long a series must be: from 500 tau_int on (all chains together) the interval of two errors holds the true tau_int
-of an AR(1) series with 95 to 97 % probability. At 200 tau_int these are 93 to 95 %, the misses being values that are
-too low. Below 50 tau_int a :class:`DiagnosticsWarning` says so.
+How long must a series be? From 500 tau_int on (all chains together), the interval of two errors covers the true
+tau_int of an AR(1) series with a probability of 95 to 97 %. At 200 tau_int it is 93 to 95 %, and the misses are values
+that are too low. Below 50 tau_int there is a :class:`DiagnosticsWarning`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
+from dmmc.diagnostics.series import as_series, largest, scaled
 
 Array = NDArray[np.float64]
 
-MIN_DRAWS = 4
-# From this many chains on, the scatter of the chain means is an error estimate in its own right (good to 1/4).
+# With at least this many chains, the scatter of their means is an error estimate in its own right (good to 1/4).
 MANY_CHAINS = 8
 # A record shorter than this many tau_int gives errors that are themselves uncertain by a third.
 ENOUGH = 50
-# Chains that are alike are taken for different (or a chain for stuck) with this probability.
+# Probability with which chains that are alike are taken to be different, or a chain to be stuck.
 FALSE_ALARM = 1e-4
 # The tail is attached where rho is no more than this many errors above zero.
 TAIL_SIGMA = 3
@@ -48,11 +48,11 @@ class Estimate:
 
     Attributes:
         value: the estimate.
-        error: its standard error, autocorrelations included; nan where the series says nothing about it.
+        error: its standard error, autocorrelations included; nan if the series says nothing about it.
         tau_int: integrated autocorrelation time in draws, lattice convention (white series: 0.5).
         tau_int_error: its standard error, Eq. (42).
-        window: largest lag W that was summed (with ``tau_exp`` the rest is in the tail).
-        n: number of draws of all chains together.
+        window: largest lag W in the sum (with ``tau_exp`` the rest is in the tail).
+        n: number of draws in all chains together.
     """
 
     value: float
@@ -69,25 +69,6 @@ class Estimate:
 
     def __str__(self) -> str:
         return format_value(self.value, self.error)
-
-
-def as_series(x: ArrayLike, name: str = "series") -> Array:
-    """Check one observable's record and return it as float64 ``(chain, draw)``.
-
-    Raises:
-        DmmcError: if it is not a real finite two-dimensional array of at least four draws a chain.
-    """
-    array = np.asarray(x)
-    if array.ndim != 2:
-        raise DmmcError(f"{name} must have shape (chain, draw), got {array.shape}; a single chain is x[None, :]")
-    if array.dtype.kind not in "fiub":
-        raise DmmcError(f"{name} must be real numbers, got {array.dtype}")
-    if array.shape[0] < 1 or array.shape[1] < MIN_DRAWS:
-        raise DmmcError(f"{name} has shape {array.shape}; at least {MIN_DRAWS} draws a chain are needed, run longer")
-    array = array.astype(np.float64, copy=False)
-    if not np.isfinite(array).all():
-        raise DmmcError(f"{name} has NaN or infinite values; find the draws that made them and remove the chain")
-    return array
 
 
 def autocovariance(delta: Array, max_lag: int) -> Array:
@@ -134,10 +115,10 @@ def _rho_errors(rho: Array, window: int, n: int) -> Array:
 
 
 def stuck_chains(series: Array) -> str:
-    """In words which chains never change, while the others change so often that this is no accident; empty if none.
+    """Says which chains never change although the others change too often for this to be chance; empty if none.
 
-    That accident has probability ``(1 - r)^(draws - 1)`` a chain, r the fraction of steps at which the others change.
-    It is likely for a short record of something that rarely changes, such as a sign.
+    By chance a chain does not change with probability ``(1 - r)^(draws - 1)``, where r is the fraction of steps at
+    which the others do. That is likely for a short record of something that rarely changes, such as a sign.
     """
     chains, draws = series.shape
     constant = series.min(axis=1) == series.max(axis=1)
@@ -153,21 +134,21 @@ def stuck_chains(series: Array) -> str:
 
 
 def _apart(delta: Array, gamma: Array, S: float) -> float:
-    """Scatter of the chain means over the one that autocorrelations within the chains explain; 1 if that is all.
+    """Variance of the chain means over the variance that autocorrelations within the chains explain.
 
-    1 also where chains are too short, or the excess may be chance: an F test, denominator with the degrees of freedom
-    that Eq. (42) implies.
+    It is 1 if nothing is left to explain, if the chains are too short to tell, or if the excess may be chance: an F
+    test whose denominator has the degrees of freedom that Eq. (42) implies.
     """
     chains, draws = delta.shape
     means = delta.mean(axis=1)
-    # Products of deviations from each chain's own mean follow from those from the common one.
+    # Products of deviations from each chain's own mean follow from those of deviations from the common mean.
     t, partial = np.arange(len(gamma)), np.concatenate([[0.0], np.cumsum(means @ delta)])
     own = gamma - (partial[draws - t] + partial[-1] - partial[t]) / (chains * (draws - t)) + np.mean(means**2)
     if chains == 1 or not own[0] > 0:
         return 1.0
     window, closed = _window(own / own[0], delta.size, S)
     within = (own[0] + 2 * float(own[1 : window + 1].sum())) * (1 + (2 * window + 1) / draws)
-    # Less than white is not believed: in chains of a few draws it is an artefact of subtracting their means.
+    # A value below that of white noise is an artefact of subtracting the means of chains with few draws.
     within = max(within, float(own[0]) * draws / (draws - 1))
     if not closed or draws * own[0] < 15 * within:  # shorter than 30 tau_int
         return 1.0
@@ -180,29 +161,30 @@ def _apart(delta: Array, gamma: Array, S: float) -> float:
 
 
 def _disagreement(series: Array, delta: Array, gamma: Array, S: float) -> str:
-    """In words what sets some chains apart from others; empty if nothing does."""
+    """Says what sets some chains apart from the others; empty if nothing does."""
     if stuck := stuck_chains(series):
         return stuck
     ratio = _apart(delta, gamma, S)
     if ratio == 1:
         return ""
     return (
-        f"the chains differ: their means scatter {math.sqrt(ratio):.2g} times as much as autocorrelations within them "
-        "explain, as in different modes"
+        f"the chains differ: their means scatter {math.sqrt(ratio):.2g} times as much as the autocorrelations within "
+        "them explain, as they do in different modes"
     )
 
 
 def _estimate(value: float, series: Array, noise: float, S: float, tau_exp: float | None, name: str) -> Estimate:
-    """Gamma method for ``value`` whose fluctuations are those of ``series``, known to precision ``noise``."""
+    """The Gamma method for ``value``, which fluctuates like ``series``; that is known with precision ``noise``."""
     if not S > 0:
         raise DmmcError(f"S must be positive (1 to 2 is usual), got {S}")
     if tau_exp is not None and not 0 < tau_exp < math.inf:
         raise DmmcError(f"tau_exp must be a positive number of draws, or None for no tail, got {tau_exp}")
     chains, draws = series.shape
     n = chains * draws
+    series, unit = scaled(series)
     delta = series - series.mean()
     variance = float(np.vdot(delta, delta)) / n
-    if not variance > noise**2:
+    if not variance > (noise / unit) ** 2:
         warnings.warn(
             f"{name} is constant over all {n} draws: no error can be given; "
             "look at the acceptance rate, the chain may never have moved",
@@ -210,7 +192,7 @@ def _estimate(value: float, series: Array, noise: float, S: float, tau_exp: floa
             stacklevel=3,
         )
         return Estimate(value, math.nan, math.nan, math.nan, 0, n)
-    # Lags that fit the padding to the next power of two are enough for a long record, and half the work.
+    # For a long record, the lags that fit the padding to the next power of two are enough, and half the work.
     all_lags = draws - 1 if chains >= MANY_CHAINS else draws // 2
     for max_lag in (min((1 << draws.bit_length()) - draws, all_lags), all_lags):
         gamma = autocovariance(delta, max_lag)
@@ -227,7 +209,7 @@ def _estimate(value: float, series: Array, noise: float, S: float, tau_exp: floa
     total = gamma[0] + 2 * float(gamma[1 : window + 1].sum())
     if total <= 0:  # strong oscillation: uncorrelated draws are then the safe, larger error
         window, total = 0, gamma[0]
-    # Bias of subtracting the measured mean, Eq. (49): every Gamma(t) is too small by about total / n.
+    # Bias from subtracting the measured mean, Eq. (49): every Gamma(t) is too small by about total / n.
     variance += total / n
     total *= 1 + (2 * window + 1) / n
     tau = total / (2 * variance)
@@ -238,8 +220,8 @@ def _estimate(value: float, series: Array, noise: float, S: float, tau_exp: floa
     if problem:
         advice = "mean and error cannot be trusted; look at the single chains"
     if chains >= MANY_CHAINS and (problem or not closed):
-        # Chains are independent, whatever happens inside them: the scatter of their means needs no window. Half
-        # a chain is the window that gives error_error its value for a variance of that many means.
+        # Chains are independent, whatever happens inside them, so the scatter of their means needs no window. A
+        # window of half a chain gives error_error the value that belongs to a variance of that many means.
         window = draws // 2
         total = draws * float(delta.mean(axis=1).var(ddof=1))
         tau = total / (2 * variance)
@@ -249,48 +231,45 @@ def _estimate(value: float, series: Array, noise: float, S: float, tau_exp: floa
         problem = f"{chains} x {draws} draws are too few for an autocorrelation time of {tau:.3g}"
     if problem:
         warnings.warn(f"{name}: {problem}; {advice}", DiagnosticsWarning, stacklevel=3)
-    return Estimate(value, math.sqrt(total / n), tau, tau_error, window, n)
+    return Estimate(value, unit * math.sqrt(total / n), tau, tau_error, window, n)
 
 
 def gamma_method(x: ArrayLike, S: float = 1.5, name: str = "series", *, tau_exp: float | None = None) -> Estimate:
     """Mean of an observable with error and integrated autocorrelation time.
 
-    Window by Eqs. (50)-(52), bias correction by Eq. (49), error of tau_int by Eq. (42). Finite-length effects
-    of relative order tau_int / draws within a chain are left in the error, on the safe side. A
-    :class:`DiagnosticsWarning` is given
+    The window follows Eqs. (50)-(52), the bias correction Eq. (49), and the error of tau_int Eq. (42). Effects of the
+    finite length, of relative order tau_int / draws within a chain, are left in the error, on the safe side. There is a
+    :class:`DiagnosticsWarning`
 
-    * if all chains together are shorter than 50 tau_int, or the window does not close within half a chain; with 8
-      or more chains it may use the whole chain;
-    * if a chain never changes, while the others change so often that this is no accident;
-    * if the chain means scatter more than autocorrelations within the chains explain (chains in different modes):
-      twice in variance, and by chance in 1 of 10^4 cases. Chains shorter than 30 tau_int cannot tell.
+    * if all chains together are shorter than 50 tau_int, or the window does not close within half a chain (with 8 or
+      more chains it may use the whole chain);
+    * if a chain never changes although the others change too often for this to be chance;
+    * if the chain means scatter more than the autocorrelations within the chains explain, as for chains in different
+      modes: by a factor of two in variance, and such that chance would do it in 1 of 10^4 cases. Chains shorter than
+      30 tau_int cannot tell.
 
-    With 8 or more chains the error is then that of the scatter of the chain means.
+    With 8 or more chains, the error is then that of the scatter of the chain means.
 
-    With ``tau_exp`` the sum ends at the first lag W where rho is below three of its errors, and what lies beyond is
-    estimated as ``tau_exp rho(W + 1)``: Schaefer, Sommer, Virotta, Nucl. Phys. B 845 (2011) 93, 1009.5228. It adds
-    what Wolff's window cuts off where an observable couples weakly to a mode much slower than its own tau_int; take
-    tau_exp from the slowest observable known, or by scaling from other lattices. Its own error is not included.
+    With ``tau_exp`` the sum ends at the first lag W where rho is below three of its errors, and the rest is estimated
+    as ``tau_exp rho(W + 1)``: Schaefer, Sommer, Virotta, Nucl. Phys. B 845 (2011) 93, 1009.5228. This adds what Wolff's
+    window cuts off when an observable couples weakly to a mode much slower than its own tau_int. Take tau_exp from the
+    slowest observable known, or by scaling from other lattices. Its own error is not included.
 
     Args:
-        x: the record, ``(chain, draw)``, at least four draws a chain.
+        x: the record, ``(chain, draw)`` with at least four draws per chain.
         S: assumed ratio of the exponential to the integrated autocorrelation time, 1 to 2.
         name: what messages call the series.
-        tau_exp: exponential autocorrelation time of the chain, in draws; None for Wolff's window without a tail.
+        tau_exp: exponential autocorrelation time of the chain in draws; None for Wolff's window without a tail.
 
     Returns:
-        The estimate; for a constant series (with a warning) its error and tau_int are nan.
+        The estimate; the error and tau_int of a constant series are nan, with a warning.
 
     Raises:
         DmmcError: on a wrong shape, too few draws, NaN or infinite values; if ``S`` or ``tau_exp`` is not positive.
     """
     series = as_series(x, name)
     mean = float(series.mean())
-    return _estimate(mean, series, 4 * np.finfo(float).eps * _largest(series), S, tau_exp, name)
-
-
-def _largest(series: Array) -> float:
-    return max(float(series.max()), -float(series.min()))
+    return _estimate(mean, series, 4 * np.finfo(float).eps * largest(series), S, tau_exp, name)
 
 
 def gamma_derived(
@@ -303,19 +282,19 @@ def gamma_derived(
 ) -> Estimate:
     """A function of several means, ``F(<a_1>, <a_2>, ...)``, with error and autocorrelation time.
 
-    The Gamma method is applied to the projected series ``sum_k dF/d<a_k> a_k`` (Eq. 33), the gradient by
-    central differences over a small part of each mean's error. The bias of F, of order 1/n and far below the
+    The Gamma method is applied to the projected series ``sum_k dF/d<a_k> a_k`` (Eq. 33), where the gradient comes from
+    central differences over a small part of the error of each mean. The bias of F, of order 1/n and far below the
     error, is not subtracted.
 
     Args:
-        function: takes one float a column.
-        columns: the records, ``(chain, draw)`` each, all of the same shape and from the same draws.
+        function: takes one float for each column.
+        columns: the records, ``(chain, draw)`` each, all of the same shape and of the same draws.
         S: as in :func:`gamma_method`.
         name: what messages call the quantity.
         tau_exp: as in :func:`gamma_method`.
 
     Returns:
-        The estimate; nan throughout (with a warning) where F is not defined at the measured means.
+        The estimate; all of it is nan, with a warning, if F is not defined at the measured means.
 
     Raises:
         DmmcError: as :func:`gamma_method`; also if the columns differ in shape.
@@ -332,13 +311,14 @@ def gamma_derived(
     projected = np.zeros_like(series[0])
     noise = 0.0
     for k, (mean, column) in enumerate(zip(means, series, strict=True)):
-        step = 0.1 * float(column.std()) / math.sqrt(n)
+        small, unit = scaled(column)
+        step = 0.1 * unit * float(small.std()) / math.sqrt(n)
         if step <= 4 * np.finfo(float).eps * abs(mean):
-            continue  # a constant: it does not fluctuate, so it adds no error
+            continue  # a constant does not fluctuate, so it adds no error
         up, down = (function(*means[:k], mean + sign * step, *means[k + 1 :]) for sign in (1, -1))
         slope = (up - down) / (2 * step)
         projected += slope * (column - mean)
-        noise += 4 * np.finfo(float).eps * abs(slope) * _largest(column)
+        noise += 4 * np.finfo(float).eps * abs(slope) * largest(column)
     if not (math.isfinite(value) and np.isfinite(projected).all()):
         warnings.warn(
             f"{name} is not defined at the measured means {means}; more statistics or a larger signal is needed",
@@ -352,23 +332,23 @@ def gamma_derived(
 def autocorrelation_function(x: ArrayLike, max_lag: int) -> tuple[Array, Array]:
     """Normalised autocorrelation function and its errors at lags 0..max_lag.
 
-    Errors after Madras and Sokal, J. Stat. Phys. 50 (1988) 109, in the form of Luscher, hep-lat/0409106,
-    Eq. (E.11), where correlations beyond two windows of the Gamma method count as none.
+    The errors follow Madras and Sokal, J. Stat. Phys. 50 (1988) 109, in the form of Luscher, hep-lat/0409106,
+    Eq. (E.11), where correlations beyond two windows of the Gamma method are taken to be zero.
 
     Args:
         x: the record, ``(chain, draw)``.
-        max_lag: last lag, below the number of draws.
+        max_lag: the last lag, smaller than the number of draws.
 
     Returns:
-        ``(rho, rho_error)``, each ``(max_lag + 1,)``; all nan, with a warning, for a constant series.
+        ``(rho, rho_error)``, each ``(max_lag + 1,)``; for a constant series all nan, with a warning.
 
     Raises:
         DmmcError: as :func:`gamma_method`; also if ``max_lag`` is out of range.
     """
-    series = as_series(x)
+    series, _ = scaled(as_series(x))
     draws = series.shape[1]
     if not 0 <= max_lag < draws:
-        raise DmmcError(f"max_lag must be from 0 to {draws - 1} (draws a chain less one), got {max_lag}")
+        raise DmmcError(f"max_lag must be from 0 to {draws - 1} (draws per chain less one), got {max_lag}")
     estimate = gamma_method(series)
     if math.isnan(estimate.error):
         return np.full(max_lag + 1, math.nan), np.full(max_lag + 1, math.nan)
@@ -379,10 +359,10 @@ def autocorrelation_function(x: ArrayLike, max_lag: int) -> tuple[Array, Array]:
 
 
 def format_value(value: float, error: float) -> str:
-    """``"0.4912(13)"``: the value with its error, two significant digits, on the last places.
+    """The value with two digits of its error on the last places, as in ``"0.4912(13)"``.
 
-    Errors above 1 are written with their own decimal point, ``"12.3(4.5)"``; very large and very small
-    numbers with a common exponent, ``"1.234(13)e-12"``. An unknown error reads ``"0.4912(nan)"``.
+    Errors above 1 have a decimal point of their own, as in ``"12.3(4.5)"``; very large and very small numbers have a
+    common exponent, as in ``"1.234(13)e-12"``. An unknown error reads ``"0.4912(nan)"``.
     """
     if not math.isfinite(value):
         return f"{value}"

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, as_series, gamma_method
+from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, gamma_method
 from dmmc.diagnostics.observables import z_score
+from dmmc.diagnostics.series import as_series
 
 Array = NDArray[np.float64]
 
@@ -21,9 +22,9 @@ class Z2Balance:
     """How a Z2-symmetric chain divides its time between the two signs of M; see :func:`z2_balance`.
 
     Attributes:
-        fraction: fraction of draws with M > 0, autocorrelations included; M = 0 counts one half.
-        z: its deviation from 1/2 in standard errors; nan where the error is unknown, as for a single sign.
-        flips: changes of sign of M along the chains, all together.
+        fraction: fraction of draws with M > 0, its error including autocorrelations; M = 0 counts one half.
+        z: its deviation from 1/2 in standard errors; nan if the error is unknown, as for a single sign.
+        flips: number of sign changes of M along all chains together.
     """
 
     fraction: Estimate
@@ -32,12 +33,12 @@ class Z2Balance:
 
     @property
     def one_sided(self) -> bool:
-        """Whether only one sign was ever seen."""
+        """Whether only one sign ever occurred."""
         return self.fraction.value in (0.0, 1.0)
 
 
 def z2_balance(M: ArrayLike, S: float = 1.5) -> Z2Balance:
-    """The fraction of M > 0 against the 1/2 that an action with ``S(-phi) = S(phi)`` demands.
+    """The fraction of draws with M > 0, against the 1/2 that an action with ``S(-phi) = S(phi)`` demands.
 
     Args:
         M: mean field, ``(chain, draw)``.
@@ -54,14 +55,14 @@ def z2_balance(M: ArrayLike, S: float = 1.5) -> Z2Balance:
 
 @dataclass(frozen=True)
 class ModeBalance:
-    """Two histograms of M with the bins of :func:`mode_balance`; all but ``edges`` have shape ``(bins,)``.
+    """Two histograms of M with the bins of :func:`mode_balance`; all arrays but ``edges`` have shape ``(bins,)``.
 
     Attributes:
         edges: inner edges of the bins, ``(bins - 1,)``; the outer bins are open.
         fraction: fraction of the chain's draws in each bin.
-        reference: fraction of the reference's.
+        reference: fraction of the reference's draws in each bin.
         error: standard error of their difference.
-        z: difference in standard errors; nan where an error is unknown.
+        z: their difference in standard errors; nan where an error is unknown.
     """
 
     edges: Array
@@ -85,14 +86,14 @@ class ModeBalance:
 def mode_balance(M: ArrayLike, M_reference: ArrayLike, bins: int = 8, S: float = 1.5) -> ModeBalance:
     """Whether the chain populates each part of the range of M as the reference does.
 
-    The bins hold equal parts of the reference. Errors are those that the bin has if both sides agree: variance
-    ``r (1 - r) 2 tau_int / n`` of each, with their common fraction r and each one's tau_int of M. So they are known
-    for an empty bin as well.
+    The bins hold equal parts of the reference. The errors are those that a bin has if both sides agree: each side has
+    the variance ``r (1 - r) 2 tau_int / n``, with their common fraction r and its own tau_int of M. They are therefore
+    known for an empty bin as well.
 
     Args:
         M: mean field of the chain, ``(chain, draw)``.
-        M_reference: that of the reference, likewise.
-        bins: how many.
+        M_reference: mean field of the reference, likewise.
+        bins: number of bins.
         S: window parameter of the Gamma method.
 
     Raises:
@@ -109,7 +110,7 @@ def mode_balance(M: ArrayLike, M_reference: ArrayLike, bins: int = 8, S: float =
 
     here, there = fractions(chain), fractions(reference)
     with warnings.catch_warnings():
-        # The caller looks at bins; that M is not sampled well is said where M itself is estimated.
+        # The caller looks at bins; whether M is sampled well is said where M itself is estimated.
         warnings.simplefilter("ignore", DiagnosticsWarning)
         taus = [gamma_method(x, S, "M").tau_int for x in (chain, reference)]
     n_here, n_there = (x.size / (2 * max(tau, 0.5)) for x, tau in zip((chain, reference), taus, strict=True))
@@ -125,8 +126,8 @@ class ZeroMode:
 
     Attributes:
         chain: its mean square in the chain.
-        reference: the same in the reference.
-        z: difference in standard errors; nan where an error is unknown.
+        reference: its mean square in the reference.
+        z: their difference in standard errors; nan if an error is unknown.
     """
 
     chain: Estimate
@@ -135,7 +136,7 @@ class ZeroMode:
 
 
 def zero_mode(g0: ArrayLike, g0_reference: ArrayLike, S: float = 1.5) -> ZeroMode:
-    """``G(0) = <|phi(p = 0)|^2> = V <M^2>`` against a reference: the mode that models get wrong first.
+    """``G(0) = <|phi(p = 0)|^2> = V <M^2>`` against a reference; the zero mode is what models get wrong first.
 
     Args:
         g0: ``M2``, or ``two_point[..., 0]``, of the chain, ``(chain, draw)``.

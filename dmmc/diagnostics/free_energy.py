@@ -7,9 +7,9 @@ or any other exact chain::
     1 / Z = mean_p(1 / w)                              from the target's side
     mean_q(log w)  <=  log Z  <=  mean_p(log w)        bounds, a KL divergence away each
 
-The proposals see only what the model covers: if it misses a part of the target that holds probability m, their log Z
-is too small by ``-log(1 - m)``, whatever its error says. The target's side does not have this fault, but it is
-dominated by the fields of smallest weight. Bennett's estimator combines both, with the smallest error.
+The proposals see only what the model covers: if it misses a part of the target with probability m, their log Z is too
+small by ``-log(1 - m)``, whatever its error says. The target's side does not have this fault, but the fields of
+smallest weight dominate it. Bennett's estimator combines both sides with the smallest error.
 
 References: Nicoli et al., Phys. Rev. Lett. 126 (2021) 032001, 2007.07115 (log Z from the proposals of a flow); Nicoli
 et al., 2302.14082 (both directions, and what missed modes do to them); Bennett, J. Comput. Phys. 22 (1976) 245.
@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmmc.diagnostics.autocorrelation import Estimate, as_series, format_value, gamma_derived, gamma_method
+from dmmc.diagnostics.autocorrelation import Estimate, format_value, gamma_derived, gamma_method
+from dmmc.diagnostics.series import as_array, as_series
 from dmmc.diagnostics.weights import flat_log_w, log_z
 
 Array = NDArray[np.float64]
@@ -31,23 +32,23 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LogZ:
-    """log Z, or a difference of two, in natural units.
+    """log Z, or a difference of two log Z.
 
     Attributes:
         value: the estimate.
-        error: its standard error; nan where the data say nothing about it.
+        error: its standard error; nan if the data say nothing about it.
     """
 
     value: float
     error: float
 
     def __sub__(self, other: LogZ) -> LogZ:
-        """Difference of two independent estimates: of two models, or of two ways to the same number."""
+        """Difference of two independent estimates, of two models or in two ways."""
         return LogZ(self.value - other.value, math.hypot(self.error, other.error))
 
     @property
     def z_from_zero(self) -> float:
-        """The value in standard errors, for differences; nan where the error is unknown."""
+        """The value in standard errors, for differences; nan if the error is unknown."""
         return self.value / self.error if self.error > 0 else math.nan
 
     def __str__(self) -> str:
@@ -56,12 +57,12 @@ class LogZ:
 
 @dataclass(frozen=True)
 class LogZEstimates:
-    """log Z in every way that the weights allow; see :func:`log_z_estimates`.
+    """All estimates of log Z that the weights allow; see :func:`log_z_estimates`.
 
     Attributes:
         proposals: ``log mean_q(w)``.
         lower: ``mean_q(log w)``, below log Z by ``KL(q||p)``; -inf if a proposal has weight zero.
-        reference: ``-log mean_p(1/w)``; this and what follows is None without a reference.
+        reference: ``-log mean_p(1/w)``; this and the following are None without a reference.
         upper: ``mean_p(log w)``, above log Z by ``KL(p||q)``.
         bennett: the optimal combination of both sides.
     """
@@ -74,24 +75,24 @@ class LogZEstimates:
 
     @property
     def best(self) -> LogZ:
-        """Bennett's estimate where there is a reference, else that of the proposals."""
+        """Bennett's estimate if there is a reference, otherwise that of the proposals."""
         return self.proposals if self.bennett is None else self.bennett
 
     @property
     def gap(self) -> LogZ | None:
-        """Proposals less reference: significantly negative if the model misses a part of the target."""
+        """Estimate of the proposals minus that of the reference: negative if the model misses a part of the target."""
         return None if self.reference is None else self.proposals - self.reference
 
 
 def log_z_estimates(
     log_w_proposed: ArrayLike, log_w_reference: ArrayLike | None = None, S: float = 1.5
 ) -> LogZEstimates:
-    """log Z from proposals and, if there are any, configurations of the target.
+    """log Z from proposals and, if given, from configurations of the target.
 
     Args:
-        log_w_proposed: log weights of independent proposals, any shape; weights of zero (-inf, NaN) count.
+        log_w_proposed: log weights of independent proposals, of any shape; weights of zero (-inf, NaN) count.
         log_w_reference: log weights of configurations of the target, ``(chain, draw)``, or ``(n,)`` for one series.
-            Their autocorrelation is taken into account along the last axis, so keep the order of the chain.
+            Autocorrelations are taken into account along the last axis, so keep the order of the chain.
         S: window parameter of the Gamma method.
 
     Raises:
@@ -130,8 +131,8 @@ def lower_bound(log_w: ArrayLike) -> LogZ:
 def log_z_reference(log_w: ArrayLike, S: float = 1.5) -> LogZ:
     """``-log mean_p(1/w)`` of configurations of the target, autocorrelations included.
 
-    It needs a model that is nowhere wider than the target: proposals in places where the target has no draws are
-    missing from the mean. ``pareto_k(-log_w)`` above 0.7 tells; Bennett's estimator does not suffer from it.
+    The model must nowhere be wider than the target: proposals in places where the target has no draws are missing from
+    the mean. ``pareto_k(-log_w)`` above 0.7 shows this; Bennett's estimator does not suffer from it.
 
     Args:
         log_w: ``(chain, draw)``, or ``(n,)`` for one series.
@@ -153,8 +154,8 @@ def upper_bound(log_w: ArrayLike, S: float = 1.5) -> LogZ:
 def log_z_change(delta_S: ArrayLike, S: float = 1.5) -> LogZ:
     """``log(Z_2 / Z_1) = log mean_1 exp(-(S_2 - S_1))``, by reweighting one chain from S_1 to S_2.
 
-    Good while the two ensembles overlap: ``ess_fraction(-delta_S)`` far above one over the number of independent
-    draws. Where it is not, take intermediate couplings, or chains on both sides and :func:`bennett`.
+    This works while the two ensembles overlap, that is, while ``ess_fraction(-delta_S)`` is far above one over the
+    number of independent draws. Otherwise take intermediate couplings, or chains on both sides and :func:`bennett`.
 
     Args:
         delta_S: ``S_2 - S_1`` on a chain of ``exp(-S_1)``, ``(chain, draw)``, or ``(n,)`` for one series.
@@ -170,8 +171,9 @@ def log_z_change(delta_S: ArrayLike, S: float = 1.5) -> LogZ:
 def bennett(log_w_1: ArrayLike, log_w_2: ArrayLike, S: float = 1.5) -> LogZ:
     """``log(Z_2 / Z_1)`` from samples of both, with the smallest error that any combination of them has.
 
-    ``log w = log(weight of 2 / weight of 1)``, neither normalised. With proposals (1, so that ``Z_1 = 1``) and
-    configurations of the target (2) it is log Z; with two chains, ``log w = S_1 - S_2``. The solution of
+    The weights are ``log w = log(weight of 2 / weight of 1)``, neither normalised. With proposals as 1, for which
+    ``Z_1 = 1``, and configurations of the target as 2, the result is log Z; for two chains, ``log w = S_1 - S_2``. It
+    is the solution of
     ``n_1 mean_1 f(log w - C) = n_2 mean_2 f(C - log w)``, ``f(x) = 1 / (1 + exp(-x))``, ``log Z = C + log(n_2 / n_1)``,
     Bennett, J. Comput. Phys. 22 (1976) 245, Eq. (12); n are numbers of independent samples, ``draws / (2 tau_int)``
     (Meng and Wong, Statist. Sinica 6 (1996) 831). The error is that of the two means at the
@@ -188,13 +190,13 @@ def bennett(log_w_1: ArrayLike, log_w_2: ArrayLike, S: float = 1.5) -> LogZ:
     Raises:
         DmmcError: if a log weight is +inf, or on the second side not finite, or there are fewer than four draws.
     """
-    one = flat_log_w(log_w_1, "log_w_1").reshape(np.atleast_2d(log_w_1).shape)
+    one = flat_log_w(log_w_1, "log_w_1").reshape(np.atleast_2d(as_array(log_w_1, "log_w_1")).shape)
     two = _series(log_w_2, "log_w_2")
     if not np.isfinite(one).any():
         return LogZ(-math.inf, math.nan)
     log_ratio = math.log(two.size / one.size)
     c = _crossing(one, two, log_ratio)
-    # Once more, with the numbers of independent samples that the terms of the solution turn out to have.
+    # A second time, with the numbers of independent samples that the terms of the solution turn out to have.
     taus = [max(x.tau_int, 0.5) if x.error > 0 else 0.5 for x in _bennett_means(one, two, c, S)]
     log_ratio -= math.log(taus[1] / taus[0])
     c = _crossing(one, two, log_ratio)
@@ -203,7 +205,7 @@ def bennett(log_w_1: ArrayLike, log_w_2: ArrayLike, S: float = 1.5) -> LogZ:
 
 
 def _series(x: ArrayLike, name: str) -> Array:
-    return as_series(np.atleast_2d(x), name)
+    return as_series(np.atleast_2d(as_array(x, name)), name)
 
 
 def _log_f(x: Array) -> Array:
@@ -211,7 +213,7 @@ def _log_f(x: Array) -> Array:
 
 
 def _log_mean_exp(x: Array, S: float, name: str) -> Estimate:
-    """``log mean exp(x)`` with its error; -inf are terms of zero."""
+    """``log mean exp(x)`` with its error; -inf stands for terms of zero."""
     top = float(x.max())
     mean = gamma_derived(math.log, [np.exp(x - top)], S, name)
     return replace(mean, value=top + mean.value)

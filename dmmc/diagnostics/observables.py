@@ -1,26 +1,37 @@
-"""Derived quantities from recorded observables, with errors and autocorrelation times.
+"""Observables of a chain with errors and autocorrelation times: recorded ones, and functions of their means.
 
-A ``record`` is a mapping of the names that :func:`dmmc.theory.observables.measure` gives to arrays
-``(chain, draw)``, and ``(chain, draw, orbit)`` for ``two_point``.
+A ``record`` maps names to arrays ``(chain, draw, ...)``. The standard names are those that
+:func:`dmmc.theory.observables.measure` gives; any other name is an observable of the user's own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics.autocorrelation import Estimate, gamma_derived, gamma_method
+from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, gamma_derived, gamma_method
+from dmmc.diagnostics.series import as_array, as_series
 
-Record = Mapping[str, NDArray[np.float64]]
+Array = NDArray[Any]
+Record = Mapping[str, Array]
 
 PRIMARY = ("M", "abs_M", "M2", "M4", "phi2", "S_per_site")
+"""The standard observables that are one number per configuration."""
+
+TWO_POINT = "two_point"
+"""The standard observable with one number per momentum orbit, which enters through derived quantities only."""
+
+WELL_SEPARATED = 5.0
+"""``<|M|>`` in units of ``std |M|`` above which M has no weight around zero, as in a broken phase."""
 
 
-def _columns(record: Record, *names: str) -> list[NDArray[np.float64]]:
+def _columns(record: Record, *names: str) -> list[Array]:
     missing = [name for name in names if name not in record]
     if missing:
         raise DmmcError(f"the record has no {', '.join(missing)}; it has {', '.join(record) or 'nothing'}")
@@ -31,17 +42,71 @@ def primary(record: Record, S: float = 1.5) -> dict[str, Estimate]:
     """Means of M, abs_M, M2, M4, phi2 and S_per_site.
 
     Args:
-        record: arrays ``(chain, draw)``.
+        record: arrays ``(chain, draw)``; of one with further axes, the mean of each component as in :func:`extra`.
         S: window parameter of the Gamma method.
 
     Raises:
         DmmcError: if one is missing, or as :func:`~dmmc.diagnostics.gamma_method`.
     """
-    return {name: gamma_method(x, S, name) for name, x in zip(PRIMARY, _columns(record, *PRIMARY), strict=True)}
+    columns = zip(PRIMARY, _columns(record, *PRIMARY), strict=True)
+    series = (part for name, values in columns for part in components(name, values))
+    return {name: gamma_method(x, S, name) for name, x in series}
+
+
+def extra(record: Record, S: float = 1.5) -> dict[str, Estimate]:
+    """Means of all observables that are not standard ones.
+
+    Args:
+        record: arrays ``(chain, draw, ...)``. An array with further axes gives one estimate for each component, by the
+            name ``name[k]`` or ``name[i,j]``.
+        S: window parameter of the Gamma method.
+
+    Returns:
+        Estimates by name. An observable that is NaN or infinite somewhere has an estimate of nan, with a
+        :class:`DiagnosticsWarning`, so that one of the user's own does not hide all others.
+
+    Raises:
+        DmmcError: if an array is not real, or its first two axes are not (chain, draw) with four draws or more.
+    """
+    estimates = {}
+    for name, values in record.items():
+        if name in PRIMARY or name == TWO_POINT:
+            continue
+        for label, series in components(name, values):
+            if np.isfinite(series).all():
+                estimates[label] = gamma_method(series, S, label)
+            else:
+                message = f"{label} has NaN or infinite values; its mean is unknown"
+                warnings.warn(message, DiagnosticsWarning, stacklevel=2)
+                estimates[label] = Estimate(math.nan, math.nan, math.nan, math.nan, 0, series.size)
+    return estimates
+
+
+def components(name: str, values: ArrayLike) -> Iterator[tuple[str, Array]]:
+    """The series ``(chain, draw)`` that an observable ``(chain, draw, ...)`` consists of, with their names."""
+    array = as_array(values, name)
+    if array.ndim <= 2:
+        yield name, array
+        return
+    for index in np.ndindex(array.shape[2:]):
+        yield f"{name}[{','.join(map(str, index))}]", array[(slice(None), slice(None), *index)]
+
+
+def is_broken(M: ArrayLike) -> bool:
+    """Whether the mean field M ``(chain, draw)`` keeps away from zero, on one side or on both.
+
+    The connected two-point function then differs from the recorded one, so that the second-moment length :func:`xi` is
+    not a correlation length.
+
+    Raises:
+        DmmcError: as :func:`~dmmc.diagnostics.gamma_method`.
+    """
+    size = np.abs(as_series(M, "M"))
+    return bool(size.mean() > WELL_SEPARATED * size.std())
 
 
 def chi2(record: Record, volume: int, S: float = 1.5) -> Estimate:
-    """Susceptibility ``V (<M^2> - <|M|>^2)``, the usual choice on finite lattices, where M can change sign."""
+    """Susceptibility ``V (<M^2> - <|M|>^2)``, the usual choice on finite lattices, where M can change its sign."""
     return gamma_derived(lambda m2, m: volume * (m2 - m * m), _columns(record, "M2", "abs_M"), S, "chi2")
 
 
@@ -58,9 +123,9 @@ def binder(record: Record, S: float = 1.5) -> Estimate:
 def xi(record: Record, phat2_min: float, S: float = 1.5) -> Estimate:
     """Second-moment correlation length ``sqrt((G(0) / G(p_min) - 1) / phat2_min)``, in lattice units.
 
-    ``G(p) = <|phi(p)|^2>``; G(0) is ``V <M^2>``, nothing subtracted, so this is a correlation length in the
-    symmetric phase only. p_min is orbit 1, the smallest nonzero momentum: on a non-square lattice that of
-    its longest axis. Where noise makes G(0) < G(p_min), the result is nan, with a warning.
+    ``G(p) = <|phi(p)|^2>``. Nothing is subtracted from G(0), which is ``V <M^2>``, so that this is a correlation length
+    in the symmetric phase only (see :func:`is_broken`). The momentum p_min is that of orbit 1, the smallest that is not
+    zero; it lies along the longest axis. If noise makes G(0) < G(p_min), the result is nan, with a warning.
 
     Args:
         record: needs ``two_point``, ``(chain, draw, orbit)``.
@@ -83,7 +148,7 @@ def xi(record: Record, phat2_min: float, S: float = 1.5) -> Estimate:
 
 
 def derived(record: Record, volume: int, phat2_min: float | None = None, S: float = 1.5) -> dict[str, Estimate]:
-    """chi2, chi2_signed, binder and, if ``phat2_min`` is given, xi.
+    """chi2, chi2_signed (of a scalar M), binder and, if ``phat2_min`` is given, xi.
 
     Args:
         record: arrays ``(chain, draw)`` and, for xi, ``two_point`` ``(chain, draw, orbit)``.
@@ -94,20 +159,20 @@ def derived(record: Record, volume: int, phat2_min: float | None = None, S: floa
     Raises:
         DmmcError: if an array is missing or of the wrong shape.
     """
-    estimates = {
-        "chi2": chi2(record, volume, S),
-        "chi2_signed": chi2_signed(record, volume, S),
-        "binder": binder(record, S),
-    }
+    estimates = {"chi2": chi2(record, volume, S)}
+    (M,) = _columns(record, "M")
+    if M.ndim == 2:
+        estimates["chi2_signed"] = chi2_signed(record, volume, S)
+    estimates["binder"] = binder(record, S)
     return estimates if phat2_min is None else {**estimates, "xi": xi(record, phat2_min, S)}
 
 
 def summary(record: Record, volume: int, phat2_min: float | None = None, S: float = 1.5) -> dict[str, Estimate]:
-    """:func:`primary` and :func:`derived` together, by name."""
-    return {**primary(record, S), **derived(record, volume, phat2_min, S)}
+    """Every observable of a record: :func:`primary`, :func:`derived` and :func:`extra`, by name."""
+    return {**primary(record, S), **derived(record, volume, phat2_min, S), **extra(record, S)}
 
 
 def z_score(a: Estimate, b: Estimate) -> float:
-    """Difference of two independent estimates over its standard error; nan where an error is unknown."""
+    """Difference of two independent estimates over its standard error; nan if an error is unknown."""
     error = math.hypot(a.error, b.error)
     return (a.value - b.value) / error if error > 0 else math.nan

@@ -18,15 +18,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import DiagnosticsWarning
+from dmmc.diagnostics.series import as_array
 
 Array = NDArray[np.float64]
 
 CORRECTIONS = (1.0, 3.0)
-"""Range of the exponent with which crossings approach kappa_c, like ``L^-(1/nu + omega)``: 2.4 in the 3d Ising class,
-2.8 to 3 in two dimensions; less at weak coupling, where small lattices are still near the Gaussian theory."""
+"""Range of the exponents with which crossings approach kappa_c, like ``L^-(1/nu + omega)``: 2.4 in the 3d Ising class,
+2.8 to 3 in two dimensions, and less at weak coupling, where small lattices are still near the Gaussian theory."""
 
 BAD_FIT = 0.01
-"""p-value below which a fit is said not to describe the data."""
+"""p-value below which a fit does not describe the data."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,16 @@ class PowerLaw:
     """A fitted ``tau = c x^z``.
 
     Attributes:
-        z: exponent.
+        z: the exponent.
         z_error: its standard error, times ``inflation``.
-        c: prefactor.
+        c: the prefactor.
         c_error: its standard error, times ``inflation``; strongly correlated with that of z.
         pivot: the x at which the fitted tau and z are uncorrelated.
         pivot_error: relative standard error of tau there, times ``inflation``.
-        chi2: of the fit.
-        dof: degrees of freedom, number of points less two.
+        chi2: chi^2 of the fit.
+        dof: degrees of freedom, the number of points minus two.
         p_value: probability of a larger chi2 if the law and the errors are right; nan without degrees of freedom.
-        inflation: what all errors were multiplied by, ``max(1, sqrt(chi2 / dof))``, as the Particle Data Group does.
+        inflation: the factor ``max(1, sqrt(chi2 / dof))`` in all errors, as the Particle Data Group has it.
     """
 
     z: float
@@ -58,11 +59,11 @@ class PowerLaw:
     inflation: float
 
     def __call__(self, x: ArrayLike) -> Array:
-        """The fitted tau at ``x``, any shape."""
+        """The fitted tau at ``x``, of any shape."""
         return np.asarray(self.c * np.asarray(x, dtype=np.float64) ** self.z)
 
     def error(self, x: ArrayLike) -> Array:
-        """Standard error of the fitted tau at ``x``, any shape."""
+        """Standard error of the fitted tau at ``x``, of any shape."""
         distance = np.log(np.asarray(x, dtype=np.float64) / self.pivot)
         return self(x) * np.hypot(self.pivot_error, self.z_error * distance)
 
@@ -72,21 +73,21 @@ def fit_power_law(
 ) -> PowerLaw:
     """Fit ``tau = c x^z`` with errors on both axes.
 
-    A straight line in logarithms, where the errors of tau_int, in proportion to itself (Wolff, hep-lat/0306017,
-    Eq. 42), do not favour points that fluctuated downwards. With errors on x the true ``ln x`` of each point is
-    fitted along (York, Am. J. Phys. 37 (1969) 367; here by ``scipy.optimize.least_squares``). The errors of x and tau
-    are taken as independent.
+    The fit is a straight line in logarithms. There the errors of tau_int, which are proportional to tau_int itself
+    (Wolff, hep-lat/0306017, Eq. 42), do not favour points that fluctuated downwards. With errors on x, the true
+    ``ln x`` of each point is a parameter of the fit, too (York, Am. J. Phys. 37 (1969) 367; here by
+    ``scipy.optimize.least_squares``). The errors of x and tau are taken to be independent.
 
     Args:
         x: correlation lengths or lattice sizes, ``(n,)``, positive.
-        tau: autocorrelation times, ``(n,)``, positive. Lower bounds do not belong here.
+        tau: autocorrelation times, ``(n,)``, positive. Leave out lower bounds.
         tau_error: their standard errors, ``(n,)``, positive.
-        x_error: standard errors of x, ``(n,)``; None, or zeros, for exact ones.
+        x_error: standard errors of x, ``(n,)``; None or zeros if x is exact.
         name: what messages call tau.
 
     Returns:
-        The fit. Two points always lie on a power law: z then has an error but nothing has been tested, and a
-        :class:`DiagnosticsWarning` says so.
+        The fit. Two points always lie on a power law: z then has an error, but nothing has been tested, and there is a
+        :class:`DiagnosticsWarning`.
 
     Raises:
         DmmcError: on shapes that differ, values that are not positive and finite, fewer than two different x, or
@@ -95,7 +96,8 @@ def fit_power_law(
     from scipy.optimize import least_squares
     from scipy.stats import chi2 as chi2_distribution
 
-    values = [np.asarray(a, dtype=np.float64) for a in (x, tau, tau_error, 0.0 if x_error is None else x_error)]
+    given = [("x", x), (name, tau), (f"the error of {name}", tau_error), ("the error of x", x_error)]
+    values = [as_array(0.0 if a is None else a, what).astype(np.float64) for what, a in given]
     x, tau, tau_error = values[:3]
     x_error = np.broadcast_to(values[3], x.shape) if x_error is None else values[3]
     if x.ndim != 1 or not x.shape == tau.shape == tau_error.shape == x_error.shape:
@@ -107,11 +109,10 @@ def fit_power_law(
     if not (np.isfinite(x_error) & (x_error >= 0)).all():
         raise DmmcError(f"the error of x must be finite and not negative, got {x_error}")
     if len(np.unique(x)) < 2:
-        raise DmmcError(f"a power law needs {name} at two different x at least, three for a test; got x = {x}")
+        raise DmmcError(f"a power law needs {name} at two different x or more, at three for a test; got x = {x}")
     if len(x) == 2:
         warnings.warn(
-            f"the power law of {name} is drawn through two points: z has an error, but nothing tests the law; "
-            "add points",
+            f"the power law of {name} is drawn through two points, so that nothing tests it; add points",
             DiagnosticsWarning,
             stacklevel=2,
         )
@@ -128,16 +129,16 @@ def fit_power_law(
         return np.concatenate([(v - parameters[0] - parameters[1] * true) / t, off])
 
     start = polynomial.polyfit(u, v, 1, w=1 / t)
-    found = least_squares(residuals, np.concatenate([start, u[uncertain]]), x_scale="jac", xtol=1e-12, ftol=1e-12)
-    a, z = found.x[:2]
-    covariance = np.linalg.pinv(found.jac.T @ found.jac)[:2, :2]
-    chi2, dof = 2 * float(found.cost), len(x) - 2
+    fit = least_squares(residuals, np.concatenate([start, u[uncertain]]), x_scale="jac", xtol=1e-12, ftol=1e-12)
+    a, z = fit.x[:2]
+    covariance = np.linalg.pinv(fit.jac.T @ fit.jac)[:2, :2]
+    chi2, dof = 2 * float(fit.cost), len(x) - 2
     inflation = max(1.0, math.sqrt(chi2 / dof)) if dof else 1.0
     covariance = covariance * inflation**2
     z_error = math.sqrt(covariance[1, 1])
-    if not (found.success and math.isfinite(z_error)) or np.ptp(u) < 2 * s.max():
-        raise DmmcError(f"the errors of x are as large as its spread, z of {name} is undetermined; add points")
-    # Where tau and z are uncorrelated: both its error and the band about the fit have simple forms from there.
+    if not (fit.success and math.isfinite(z_error)) or np.ptp(u) < 2 * s.max():
+        raise DmmcError(f"the errors of x are as large as its spread, so that z of {name} is undetermined; add points")
+    # At the pivot tau and z are uncorrelated, which gives the error of c and the band about the fit simple forms.
     shift = -covariance[0, 1] / covariance[1, 1]
     pivot_error = math.sqrt(max(covariance[0, 0] - shift**2 * covariance[1, 1], 0.0))
     pivot = centre + shift
@@ -157,12 +158,13 @@ def fit_power_law(
 
 
 def cost_per_effective_sample(tau_int: float, tau_int_error: float, cost_per_draw: float) -> tuple[float, float]:
-    """What one effective sample costs, ``2 tau_int cost_per_draw``, and its standard error.
+    """The cost of one effective sample, ``2 tau_int cost_per_draw``, and its standard error.
 
     Args:
-        tau_int: in draws, lattice convention: N draws are worth ``N / (2 tau_int)`` independent ones.
+        tau_int: in draws, in the lattice convention: N draws are worth ``N / (2 tau_int)`` independent ones.
         tau_int_error: its standard error.
-        cost_per_draw: of one chain, in any unit: seconds, force or network evaluations. It is taken as exact.
+        cost_per_draw: cost of one draw of one chain in any unit: seconds, or evaluations of the force or the network.
+            It is taken to be exact.
 
     Raises:
         DmmcError: if a number is negative; nan passes through.
@@ -181,9 +183,9 @@ class BinderCurve:
     Attributes:
         size: L.
         centre: middle of the measured kappa.
-        half: half their range: the polynomial is one in ``t = (kappa - centre) / half``.
-        coefficients: of ``t^0, t^1, ...``.
-        chi2: of the fit.
+        half: half of their range; the polynomial is one in ``t = (kappa - centre) / half``.
+        coefficients: coefficients of ``t^0, t^1, ...``.
+        chi2: chi^2 of the fit.
         dof: degrees of freedom.
         p_value: probability of a larger chi2; nan without degrees of freedom.
     """
@@ -197,7 +199,7 @@ class BinderCurve:
     p_value: float
 
     def __call__(self, kappa: ArrayLike) -> Array:
-        """U_L at ``kappa``, any shape."""
+        """U_L at ``kappa``, of any shape."""
         t = (np.asarray(kappa, dtype=np.float64) - self.centre) / self.half
         return np.asarray(polynomial.polyval(t, np.array(self.coefficients)))
 
@@ -208,7 +210,7 @@ class Crossing:
 
     Attributes:
         sizes: the two L.
-        kappa: where; kappa_c up to finite-size corrections.
+        kappa: the place of the crossing; kappa_c up to finite-size corrections.
         kappa_error: its standard error.
         binder: the cumulant there.
         binder_error: its standard error.
@@ -223,17 +225,17 @@ class Crossing:
 
 @dataclass(frozen=True)
 class BinderCrossings:
-    """Crossings of neighbouring lattice sizes, and how far they still move.
+    """Crossings of neighbouring lattice sizes, and how far they still move with the size.
 
     Attributes:
-        curves: one a size, by increasing size.
-        crossings: one a pair of neighbouring sizes; the last one, :attr:`best`, has the smallest corrections.
+        curves: one curve per size, by increasing size.
+        crossings: one crossing per pair of neighbouring sizes; the last, :attr:`best`, has the smallest corrections.
         drift: kappa of the last crossing minus that of the one before; nan for a single pair.
         drift_error: its standard error.
-        kappa_c: the last crossing, plus the middle of what is left to go for exponents in :data:`CORRECTIONS`; for a
-            single pair the crossing itself.
-        kappa_c_error: its standard error, and in quadrature that of what is left, taken as uniform in between. For a
-            single pair finite-size corrections are not in it.
+        kappa_c: the last crossing plus the remaining drift to infinite volume, the middle of the values for exponents
+            in :data:`CORRECTIONS`; for a single pair the crossing itself.
+        kappa_c_error: the standard error of the crossing and that of the remaining drift, taken to be uniform between
+            those values, in quadrature. For a single pair it does not include finite-size corrections.
     """
 
     curves: tuple[BinderCurve, ...]
@@ -261,21 +263,22 @@ def binder_crossings(
     """Crossings of the Binder cumulants ``U_L(kappa)``, which locate a continuous transition.
 
     K. Binder, Z. Phys. B 43 (1981) 119. The cumulants of each L are interpolated by a least-squares polynomial in
-    kappa. A crossing is where the curve of the larger L passes that of the smaller from below; its error is half the
-    central 68 % interval of a parametric bootstrap, all cumulants drawn anew from their errors.
+    kappa. At a crossing the curve of the larger L passes that of the smaller from below. Its error is half of the
+    central 68 % interval of a parametric bootstrap, in which all cumulants are drawn anew from their errors.
 
     Args:
-        sizes: L of each row, different.
-        kappa: hopping parameters, ``(n_kappa,)``, different, two at least; best a few around the crossing.
+        sizes: L of each row, all different.
+        kappa: hopping parameters, ``(n_kappa,)``, all different, at least two; best a few around the crossing.
         binder: U_L, ``(n_sizes, n_kappa)``.
         binder_error: standard errors, ``(n_sizes, n_kappa)``, positive.
-        rng: source of the bootstrap's randomness.
-        degree: of the polynomials; None takes the lowest, up to 3, that describes all sizes (p-values above 0.05).
-        samples: of the bootstrap.
+        rng: source of randomness for the bootstrap.
+        degree: degree of the polynomials; None takes the lowest, up to 3, that describes all sizes (p-values above
+            0.05).
+        samples: number of samples of the bootstrap.
 
     Returns:
-        The crossings. A :class:`DiagnosticsWarning` is given if no polynomial describes the data, or if more than
-        5 % of the bootstrap's curves do not cross near the range measured.
+        The crossings. There is a :class:`DiagnosticsWarning` if no polynomial describes the data, or if more than 5 %
+        of the curves of the bootstrap do not cross near the measured range.
 
     Raises:
         DmmcError: on wrong shapes or values, or if two neighbouring sizes do not cross within the range of kappa.
@@ -284,10 +287,10 @@ def binder_crossings(
 
     order = np.argsort(sizes)
     L = [int(sizes[k]) for k in order]
-    k = np.asarray(kappa, dtype=np.float64)
-    U, dU = (np.asarray(a, dtype=np.float64) for a in (binder, binder_error))
+    k = as_array(kappa, "kappa").astype(np.float64)
+    U, dU = as_array(binder, "binder").astype(np.float64), as_array(binder_error, "binder_error").astype(np.float64)
     if len(set(L)) < max(2, len(L)) or k.ndim != 1 or len(np.unique(k)) < max(2, len(k)):
-        raise DmmcError(f"a crossing needs two different sizes and two different kappa at least, got {L} and {k}")
+        raise DmmcError(f"a crossing needs at least two different sizes and two different kappa, got {L} and {k}")
     if U.shape != (len(L), len(k)) or dU.shape != U.shape:
         raise DmmcError(f"binder and its error must have shape ({len(L)}, {len(k)}), got {U.shape} and {dU.shape}")
     if not (np.isfinite(k).all() and np.isfinite(U).all() and (np.isfinite(dU) & (dU > 0)).all()):
@@ -295,7 +298,7 @@ def binder_crossings(
     if degree is not None and not 1 <= degree < len(k):
         raise DmmcError(f"degree must be from 1 to {len(k) - 1} with {len(k)} kappa, got {degree}")
     if samples < 100:
-        raise DmmcError(f"the bootstrap needs 100 samples at least, got {samples}")
+        raise DmmcError(f"the bootstrap needs at least 100 samples, got {samples}")
     U, dU = U[order], dU[order]
     centre, half = float(k.min() + k.max()) / 2, float(np.ptp(k)) / 2
     t = (k - centre) / half
@@ -339,8 +342,8 @@ def binder_crossings(
         heights = np.asarray(polynomial.polyval(there, resampled[small].T, tensor=False), dtype=np.float64)
         if np.isnan(there).mean() > 0.05:
             warnings.warn(
-                f"U_L of L = {one} and {two} cross near the range of kappa in {np.isfinite(there).mean():.0%} of the "
-                "bootstrap's samples only, the error may be too small; run longer, or take a wider range",
+                f"U_L of L = {one} and {two} cross near the range of kappa in only {np.isfinite(there).mean():.0%} of "
+                "the samples of the bootstrap, so that the error may be too small; run longer, or take a wider range",
                 DiagnosticsWarning,
                 stacklevel=2,
             )
@@ -351,7 +354,7 @@ def binder_crossings(
     if len(crossings) == 1:
         return BinderCrossings(tuple(curves), tuple(crossings), math.nan, math.nan, last.kappa, last.kappa_error)
     drift, drifts = last.kappa - crossings[-2].kappa, places[-1] - places[-2]
-    # A geometric series: sizes go on to grow by the factor by which those of the last two pairs did.
+    # A geometric series: the sizes are taken to grow on by the factor of the last two pairs.
     most, least = (1 / (math.sqrt(L[-1] / L[-3]) ** exponent - 1) for exponent in CORRECTIONS)
     rest = (most + least) / 2
     error = math.hypot(half * _spread(places[-1] + rest * drifts), (most - least) * drift / math.sqrt(12))
@@ -370,12 +373,12 @@ def _upward(coefficients: Array) -> list[float]:
 def _followed(coefficients: Array, start: float) -> Array:
     """The upward zero of each of many polynomials ``(n, degree + 1)`` that Newton's method reaches from ``start``.
 
-    nan where there is none up to half the range beyond it.
+    It is nan where there is none within the range of kappa, extended by half of it on both sides.
     """
     c = coefficients.T
     slope = polynomial.polyder(c)
     x = np.full(c.shape[1], start)
-    with np.errstate(all="ignore"):  # what has no zero runs away
+    with np.errstate(all="ignore"):  # a polynomial without a zero sends x to infinity
         for _ in range(30):
             x = x - polynomial.polyval(x, c, tensor=False) / polynomial.polyval(x, slope, tensor=False)
         arrived = abs(polynomial.polyval(x, c, tensor=False)) < 1e-9
@@ -390,7 +393,7 @@ def _spread(values: Array) -> float:
 
 def _where(difference: Array) -> str:
     if (difference < 0).all():
-        return "U of the larger size is the smaller one everywhere: take larger kappa"
+        return "U of the larger size is smaller everywhere: take larger kappa"
     if (difference > 0).all():
-        return "U of the larger size is the larger one everywhere: take smaller kappa"
+        return "U of the larger size is larger everywhere: take smaller kappa"
     return "the data are too noisy to tell: run longer"

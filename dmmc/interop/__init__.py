@@ -1,1 +1,1 @@
-"""Bridges to other packages: ArviZ, emcee and pyerrors, each in a module of its own that imports nothing else's."""
+"""Bridges to other packages, each in a module of its own: ArviZ, emcee and pyerrors."""

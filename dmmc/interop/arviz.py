@@ -28,9 +28,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-import dmmc
 from dmmc.core.errors import DmmcError
-from dmmc.runs.storage import Run, load_run
+from dmmc.core.version import VERSION
+from dmmc.runs.run import StoredRun, load_run
 from dmmc.theory.momenta import orbit_modes, orbit_phat2, orbit_size
 
 Array = NDArray[Any]
@@ -38,47 +38,50 @@ Array = NDArray[Any]
 SAMPLE_DIMS = ("chain", "draw")
 
 
-def to_arviz(run: Run | str | Path) -> Any:
-    """A run as ArviZ's ``InferenceData`` (ArviZ before 1) or ``DataTree`` (since), every draw of it.
+def to_arviz(run: StoredRun | str | Path) -> Any:
+    """A run as ArviZ's ``InferenceData`` (ArviZ before 1) or ``DataTree`` (since), with every draw.
 
-    Group ``posterior``, variables ``(chain, draw)``, in the conventions of :func:`dmmc.theory.observables.measure`: ``M``,
-    ``abs_M``, ``M2``, ``M4``, ``phi2``, ``S_per_site``; and ``two_point`` ``(chain, draw, momentum)``. The coordinate
-    ``momentum`` holds the mode numbers of a representative of each orbit, as text: ``"1,0"`` is
-    ``p = 2 pi (1 / L_0, 0)``.
+    Group ``posterior``, variables ``(chain, draw, ...)``: the observables, in the conventions of
+    :func:`dmmc.theory.observables.measure`. These are ``M``, ``abs_M``, ``M2``, ``M4``, ``phi2``, ``S_per_site``;
+    ``two_point`` ``(chain, draw, momentum)``; and any observables of the user's own, whose further dimensions are
+    called ``<name>_dim_0`` and so on. The coordinate ``momentum`` holds the mode numbers of a representative of each
+    orbit, as text: ``"1,0"`` is ``p = 2 pi (1 / L_0, 0)``.
 
-    Group ``constant_data``, what these momenta are, in numbers: ``mode`` ``(momentum, axis)``, the mode numbers;
-    ``phat2`` ``(momentum)``, ``sum_mu 4 sin^2(p_mu / 2)``; ``orbit_size`` ``(momentum)``, momenta in the orbit. (As
+    Group ``constant_data``, these momenta in numbers: ``mode`` ``(momentum, axis)``, the mode numbers; ``phat2``
+    ``(momentum)``, ``sum_mu 4 sin^2(p_mu / 2)``; ``orbit_size`` ``(momentum)``, the number of momenta in the orbit. (As
     further coordinates of ``two_point`` they would keep ``summary`` of ArviZ 1 from working.)
 
-    Group ``sample_stats``, ``(chain, draw)``; only what the sampler knows is there:
+    Group ``sample_stats``, ``(chain, draw)``; only what the kernel reports is there:
 
     ===================  =====================================================================================
     ``lp``               ``-S``, the log density of the target without its normalisation
-    ``accepted``         whether the step that led to the draw was accepted, bool; with several steps a draw
-                         the fraction of them that was, float
+    ``accepted``         whether the step that led to the draw was accepted, bool; with several steps per draw
+                         the fraction of them that were, float
     ``acceptance_rate``  the probability with which it was to be accepted, ``min(1, exp(-energy_error))`` or
-                         ``min(1, w' / w)``; with several steps a draw the fraction accepted. A chain whose
-                         first step was accepted has nan there: what it was compared with is not recorded.
+                         ``min(1, w' / w)``; with several steps per draw as recorded by the chain
     ``energy_error``     dH of the last trajectory (HMC, cluster)
+    ``energy``           H at the end of the last step (HMC, cluster)
+    ``diverging``        whether the last trajectory ran away (HMC, cluster)
+    ``step_size``        step size of the last trajectory (HMC, cluster)
+    ``n_steps``          leapfrog steps of the last trajectory (HMC, cluster)
     ``log_q``            log density of the proposal at the draw (independence chains)
     ``log_w``            ``-S - log_q`` of the draw
-    ``log_w_proposed``   that of the last proposal, accepted or not; -inf for one that was not finite
-    ``n_clusters``       of the last sweep (cluster)
+    ``log_w_proposed``   ``-S - log_q`` of the last proposal, accepted or not; -inf if it was not finite
+    ``n_clusters``       number of clusters in the last sweep (cluster)
     ===================  =====================================================================================
 
     Attributes, the same on the whole and on each group: ArviZ's own (``created_at``, ``inference_library`` ...),
     ``run_id``, ``kernel``, ``seed``, ``steps_per_draw``, and as JSON ``action``, ``lattice`` and everything that the
-    file says of its origin, ``header``, ``summary`` and ``versions``. They are text and integers: netCDF keeps them.
+    file says about its origin: ``header``, ``record`` and ``versions``. They are text and integers, which netCDF keeps.
 
     Args:
         run: a run, or the path of one.
 
     Raises:
-        FileError: as :func:`dmmc.runs.storage.load_run`.
-        DmmcError: if the run's header lacks what every run of :func:`dmmc.runs.chain.run` has, or ``two_point`` does not
-            fit the lattice.
+        FileError: as :func:`dmmc.runs.run.load_run`.
+        DmmcError: if ``two_point`` does not fit the lattice.
     """
-    if not isinstance(run, Run):
+    if not isinstance(run, StoredRun):
         run = load_run(run)
     attrs = _attributes(run)
     groups: dict[str, Any] = {
@@ -92,33 +95,28 @@ def to_arviz(run: Run | str | Path) -> Any:
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **groups})
 
 
-def _header(run: Run, key: str) -> Any:
-    if key not in run.header:
-        raise DmmcError(f"the header of {run.path} has no {key!r}; store the run with dmmc.runs.chain.run")
-    return run.header[key]
-
-
-def _attributes(run: Run) -> dict[str, Any]:
+def _attributes(run: StoredRun) -> dict[str, Any]:
+    header = run.header
     return {
         "created_at": datetime.now(UTC).isoformat(),
         "creation_library": "dmmc",
-        "creation_library_version": dmmc.__version__,
+        "creation_library_version": VERSION,
         "creation_library_language": "Python",
         "inference_library": "dmmc",
         "inference_library_version": run.versions["dmmc"],
         "run_id": run.run_id,
-        "kernel": _header(run, "kernel")["name"],
-        "seed": _header(run, "seed"),
-        "steps_per_draw": _header(run, "steps_per_draw"),
-        "action": json.dumps(_header(run, "action")),
-        "lattice": json.dumps(_header(run, "lattice")),
-        "header": json.dumps(run.header),
-        "summary": json.dumps(run.summary),
+        "kernel": header.facts.name,
+        "seed": header.seed,
+        "steps_per_draw": header.steps_per_draw,
+        "action": json.dumps(header.action),
+        "lattice": json.dumps(header.lattice),
+        "header": json.dumps(header.to_json()),
+        "record": json.dumps(run.record.to_json()),
         "versions": json.dumps(run.versions),
     }
 
 
-def _samples(run: Run, arrays: dict[str, Array], attrs: dict[str, Any]) -> xr.Dataset:
+def _samples(run: StoredRun, arrays: dict[str, Array], attrs: dict[str, Any]) -> xr.Dataset:
     coords: dict[str, Any] = {"chain": np.arange(run.n_chains), "draw": np.arange(run.n_draws)}
     variables = {}
     for name, array in arrays.items():
@@ -129,8 +127,8 @@ def _samples(run: Run, arrays: dict[str, Array], attrs: dict[str, Any]) -> xr.Da
     return xr.Dataset(variables, coords, {**attrs, "sample_dims": list(SAMPLE_DIMS)})
 
 
-def _momenta(run: Run, attrs: dict[str, Any]) -> xr.Dataset:
-    shape = tuple(_header(run, "lattice"))
+def _momenta(run: StoredRun, attrs: dict[str, Any]) -> xr.Dataset:
+    shape = run.lattice
     variables = {
         "mode": (["momentum", "axis"], np.array(orbit_modes(shape))),
         "phat2": ("momentum", orbit_phat2(shape)),
@@ -139,8 +137,8 @@ def _momenta(run: Run, attrs: dict[str, Any]) -> xr.Dataset:
     return xr.Dataset(variables, {"momentum": _labels(run), "axis": np.arange(len(shape))}, attrs)
 
 
-def _labels(run: Run) -> list[str]:
-    shape = tuple(_header(run, "lattice"))
+def _labels(run: StoredRun) -> list[str]:
+    shape = run.lattice
     modes = orbit_modes(shape)
     if run.observables["two_point"].shape[2:] != (len(modes),):
         raise DmmcError(
@@ -150,28 +148,12 @@ def _labels(run: Run) -> list[str]:
     return [",".join(map(str, mode)) for mode in modes]
 
 
-def _statistics(run: Run) -> dict[str, Array]:
-    found = dict(run.stats)
+def _statistics(run: StoredRun) -> dict[str, Array]:
+    stats = dict(run.stats)
     if "S_per_site" in run.observables:
-        found["lp"] = -run.observables["S_per_site"] * np.prod(_header(run, "lattice"))
-    if "accepted" in found:
-        one_step = _header(run, "steps_per_draw") == 1
-        found["acceptance_rate"] = _acceptance_rate(found) if one_step else found["accepted"]
-        if one_step:
-            found["accepted"] = found["accepted"].astype(bool)
-    return found
-
-
-def _acceptance_rate(stats: dict[str, Array]) -> Array:
-    """Acceptance probability of each step, where a draw is one step."""
-    accepted = stats["accepted"].astype(bool)
-    if "energy_error" in stats:
-        log_ratio = -stats["energy_error"]
-    elif "log_w_proposed" in stats:
-        log_w = stats["log_w"]
-        # A first step that was rejected has left the state's log w as it was.
-        first = np.where(accepted[:, :1], np.nan, log_w[:, :1])
-        log_ratio = stats["log_w_proposed"] - np.concatenate([first, log_w[:, :-1]], axis=1)
-    else:
-        return stats["accepted"]
-    return np.exp(np.minimum(log_ratio, 0.0))
+        stats["lp"] = -run.observables["S_per_site"] * run.volume
+    accepted = stats.get("accepted")
+    # A kernel of several parts may report a fraction even for a single step.
+    if accepted is not None and run.header.steps_per_draw == 1 and np.isin(accepted, (0, 1)).all():
+        stats["accepted"] = accepted.astype(bool)
+    return stats

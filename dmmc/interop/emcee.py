@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
-from dmmc.kernels.base import inexact_mark
-from dmmc.kernels.independence import Proposal
+from dmmc.core.rng import stream
+from dmmc.proposals.base import Proposal
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 
@@ -31,50 +31,51 @@ Array = NDArray[np.float64]
 
 
 class DiffusionMove(emcee.moves.Move):  # type: ignore[misc]  # emcee has no annotations
-    """Independence Metropolis: every walker gets a proposal that does not look at where it is.
+    """Independence Metropolis: every walker gets a proposal that does not depend on where it is.
 
     A proposal x' for the walker at x is accepted with ``min(1, p(x') q(x) / [p(x) q(x')])`` (L. Tierney, Ann. Statist.
-    22 (1994) 1701). Walkers do not see each other, so their number is free: more of them make larger batches, which
-    cost less each. Where there are fewer than dimensions, as on a lattice, emcee's test of the initial state must be
-    skipped: ``run_mcmc(..., skip_initial_state_check=True)``. It mixes with other moves in any proportion, and with
-    ``vectorize``, pools, blobs and backends.
+    22 (1994) 1701). Walkers do not see each other, so that their number is free; more of them make larger batches,
+    which cost less per walker. If there are fewer walkers than dimensions, as on a lattice, emcee's test of the initial
+    state must be skipped: ``run_mcmc(..., skip_initial_state_check=True)``. The move mixes with other moves in any
+    proportion, and works with ``vectorize``, pools, blobs and backends.
 
-    **A resumed chain equals an uninterrupted one, bit for bit** (same machine, same number of threads). emcee stores
-    positions, log_prob and the state of its random generator, but not log q, which is computed afresh after an
-    interruption. So log q must not depend on how a walker got to its place. What ``proposal.sample`` reports does: it
-    differs from ``proposal.log_q`` by rounding and by the integrator's irreversibility. It is not used here. And
-    ``proposal.log_q`` in floating point may depend on the size of a batch and on a field's row in it (where vector
-    instructions end, where a matrix product has its edge), though not on the other rows. So log q of walker k is always
-    that of row k in a batch of all walkers, also when one walker alone has moved. The price is a second integration of
-    each proposal, and one of all walkers after a step of another move; what the walkers have is kept meanwhile.
+    **A resumed chain equals an uninterrupted one, bit for bit** (on the same machine, with the same number of threads).
+    emcee stores positions, log_prob and the state of its random generator, but not log q, which is computed afresh
+    after an interruption. Therefore log q must not depend on how a walker got to its place. The value that
+    ``proposal.sample`` reports does: it differs from ``proposal.log_q`` by rounding and by the irreversibility of the
+    integrator. It is not used here. In floating point, ``proposal.log_q`` may also depend on the size of a batch and on
+    a field's row in it (where vector instructions end, where a matrix product has its edge), though not on the other
+    rows. Therefore log q of walker k is always that of row k in a batch of all walkers, even if a single walker has
+    moved. The price is a second integration of each proposal, and one of all walkers after a step of another move; the
+    values of the walkers are kept in between.
 
-    Everything random comes from emcee's generator: a seed for ``proposal.sample`` (32 bits, all that torch's CPU
-    generator uses), and the decisions.
+    Everything random comes from emcee's generator: the seed for ``proposal.sample``, and the decisions.
 
     Args:
-        proposal: where proposals come from. Its fields ``(n, *lattice)`` are walkers ``(n, ndim)`` in C order, ndim = V
-            sites.
-        device: where the proposal draws its random numbers, and gets its fields.
+        proposal: where proposals come from. Its fields ``(n, *lattice)`` are walkers ``(n, ndim)`` in C order, where
+            ndim is the number of sites.
+        device: where the proposal draws its random numbers and gets its fields.
 
     Raises:
-        DmmcError: if log q of the proposal is only an estimate. In a run: if ndim is not the number of sites; log_q
-            has a wrong shape; log_q of a walker is NaN or ``+inf``.
+        DmmcError: if log q of the proposal is only an estimate. In a run: if ndim is not the number of sites, log_q
+            has a wrong shape, or log_q of a walker is NaN or ``+inf``.
 
-    A proposal that is not finite, or has a log_prob or log_q that is not, is rejected. NaN from the log_prob function
-    itself is an error in emcee; let it return ``-inf``.
+    A proposal that is not finite, or whose log_prob or log_q is not, is rejected. If the log_prob function itself gives
+    NaN, emcee raises an error; let it return ``-inf`` instead.
     """
 
     def __init__(self, proposal: Proposal, device: str | torch.device = "cpu") -> None:
-        inexact_mark(proposal, allow_inexact=False)
+        if reason := getattr(proposal, "inexact", ""):
+            raise DmmcError(f"these walkers would not sample their target: {reason}; use an exact divergence")
         self.proposal = proposal
         self.device = torch.device(device)
         self._known: tuple[Array, Array] | None = None  # positions of the walkers, and their log q
 
     def propose(self, model: Any, state: emcee.State) -> tuple[emcee.State, NDArray[np.bool_]]:
-        """One step of all walkers, called by emcee: the new state, and who has moved ``(n_walkers,)``."""
+        """One step of all walkers, called by emcee: the new state, and which walkers have moved ``(n_walkers,)``."""
         n, ndim = state.coords.shape
-        seed = int(model.random.randint(2**32, dtype=np.uint64))
-        phi, _ = self.proposal.sample(n, torch.Generator(self.device).manual_seed(seed))
+        seed = int(model.random.randint(2**63, dtype=np.uint64))
+        phi, _ = self.proposal.sample(n, stream(seed, "emcee", device=self.device))
         if len(phi) != n or phi[0].numel() != ndim:
             raise DmmcError(
                 f"the proposal makes {len(phi)} fields of {tuple(phi.shape[1:])}, which are not {n} walkers of "
@@ -105,17 +106,17 @@ class DiffusionMove(emcee.moves.Move):  # type: ignore[misc]  # emcee has no ann
         return log_q
 
     def _log_q(self, coords: Array, shape: torch.Size) -> Array:
-        # A copy: torch aligns its own memory always alike, and rounding may depend on the alignment.
+        # A copy, because rounding may depend on the alignment of the memory, and torch always aligns its own alike.
         phi = torch.tensor(coords, dtype=torch.float64, device=self.device).view(shape)
         log_q = self.proposal.log_q(phi)
         if not isinstance(log_q, Tensor) or log_q.shape != shape[:1]:
-            found = tuple(log_q.shape) if isinstance(log_q, Tensor) else type(log_q).__name__
-            raise DmmcError(f"the proposal must report log_q of shape {tuple(shape[:1])}, one a field; got {found}")
+            got = tuple(log_q.shape) if isinstance(log_q, Tensor) else type(log_q).__name__
+            raise DmmcError(f"the proposal must report log_q of shape {tuple(shape[:1])}, one per field; got {got}")
         return log_q.to("cpu", torch.float64).numpy()
 
 
 def lattice_log_prob(action: Action, lattice: Lattice, device: str | torch.device = "cpu") -> Callable[[Array], Array]:
-    """``-S`` as a log_prob function of emcee, for ``vectorize=True``: ``(n, V) -> (n,)``, fields in C order."""
+    """``-S`` as a log_prob function for emcee with ``vectorize=True``: ``(n, V) -> (n,)``, fields in C order."""
 
     def log_prob(coords: Array) -> Array:
         phi = torch.as_tensor(coords, dtype=torch.float64, device=device).view(-1, *lattice.shape)

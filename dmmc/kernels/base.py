@@ -8,6 +8,7 @@ of this module and never asks for the name or type of a kernel.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -78,8 +79,8 @@ class Kernel(Protocol[StateT]):
     """A Markov kernel that leaves ``exp(-S)`` invariant.
 
     A kernel of your own derives from this class and defines ``action``, ``lattice``, ``facts``, ``describe``,
-    ``initial`` and ``step``, and where its state holds more than fields and actions also ``start`` and ``restore``.
-    The rest has defaults.
+    ``initial`` and ``step``; without one of the last four Python refuses to make an instance. Where the state holds more
+    than fields and actions, define ``start`` and ``restore`` as well. The rest has defaults.
     """
 
     if TYPE_CHECKING:  # a dataclass would take these properties for the defaults of its fields of the same name
@@ -95,19 +96,22 @@ class Kernel(Protocol[StateT]):
             ...
 
     @property
+    @abstractmethod
     def facts(self) -> KernelFacts:
         """What others need to know about the kernel."""
         ...
 
     @property
     def cost(self) -> Mapping[str, int]:
-        """What one step of one chain costs: evaluations of the ``force`` dS/dphi, or of the ``network``."""
+        """What one step of one chain costs: evaluations of the ``force`` dS/dphi, or of the ``network``, by name."""
         return {}
 
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Name and parameters as JSON values; recorded with a chain, and compared when the chain is resumed."""
         ...
 
+    @abstractmethod
     def initial(self, n: int, generator: torch.Generator) -> StateT:
         """The state of ``n`` chains at fields that the kernel chooses itself."""
         ...
@@ -128,15 +132,17 @@ class Kernel(Protocol[StateT]):
         """Adapt the kernel's parameters while the chains thermalise.
 
         Args:
-            state: where the chains are.
+            state: the present state of the chains.
             generator: source of randomness.
             n_steps: steps to spend. They are not part of the chain.
 
         Returns:
-            the tuned kernel, whose parameters do not change any more, and the state after ``n_steps`` steps.
+            the tuned kernel, whose parameters are then fixed, and the state after ``n_steps`` steps. By default
+            nothing is tuned, and the kernel and the state are returned as they are.
         """
         return self, state
 
+    @abstractmethod
     def step(self, state: StateT, generator: torch.Generator) -> tuple[StateT, Info]:
         """One step of all chains: the new state, and what the step reports."""
         ...
@@ -148,14 +154,20 @@ class Kernel(Protocol[StateT]):
             yield state, info
 
 
+AT_ONCE = 16
+"""Steps that :func:`advance` asks for at once: kernels may make the proposals of all of them together."""
+
+
 def advance(kernel: Kernel[StateT], state: StateT, n: int, generator: torch.Generator) -> StateT:
     """The state ``n`` steps later."""
     last = state
-    for later, _ in kernel.steps(state, n, generator):
-        last = later
+    for done in range(0, n, AT_ONCE):
+        for later, _ in kernel.steps(last, min(AT_ONCE, n - done), generator):
+            last = later
     return last
 
 
+@torch.no_grad()
 def start_state(action: Action, lattice: Lattice, phi: Tensor) -> State:
     """Check initial fields and evaluate their action in float64.
 
@@ -194,8 +206,8 @@ def metropolis(state: StateT, proposed: StateT, log_ratio: Tensor, uniform: Tens
     """The Metropolis step: each chain moves to ``proposed`` with probability ``min(1, exp(log_ratio))``.
 
     Args:
-        state: where the chains are.
-        proposed: where they might go; everything that the state carries moves together.
+        state: the present state.
+        proposed: the proposed state; everything that a state carries moves together.
         log_ratio: logarithm of the ratio that detailed balance asks for, ``(n,)``; ``-inf`` or NaN is a rejection.
         uniform: random numbers from [0, 1), ``(n,)``.
 

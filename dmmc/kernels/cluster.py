@@ -88,6 +88,7 @@ class Cluster(Kernel[State]):
         local, state = self.local.tune(state, generator, n_steps)
         return replace(self, local=local), state
 
+    @torch.no_grad()
     def step(self, state: State, generator: torch.Generator) -> tuple[State, ClusterInfo]:
         phi, n_clusters = self.flip(state.phi, generator)
         state = State(phi, self.action(phi))
@@ -99,8 +100,8 @@ class Cluster(Kernel[State]):
     def flip(self, phi: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One Swendsen-Wang update of the signs of ``phi``, ``(n, *lattice)``.
 
-        With ``-hopping phi phi_mu`` in S, a link is frozen with probability ``1 - exp(-2 hopping phi phi_mu)`` if its
-        ends have the same sign. Each cluster of frozen links is then reversed with probability 1/2.
+        Links freeze with :func:`freezing_probability`, and each cluster of frozen links is then reversed with
+        probability 1/2.
 
         Returns:
             The new fields, and the number of clusters ``(n,)``, int64.
@@ -111,9 +112,9 @@ class Cluster(Kernel[State]):
         neighbour = torch.stack([site.roll(-1, axis) for axis in range(dim)], dim=-1).view(V, dim)
         u = torch.rand(n, V, dim, generator=generator, dtype=torch.float64, device=generator.device).to(phi.device)
         flat = phi.reshape(n, V)
-        # Ends of opposite sign give a negative probability and hence no link. A lattice of extent 2 has two links
-        # between the same two sites, each with its own u; extent 1 links a site to itself, which has no effect.
-        frozen = u < -torch.expm1(-2 * hop * flat[:, :, None] * flat[:, neighbour.to(phi.device)])
+        # A lattice of extent 2 has two links between the same two sites, each with its own u; extent 1 links a site to
+        # itself, which has no effect.
+        frozen = u < freezing_probability(hop, flat[:, :, None], flat[:, neighbour.to(phi.device)])
 
         # One graph for all chains. Counting the links of each site gives a CSR matrix without sorting.
         links = frozen.view(n * V, dim).cpu()
@@ -129,6 +130,14 @@ class Cluster(Kernel[State]):
         reverse = torch.randint(2, (n_total,), generator=generator, device=generator.device).cpu().bool()
         reverse = reverse[torch.from_numpy(labels)].view(phi.shape).to(phi.device)
         return torch.where(reverse, -phi, phi), n_clusters
+
+
+def freezing_probability(hopping: float, phi: Tensor, neighbour: Tensor) -> Tensor:
+    """``1 - exp(-2 hopping phi phi_mu)``: with ``-hopping phi phi_mu`` in S, how likely a link is to freeze.
+
+    Links whose ends have opposite signs never freeze; the number is negative for them.
+    """
+    return -torch.expm1(-2 * hopping * phi * neighbour)
 
 
 def check_hopping(action: Action) -> float:

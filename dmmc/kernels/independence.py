@@ -53,7 +53,7 @@ class Independence(Kernel[WeightedState]):
     Args:
         action: the action that is sampled.
         lattice: the lattice that the chains live on.
-        proposal: where proposals come from.
+        proposal: independent fields with their density.
         allow_inexact: accept a proposal whose log q is an estimate; the chain is then marked inexact everywhere.
 
     Raises:
@@ -79,6 +79,7 @@ class Independence(Kernel[WeightedState]):
     def describe(self) -> dict[str, Any]:
         return {"name": "independence", "proposal": self.proposal.describe()}
 
+    @torch.no_grad()
     def initial(self, n: int, generator: torch.Generator) -> WeightedState:
         """Chains that begin at ``n`` proposals.
 
@@ -90,14 +91,16 @@ class Independence(Kernel[WeightedState]):
             raise DmmcError("the weight of an initial proposal is not finite; check the model, or start from fields")
         return state
 
+    @torch.no_grad()
     def start(self, phi: Tensor, generator: torch.Generator) -> WeightedState:
         """Chains that begin at given fields ``(n, *lattice)``.
 
         Raises:
-            DmmcError: if a field, its action or its weight is not finite.
+            DmmcError: if a field, its action or its weight is not finite, or the proposal returns log_q of a wrong
+                shape.
         """
         state = start_state(self.action, self.lattice, phi)
-        return weighted(state.phi, state.S, checked_log_q(self.proposal.log_q(phi), len(phi)))
+        return weighted(state.phi, state.S, checked_log_q(self.proposal.log_q(state.phi), len(state.phi)))
 
     def restore(self, tensors: Mapping[str, Tensor]) -> WeightedState:
         return WeightedState(**tensors)

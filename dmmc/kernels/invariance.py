@@ -4,10 +4,10 @@ Chains that begin at independent exact draws x of the target must, after any num
 (Geweke, JASA 99 (2004) 799; for chains Gandy, Scott, 2001.06465). Nothing has to converge, and nothing is compared
 with another sampler. Three families of tests, each with a p-value that holds for finite samples of this size:
 
-* **mean shift**: paired differences ``f(x') - f(x)`` have mean zero, for all observables f at once (Hotelling's T^2);
-  paired, so that what a step leaves as it was adds no noise;
+* **mean shift**: the differences ``f(x') - f(x)`` have mean zero, for all observables f at once (Hotelling's T^2).
+  They are paired, so that whatever a step leaves unchanged adds no noise;
 * **law of f**, one for each observable: x' of one half of the chains against x of the other half, by the two-sample
-  Kolmogorov-Smirnov statistic; sees what moves no mean;
+  Kolmogorov-Smirnov statistic, which sees changes that move no mean;
 * **detailed balance**, on request, for kernels that should be reversible:
   ``E[f(x) g(x')] = E[g(x) f(x')]`` for all pairs (Hotelling's T^2 again).
 
@@ -16,10 +16,10 @@ probability ``alpha`` at most: measured on 10,000 tests of exact kernels (HMC an
 phi^4 each) 3.2 % at alpha = 5 %, 0.73 % at 1 %, 0.04 % at 0.1 %. Apart from chance, the S and log w that a state
 carries must be those of its fields.
 
-What no such test sees: a kernel that is invariant but not ergodic; a constant factor of q (it cancels); a wrong
-gradient in HMC (still exact, only slow); errors below :attr:`Invariance.resolution`, such as those of float32 in an
-acceptance; faults that act where exact draws hardly ever are. What it sees beyond invariance: chains that share random
-numbers.
+No such test can see that a kernel is invariant but not ergodic, a constant factor of q (it cancels), a wrong gradient in
+HMC (which is still exact, only slow), errors below :attr:`Invariance.resolution`, such as those of float32 in an
+acceptance, or faults in regions that exact draws hardly ever visit. It does see, beyond invariance, chains that share
+random numbers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _MAX_PAIRED = 6
 
 @dataclass(frozen=True)
 class Invariance:
-    """What an invariance test has found.
+    """The outcome of an invariance test.
 
     Attributes:
         p_values: of each test, by name; not corrected for their number.
@@ -74,12 +74,12 @@ class Invariance:
 
     @property
     def p_value(self) -> float:
-        """Of all tests together (Bonferroni)."""
+        """The p-value of all tests together (Bonferroni)."""
         return min(1.0, len(self.p_values) * min(self.p_values.values()))
 
     @property
     def passed(self) -> bool:
-        """Whether nothing speaks against the kernel."""
+        """Whether there is neither a contradiction nor a p-value that is too small."""
         return not self.faults and self.p_value >= self.alpha
 
     def __str__(self) -> str:
@@ -112,22 +112,23 @@ def assert_invariant(
         kernel: the kernel.
         exact_draws: independent fields from ``exp(-S) / Z``, ``(n, *lattice)`` float64, at least 100; 10,000 and more
             find errors of a few per cent of a standard deviation. See :func:`phi4_draws`.
-        generator: random numbers for the kernel; not those that made the draws (mind equal seeds).
-        steps: steps from each draw. A few steps find more than one does: errors add up faster than noise, and a state that
-            a rejection has spoilt shows in the next step.
+        generator: random numbers for the kernel. They must not be those that made the draws (beware of equal seeds).
+        steps: steps from each draw. A few steps find more than one does: errors add up faster than noise, and a state
+            that a rejection has spoilt shows in the next step.
         alpha: probability with which a correct kernel fails.
-        observables: fields ``(n, *lattice)`` to named series ``(n,)``; default :func:`standard_observables` and S.
+        observables: maps fields ``(n, *lattice)`` to named series ``(n,)``; by default
+            :func:`standard_observables` and S.
         reversible: test detailed balance too. A composition of kernels, such as cluster updates with HMC, is
             invariant but not reversible.
 
     Returns:
-        what was found, to look at: ``print(assert_invariant(...))``.
+        the outcome, which can be printed.
 
     Raises:
         AssertionError: if the kernel is not invariant, with the table of :class:`Invariance`.
         DmmcError: as :func:`check_invariance`.
     """
-    found = check_invariance(
+    outcome = check_invariance(
         kernel,
         exact_draws,
         generator,
@@ -136,9 +137,9 @@ def assert_invariant(
         observables=observables,
         reversible=reversible,
     )
-    if not found.passed:
-        raise AssertionError(f"the kernel {kernel.facts.name!r} does not leave exp(-S) invariant\n{found}")
-    return found
+    if not outcome.passed:
+        raise AssertionError(f"the kernel {kernel.facts.name!r} does not leave exp(-S) invariant\n{outcome}")
+    return outcome
 
 
 def check_invariance(
@@ -151,7 +152,7 @@ def check_invariance(
     observables: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
     reversible: bool = False,
 ) -> Invariance:
-    """:func:`assert_invariant` that only reports.
+    """As :func:`assert_invariant`, but a kernel that is not invariant raises no error.
 
     Raises:
         DmmcError: if the draws are too few or not finite fields on the kernel's lattice, a number is out of its range,
@@ -173,7 +174,8 @@ def check_invariance(
     measure = observables or (lambda phi: {**standard_observables(phi, kernel.lattice), "S": kernel.action(phi)})
     before, after = measure(x), measure(y)
     p_values = compare(before, after, reversible)
-    z, resolution = {}, {}
+    z: dict[str, float] = {}
+    resolution: dict[str, float] = {}
     quantile = float(scipy.stats.norm.isf(alpha / len(p_values) / 2))
     for name, values in before.items():
         difference = (after[name] - values).double()
@@ -191,9 +193,9 @@ def standard_observables(phi: Tensor, lattice: Lattice) -> dict[str, Tensor]:
     """
     flat = phi.flatten(1)
     M, G = flat.mean(1), lattice.two_point(phi)
-    found = {"M": M, "abs_M": M.abs(), "M4": M**4, "phi4": flat.pow(4).mean(1), "phi(0)": flat[:, 0]}
+    series = {"M": M, "abs_M": M.abs(), "M4": M**4, "phi4": flat.pow(4).mean(1), "phi(0)": flat[:, 0]}
     orbits = np.unique(np.linspace(0, G.shape[1] - 1, _MAX_ORBITS).round().astype(int))
-    return found | {f"two_point[{k}]": G[:, k] for k in orbits.tolist()}
+    return series | {f"two_point[{k}]": G[:, k] for k in orbits.tolist()}
 
 
 def compare(before: Mapping[str, Tensor], after: Mapping[str, Tensor], reversible: bool = False) -> dict[str, float]:
@@ -202,7 +204,7 @@ def compare(before: Mapping[str, Tensor], after: Mapping[str, Tensor], reversibl
     Args:
         before: named series ``(n,)``.
         after: the same, chain by chain.
-        reversible: with detailed balance, of the first six observables.
+        reversible: whether detailed balance is tested too, with the first six observables.
     """
     x = torch.stack([before[name].double() for name in before], 1).cpu()
     y = torch.stack([after[name].double() for name in before], 1).cpu()
@@ -243,25 +245,26 @@ def hotelling(differences: Tensor) -> tuple[float, int]:
 
 
 def _p_value(T2: float, rank: int, n: int) -> float:
-    """Of T^2 from ``n`` vectors, by its F distribution."""
+    """The p-value of T^2 from ``n`` vectors, by its F distribution."""
     return float(scipy.stats.f.sf(T2 * (n - rank) / (rank * (n - 1)), rank, n - rank))
 
 
 def _faults(kernel: Kernel[Any], state: State) -> list[str]:
-    """What contradicts itself in a state."""
+    """The contradictions within a state, in words."""
     if not bool(torch.isfinite(state.phi).all()):
         return ["a state has fields that are not finite"]
-    found = []
+    faults = []
     scale = 1 + state.S.abs()
-    if bool(((state.S - kernel.action(state.phi)).abs() > STATE_TOLERANCE * scale).any()):
-        found.append("the S of a state is not that of its fields")
+    # Written so that a deviation which is NaN is a fault.
+    if not bool(((state.S - kernel.action(state.phi)).abs() <= STATE_TOLERANCE * scale).all()):
+        faults.append("the S of a state is not that of its fields")
     carried = state.tensors()
     if "log_w" in carried and "log_q" in carried:
         log_w, log_q = carried["log_w"], carried["log_q"]
         scale = scale + log_q.abs()
-        if bool(((log_w + state.S + log_q).abs() > STATE_TOLERANCE * scale).any()):
-            found.append("the log w of a state is not -S - log q of the same state")
-    return found
+        if not bool(((log_w + state.S + log_q).abs() <= STATE_TOLERANCE * scale).all()):
+            faults.append("the log w of a state is not -S - log q of the same state")
+    return faults
 
 
 def phi4_draws(action: Phi4, lattice: Lattice, n: int, generator: torch.Generator, c: float | None = None) -> Tensor:
@@ -272,10 +275,10 @@ def phi4_draws(action: Phi4, lattice: Lattice, n: int, generator: torch.Generato
 
     Args:
         action: the target.
-        lattice: where.
-        n: how many.
-        generator: random numbers.
-        c: any number that leaves the Gaussian part normalisable; None for the most efficient of several.
+        lattice: the lattice of the fields.
+        n: number of fields.
+        generator: source of randomness.
+        c: any number that leaves the Gaussian part normalisable; by default the most efficient of several.
 
     Returns:
         ``(n, *lattice)`` float64.
@@ -299,14 +302,15 @@ def phi4_draws(action: Phi4, lattice: Lattice, n: int, generator: torch.Generato
         least = max(0.0, (float(kinetic.max()) / 2 - quad) / (2 * quart)) if quart else 0.0
         offers = [least + t / math.sqrt(quart) for t in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)] if quart else [0.0]
         c = max(offers, key=lambda c: len(attempt(c, 2000)))
-    found: list[Tensor] = []
+    accepted: list[Tensor] = []
     total = tried = 0
     while total < n:
-        found.append(attempt(c, max(2000, min(2 * n, 1 << 18))))
-        total, tried = total + len(found[-1]), tried + max(2000, min(2 * n, 1 << 18))
+        batch = max(2000, min(2 * n, 1 << 18))
+        accepted.append(attempt(c, batch))
+        total, tried = total + len(accepted[-1]), tried + batch
         if tried >= 20_000 and total * 2000 < tried:
             raise DmmcError(
                 f"rejection accepts {total} of {tried} fields: too many sites, or too strong a coupling; "
                 "take a smaller lattice, or well separated fields of a cluster chain"
             )
-    return torch.cat(found)[:n]
+    return torch.cat(accepted)[:n]

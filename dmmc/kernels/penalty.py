@@ -59,21 +59,21 @@ class PenaltyInfo(Info):
     """What a step reports, ``(n,)`` each.
 
     Attributes:
-        noise_variance: variance of the mean difference of log weights.
+        noise_variance: variance of the mean difference of log weights, measured or known.
     """
 
     noise_variance: Tensor
 
 
 def penalty(variance: Tensor, n_estimates: int | None) -> Tensor:
-    """What the acceptance pays for noise.
+    """The penalty u that makes up for the noise in the acceptance.
 
     Args:
-        variance: that of the mean difference.
+        variance: variance of the mean difference of log weights.
         n_estimates: k, the number of estimates from which ``variance`` was measured, at least 2; None if it is known.
 
     Returns:
-        u, in the shape of ``variance``.
+        u, of the shape of ``variance``.
     """
     x = variance
     if n_estimates is None:
@@ -89,11 +89,12 @@ class Penalty(Kernel[State]):
     Args:
         action: the action that is sampled.
         lattice: the lattice that the chains live on.
-        proposal: fields, and estimates of their log q.
-        n_estimates: k, estimates of each difference of log weights, at least 2 unless the variance is known.
+        proposal: independent fields, and estimates of their log density.
+        n_estimates: k, the number of estimates of each difference of log weights, at least 2 unless the variance is
+            known.
         variance: the variance of one estimate of log q at given fields, ``(n, *lattice) -> (n,)``, where it is known;
             None to measure it. If it is known, and the noise is Gaussian, the chain is exact.
-        allow_inexact: must be True: the method is an approximation, and all its output is marked so.
+        allow_inexact: must be True, since the method is an approximation; all its output is marked as such.
 
     Raises:
         DmmcError: if ``allow_inexact`` is not True, or ``n_estimates`` is out of its range.
@@ -124,7 +125,7 @@ class Penalty(Kernel[State]):
 
     @property
     def cost(self) -> dict[str, int]:
-        """One proposal, and k estimates of log q for it and for the present field."""
+        """One proposal, and k estimates of log q both for it and for the present field."""
         return {"network": (1 + 2 * self.n_estimates) * self.proposal.evaluations}
 
     def describe(self) -> dict[str, Any]:
@@ -135,6 +136,7 @@ class Penalty(Kernel[State]):
             "variance": "measured" if self.variance is None else "known",
         }
 
+    @torch.no_grad()
     def initial(self, n: int, generator: torch.Generator) -> State:
         """Chains that begin at ``n`` proposals."""
         return start_state(self.action, self.lattice, self.proposal.sample(n, generator)[0])

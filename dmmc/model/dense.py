@@ -17,6 +17,7 @@ and the trace of the Jacobian of D N is exact at the cost of the network itself:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from dmmc.core.errors import DmmcError
 from dmmc.model import splines
 from dmmc.model.interaction import activation
-from dmmc.model.network import DriftNetwork
+from dmmc.model.network import Network, register_network
 from dmmc.model.reference import GaussianReference
 from dmmc.theory.lattice import Lattice
 
@@ -56,7 +57,8 @@ def unit_gaussian(n_parameters: int) -> GaussianReference:
     return GaussianReference(lattice, torch.ones(len(lattice.orbit_modes), dtype=torch.float64))
 
 
-class DenseNetwork(DriftNetwork):
+@register_network("dense")
+class DenseNetwork(Network):
     """The network of this module's formulas.
 
     Args:
@@ -76,6 +78,7 @@ class DenseNetwork(DriftNetwork):
         if reference.lattice.dim != 1 or reference.mean != 0 or not bool((reference.propagator == 1).all()):
             raise DmmcError("a dense network needs a unit Gaussian reference: one axis, propagator 1, mean 0")
         self.size = DenseSize() if size is None else size
+        self.level_intervals = self.size.level_knots - splines.DEGREE
         d, f1, f2, k = reference.lattice.volume, self.size.hidden1, self.size.hidden2, self.size.level_knots
 
         def normal(*shape: int, std: float) -> nn.Parameter:
@@ -93,8 +96,14 @@ class DenseNetwork(DriftNetwork):
         self.o2 = zeros(d, f2)
         self.lin = zeros(d, d)
 
-    def describe(self) -> dict[str, Any]:
-        return {"class": "dense", **asdict(self.size)}
+    def config(self) -> dict[str, Any]:
+        return asdict(self.size)
+
+    @classmethod
+    def from_config(
+        cls, reference: GaussianReference, config: Mapping[str, Any], generator: torch.Generator | None = None
+    ) -> DenseNetwork:
+        return cls(reference, DenseSize(**config), generator)
 
     def _matrices(self, v: Tensor) -> dict[str, Tensor]:
         """The matrices and biases at noise variances ``v`` ``(G,)``, each ``(G, ...)``: one product for all."""

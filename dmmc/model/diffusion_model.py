@@ -1,7 +1,7 @@
 """A trained diffusion model: the network, what it was trained for, and its file.
 
-A model file is a safetensors file: weights and propagator as tensors, everything else as JSON in its header. Loading
-one runs no code from it.
+A model file holds weights and propagator as tensors and everything else in its header (:mod:`dmmc.model.file`). The
+network is looked up by its name in the registry of :mod:`dmmc.model.network`; loading a file runs no code from it.
 """
 
 from __future__ import annotations
@@ -9,28 +9,79 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from importlib import resources
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
 from torch import Tensor
 
-import dmmc
 from dmmc.core.errors import DmmcError, FileError, MismatchError
-from dmmc.model.interaction import InteractionNetwork, NetworkSize
-from dmmc.model.network import DriftNetwork
+from dmmc.core.records import Record
+from dmmc.core.version import VERSION
+from dmmc.model import interaction as _interaction  # noqa: F401 - registers the network of the package
+from dmmc.model.file import read_tensors, write_tensors
+from dmmc.model.history import TrainingHistory
+from dmmc.model.network import Network, is_registered, make_network, network_class
 from dmmc.model.reference import GaussianReference
-from dmmc.theory.actions import Action, action_from_description, same_action
+from dmmc.theory.actions import Action, Symmetry, action_from_description, declaration, same_action
 from dmmc.theory.lattice import Lattice
 
 FORMAT = "dmmc-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class ReferenceHeader:
+    """A Gaussian reference but for its lattice and propagator; see :class:`dmmc.model.reference.GaussianReference`."""
+
+    mean: float
+    v_max: float
+    v_offset: float
+
+
+@dataclass(frozen=True)
+class ModelHeader(Record):
+    """What a model file holds beside its tensors.
+
+    Attributes:
+        action: description of the action; {} for a model trained on data alone.
+        lattice: extents.
+        network: its registered name as ``name``, and its configuration.
+        reference: the Gaussian reference.
+        symmetry: of the theory, as far as the model uses it.
+        two_sector: whether the model is of one sector of a broken phase.
+        history: how it was trained; None for an untrained model.
+        versions: of the software that wrote the file.
+    """
+
+    VERSION = 2
+
+    action: dict[str, Any]
+    lattice: tuple[int, ...]
+    network: dict[str, Any]
+    reference: ReferenceHeader
+    symmetry: Symmetry
+    two_sector: bool
+    history: TrainingHistory | None
+    versions: dict[str, str]
+
+
+def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The header of a file of format 1, which knew one network and assumed the symmetry, as one of format 2.
+
+    Raises:
+        KeyError, TypeError: if something is missing.
+        DmmcError: if the history is not one.
+    """
+    network = {"name": "interaction", **header["network"]}
+    history = TrainingHistory.from_version_1(header["history"])
+    return {**header} | {
+        "network": network,
+        "symmetry": "z2" if header["two_sector"] or network["odd"] else "none",
+        "history": None if history is None else history.to_json(),
+    }
 
 
 @dataclass(frozen=True)
@@ -38,38 +89,81 @@ class DiffusionModel:
     """A network with its Gaussian reference and its provenance.
 
     Attributes:
-        network: the interaction network, or one of your own; its reference and lattice are the model's.
-        action: description of the action of the training ensemble (:meth:`dmmc.theory.actions.Action.describe`); {} for a
-            model trained on data alone.
-        two_sector: the network models the sector M > 0 of a broken phase, with a reference centred at its mean, and
-            the proposal is the group average ``q(phi) = [q_+(phi) + q_+(-phi)] / 2``.
-        history: training record, JSON-ready.
+        network: the network; its reference and lattice are those of the model.
+        action: description of the action of the training ensemble (:meth:`dmmc.theory.actions.Action.describe`); {} for
+            a model trained on data alone.
+        two_sector: whether the network models only the sector M > 0 of a broken phase, with a reference centred at its
+            mean, so that proposals must be averaged over the group: ``q(phi) = [q_+(phi) + q_+(-phi)] / 2``.
+        history: how it was trained; None for an untrained model.
+        symmetry: of the theory, as far as the model uses it: only with ``"z2"`` may the network be odd, or model one
+            sector.
+
+    Raises:
+        DmmcError: if the model uses a symmetry that the theory does not have, or an odd network is to model one sector
+            or a field that is not centred.
     """
 
-    network: DriftNetwork
+    network: Network
     action: Mapping[str, Any]
     two_sector: bool = False
-    history: Mapping[str, Any] = field(default_factory=dict)
+    history: TrainingHistory | None = None
+    symmetry: Symmetry = "none"
 
     def __post_init__(self) -> None:
+        if self.symmetry not in ("z2", "none"):
+            raise DmmcError(f'the symmetry of a model is "z2" or "none", not {self.symmetry!r}')
         if self.two_sector and self.network.odd:
-            raise DmmcError("a two-sector model needs a network with biases: use NetworkSize(odd=False)")
+            raise DmmcError("a two-sector model needs a network with biases: pass odd=False in its configuration")
+        if self.two_sector and self.symmetry != "z2":
+            raise DmmcError('a two-sector model is mirrored by the symmetry phi -> -phi: pass symmetry="z2"')
+        if self.network.odd and self.symmetry != "z2":
+            raise DmmcError(
+                'an odd network is for theories with the symmetry phi -> -phi: pass symmetry="z2", or odd=False in the '
+                "configuration of the network"
+            )
+        if self.network.odd and self.network.reference.mean != 0:
+            raise DmmcError(
+                "an odd network is for fields of mean 0, and the reference has another mean: pass odd=False in the "
+                "configuration of the network, or measure the reference without connected=True"
+            )
 
     @classmethod
     def untrained(
         cls,
         reference: GaussianReference,
         action: Action | None,
-        size: NetworkSize | None = None,
+        network: str = "interaction",
+        config: Mapping[str, Any] | None = None,
+        *,
+        symmetry: Symmetry | None = None,
         two_sector: bool = False,
         generator: torch.Generator | None = None,
     ) -> DiffusionModel:
-        """The model that is the Gaussian reference exactly."""
-        size = NetworkSize() if size is None else size
-        if two_sector:
-            size = replace(size, odd=False)
-        network = InteractionNetwork(reference, size, generator)
-        return cls(network, {} if action is None else action.describe(), two_sector)
+        """The model that is the Gaussian reference exactly, or close to it: where training starts.
+
+        The network is odd only for a theory with the symmetry phi -> -phi, a centred reference and both sectors.
+
+        Args:
+            reference: the Gaussian reference. For a theory without the symmetry it should be a connected one, and so
+                for one sector.
+            action: of the ensemble; None for data alone.
+            network: name of a registered network.
+            config: its configuration where it differs from the default; for the interaction network the fields of
+                :class:`dmmc.model.interaction.NetworkSize`.
+            symmetry: of the theory, as :func:`dmmc.theory.symmetry.find_symmetry` finds it; by default what the action
+                declares, and "none" where it says nothing.
+            two_sector: whether to model the sector M > 0 only.
+            generator: source of the random initial weights (CPU); by default one of a fixed seed.
+
+        Raises:
+            DmmcError: if there is no such network, or the model would use a symmetry that the theory does not have.
+        """
+        if symmetry is None:
+            symmetry = (None if action is None else declaration(action).symmetry) or "none"
+        odd = symmetry == "z2" and not two_sector and reference.mean == 0
+        settings = network_class(network).oddness(odd) | dict(config or {})
+        made = make_network(network, reference, settings, generator).requires_grad_(False).eval()
+        return cls(made, {} if action is None else action.describe(), two_sector, symmetry=symmetry)
 
     @property
     def reference(self) -> GaussianReference:
@@ -83,12 +177,12 @@ class DiffusionModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.network.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating-point type of the weights, and of what the network computes."""
+        """The floating-point type of the weights, and of what the network computes."""
         return self.network.dtype
 
     def to_float64(self) -> DiffusionModel:
@@ -96,8 +190,8 @@ class DiffusionModel:
         return replace(self, network=copy.deepcopy(self.network).double())
 
     def known_action(self) -> Action | None:
-        """The action object, where this version knows how to make it from its description."""
-        return action_from_description(dict(self.action)) if self.action else None
+        """The action, if one is registered under the name in its description."""
+        return action_from_description(self.action) if self.action else None
 
     def check_fits(self, action: Action | None = None, lattice: Lattice | None = None) -> None:
         """Refuse to be used for another theory.
@@ -116,44 +210,38 @@ class DiffusionModel:
                 "ask for the action it was trained for, or train another model"
             )
 
-    def moved_to(self, reference: GaussianReference, action: Action | None) -> DiffusionModel:
-        """A start for training on another lattice or coupling: same filters in p, matrices refitted in the noise level.
+    def moved_to(
+        self, reference: GaussianReference, action: Action | None, symmetry: Symmetry | None = None
+    ) -> DiffusionModel:
+        """A start for training on another lattice or coupling; see :meth:`dmmc.model.network.Network.moved_to`.
 
         Args:
-            reference: that of the new ensemble; same number of dimensions.
+            reference: that of the new ensemble; it must have the same number of dimensions.
             action: that of the new ensemble.
+            symmetry: of the new theory; by default that of this model.
 
         Raises:
             MismatchError: if the dimensions differ.
-            DmmcError: if the network is not an :class:`dmmc.model.interaction.InteractionNetwork`.
+            DmmcError: if the network cannot move there, or uses a symmetry that the new theory does not have.
         """
-        old = self._interaction_network("start another model")
         if reference.lattice.dim != self.lattice.dim:
             raise MismatchError(
                 f"a model of {self.lattice.dim} dimensions cannot start one of {reference.lattice.dim}; train afresh"
             )
-        network = InteractionNetwork(reference, old.size).to(device=self.device, dtype=self.dtype)
-        network.load_state_dict(old.coefficients_for(reference))
-        return DiffusionModel(network, {} if action is None else action.describe(), self.two_sector)
+        network = self.network.moved_to(reference).requires_grad_(False).eval()
+        description = {} if action is None else action.describe()
+        return DiffusionModel(network, description, self.two_sector, symmetry=symmetry or self.symmetry)
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights and the reference: two models that propose alike have the same."""
         facts: list[Any] = [self.reference.describe(), self.two_sector]
-        if not isinstance(self.network, InteractionNetwork):  # whose weights tell its functions
-            facts.append(self.network.describe())
+        if identity := self.network.identity():
+            facts.append(identity)
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, value in sorted(self._tensors().items()):
             digest.update(name.encode())
             digest.update(value.numpy().tobytes())
         return digest.hexdigest()
-
-    def _interaction_network(self, purpose: str) -> InteractionNetwork:
-        if not isinstance(self.network, InteractionNetwork):
-            raise DmmcError(
-                f"only an InteractionNetwork can {purpose}, not {type(self.network).__name__}; keep the weights of "
-                "your own network with torch.save, and make DiffusionModel(network, action.describe()) anew"
-            )
-        return self.network
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
@@ -164,18 +252,24 @@ class DiffusionModel:
 
         Raises:
             FileError: if the file cannot be written.
-            DmmcError: if the network is not an :class:`dmmc.model.interaction.InteractionNetwork`.
+            DmmcError: if the class of the network is not registered, so that the file could not be read again.
         """
-        header = {
-            "action": dict(self.action),
-            "lattice": list(self.lattice.shape),
-            "network": self._interaction_network("be written to a model file").describe(),
-            "reference": self.reference.describe(),
-            "two_sector": self.two_sector,
-            "history": dict(self.history),
-            "versions": {"dmmc": dmmc.__version__, "torch": torch.__version__},
-        }
-        return write_tensors(path, self._tensors(), FORMAT, FORMAT_VERSION, header)
+        if not is_registered(self.network):
+            raise DmmcError(
+                f"{type(self.network).__name__} cannot be saved, since no name is registered for it: put "
+                '@register_network("a-name") before its class, and define its config()'
+            )
+        header = ModelHeader(
+            action=dict(self.action),
+            lattice=self.lattice.shape,
+            network=self.network.describe(),
+            reference=ReferenceHeader(**self.reference.describe()),
+            symmetry=self.symmetry,
+            two_sector=self.two_sector,
+            history=self.history,
+            versions={"dmmc": VERSION, "torch": torch.__version__},
+        )
+        return write_tensors(path, self._tensors(), FORMAT, FORMAT_VERSION, header.to_json())
 
     @classmethod
     def load(
@@ -194,94 +288,40 @@ class DiffusionModel:
             device: where to put the weights.
 
         Raises:
-            FileError: missing, truncated or foreign file, or one of a newer version.
+            FileError: missing, truncated, damaged or foreign file, one of a newer version, or one of a network that is
+                not registered.
             MismatchError: wrong action or lattice.
         """
-        tensors, header = read_tensors(path, FORMAT, FORMAT_VERSION)
+        file = read_tensors(path, FORMAT, FORMAT_VERSION)
+        tensors = dict(file.tensors)
         try:
+            header = ModelHeader.from_json(file.header if file.version > 1 else _from_version_1(file.header))
+            config = dict(header.network)
             reference = GaussianReference(
-                Lattice(tuple(header["lattice"])), tensors.pop("propagator"), **header["reference"]
+                Lattice(header.lattice),
+                tensors.pop("propagator"),
+                header.reference.mean,
+                header.reference.v_max,
+                header.reference.v_offset,
             )
-            shells = tuple(tuple(kind) for kind in header["network"].pop("shells"))
-            network = InteractionNetwork(reference, NetworkSize(**header["network"], shells=shells))
-            network.to(tensors["lin"].dtype).load_state_dict(tensors)
-            model = cls(network, header["action"], header["two_sector"], header["history"])
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            network = make_network(config.pop("name"), reference, config)
+            network.to(_dtype(tensors)).load_state_dict(tensors)
+            model = cls(network, header.action, header.two_sector, header.history, header.symmetry)
+        except (DmmcError, KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise FileError(f"{path} is not a complete model file: {error}; restore it or train again") from None
-        if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
+        if not all(bool(torch.isfinite(p).all()) for p in tensors.values()):
             raise FileError(f"{path} has weights that are not finite; restore it or train again")
         model.check_fits(action, lattice)
-        network.to(device).requires_grad_(False)
+        network.to(device).requires_grad_(False).eval()
         return model
 
 
-def pretrained_names() -> list[str]:
-    """Names of the models that come with the package."""
-    folder = resources.files("dmmc.model") / "pretrained"
-    return sorted(entry.name.removesuffix(".safetensors") for entry in folder.iterdir() if ".safetensors" in entry.name)
-
-
-def load_pretrained(name: str, device: str | torch.device = "cpu") -> DiffusionModel:
-    """A model that comes with the package.
-
-    Raises:
-        FileError: if there is none of this name.
-    """
-    if name not in pretrained_names():
-        raise FileError(f"no pretrained model {name!r}; there are: {', '.join(pretrained_names()) or 'none'}")
-    with resources.as_file(resources.files("dmmc.model") / "pretrained" / f"{name}.safetensors") as path:
-        return DiffusionModel.load(path, device=device)
-
-
-def write_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], format_name: str, version: int, header: Mapping[str, Any]
-) -> Path:
-    """Write a safetensors file with a JSON header, under a temporary name that is then renamed.
-
-    Raises:
-        FileError: if the file cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    metadata = {"format": format_name, "format_version": str(version), "header": json.dumps(header, sort_keys=True)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(dict(tensors), temporary, metadata)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-        raise FileError(f"cannot write {path}: {error}") from None
-    return path
-
-
-def read_tensors(path: str | Path, format_name: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`write_tensors` wrote.
-
-    Raises:
-        FileError: missing, truncated or foreign file, or one of a newer version.
-    """
-    if not Path(path).is_file():
-        raise FileError(f"there is no file {path}")
-    try:
-        # At one go: opened once for the header and once for the tensors, it could be two files, where a training that
-        # goes on has replaced its checkpoint in between.
-        data = Path(path).read_bytes()
-        tensors = load(data)
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
-    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
-        raise FileError(f"{path} is truncated or not a safetensors file ({error})") from None
-    if metadata.get("format") != format_name:
-        raise FileError(f"{path} is a safetensors file but not a {format_name} file")
-    try:
-        found, header = int(metadata["format_version"]), json.loads(metadata["header"])
-    except (KeyError, ValueError) as error:
-        raise FileError(f"{path} has no readable header ({error}); restore it or make it again") from None
-    if found > version:
-        raise FileError(f"{path} was written by a newer dmmc; upgrade to read it")
-    return tensors, header
+def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The type of numbers that the weights have."""
+    types = {value.dtype for value in tensors.values() if value.is_floating_point()}
+    if len(types) > 1:
+        raise DmmcError(f"its weights are of several types: {', '.join(sorted(map(str, types)))}")
+    return types.pop() if types else torch.float32
 
 
 def _text(description: Mapping[str, Any]) -> str:

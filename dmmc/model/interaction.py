@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,14 +31,15 @@ import torch
 from torch import Tensor, nn
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.rng import stream
 from dmmc.model import shells, splines
-from dmmc.model.network import DriftNetwork
+from dmmc.model.network import Network, refuse_context, register_network
 from dmmc.model.reference import GaussianReference, wiener
 
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """Numbers that fix the shape of every parameter.
+    """The numbers that fix the shape of every parameter of an :class:`InteractionNetwork`.
 
     Attributes:
         filters: B, copies of the filtered field.
@@ -47,9 +48,9 @@ class NetworkSize:
         shells: the neighbour shells of the second layer, each a sorted tuple of distances along distinct axes:
             () is the site itself, (1,) the nearest neighbours, (1, 1) the plane diagonals, (2,) two steps.
             Shells that need more axes than the lattice has are left out.
-        level_knots: splines in the noise level.
-        radial_knots: splines in ``ln(phat^2 + const)``.
-        odd: no biases, so that N(-phi) = -N(phi) exactly.
+        level_knots: number of splines in the noise level.
+        radial_knots: number of splines in ``ln(phat^2 + const)``.
+        odd: whether there are no biases, so that N(-phi) = -N(phi) exactly.
     """
 
     filters: int = 6
@@ -62,19 +63,19 @@ class NetworkSize:
 
     def __post_init__(self) -> None:
         if min(self.filters, self.hidden1, self.hidden2) < 1 or min(self.level_knots, self.radial_knots) < 4:
-            raise DmmcError(f"network needs at least 1 channel a layer and 4 knots a spline: {self}")
+            raise DmmcError(f"a network needs at least 1 channel in each layer and 4 knots in each spline: {self}")
         kinds = tuple(tuple(sorted(int(m) for m in kind)) for kind in self.shells)
         if len(set(kinds)) != len(kinds) or not kinds or any(m < 1 for kind in kinds for m in kind):
             raise DmmcError(f"shells must be distinct tuples of positive distances, got {self.shells}")
         object.__setattr__(self, "shells", kinds)
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The sizes as JSON values."""
         return asdict(self)
 
 
 class _Activation(torch.autograd.Function):
-    # By hand: autograd would save and revisit every intermediate of what is a single memory-bound sweep.
+    # Written by hand, since autograd would save and revisit every intermediate of what is one memory-bound sweep.
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
@@ -131,17 +132,18 @@ def _fused_site_layers() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     return torch.compile(site_layers, dynamic=False)
 
 
-class InteractionNetwork(DriftNetwork):
+@register_network("interaction")
+class InteractionNetwork(Network):
     """The network of this module's formulas for one Gaussian reference.
 
     Args:
         reference: the Gaussian field whose filters D_v scale inputs and outputs.
         size: numbers of channels, knots and shells.
-        generator: random initial weights (CPU). The second-to-last maps start at zero, so that N = 0: an
-            untrained network is the Gaussian reference exactly.
+        generator: source of the random initial weights (CPU); by default one of a fixed seed. The maps to the output
+            start at zero, so that N = 0: an untrained network is the Gaussian reference exactly.
 
     Attributes:
-        fused: run the site-wise layers through torch.compile; same numbers up to rounding.
+        fused: whether to run the site-wise layers through torch.compile; the numbers are the same up to rounding.
     """
 
     _multiplicity: Tensor
@@ -154,9 +156,11 @@ class InteractionNetwork(DriftNetwork):
         size = NetworkSize() if size is None else size
         self.size = size
         self.odd = size.odd
+        self.level_intervals = size.level_knots - splines.DEGREE
+        generator = stream(0, "network") if generator is None else generator
         lattice = reference.lattice
-        found = (shells.displacements(distances, lattice.dim) for distances in size.shells)
-        self.shells = tuple(shell for shell in found if shell)
+        candidates = (shells.displacements(distances, lattice.dim) for distances in size.shells)
+        self.shells = tuple(shell for shell in candidates if shell)
         # Where extents differ, G(x) differs between the axes, and the trace needs each class of axes by itself.
         self._parts = tuple((k, part) for k, shell in enumerate(self.shells) for part in shells.classes(shell, lattice))
         k, b, f1, f2 = size.level_knots, size.filters, size.hidden1, size.hidden2
@@ -164,11 +168,11 @@ class InteractionNetwork(DriftNetwork):
         n_sites = [shells.n_sites(shell) for shell in self.shells]
 
         def normal(*shape: int, std: float) -> nn.Parameter:
-            one_level = torch.randn(1, *shape, generator=generator) * std
+            one_level = torch.randn(1, *shape, generator=generator, dtype=torch.float32) * std
             return nn.Parameter(one_level.expand(k, *shape).clone())
 
         def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(k, *shape))
+            return nn.Parameter(torch.zeros(k, *shape, dtype=torch.float32))
 
         self.radial_in = nn.Parameter(self._initial_bank())
         self.radial_out = nn.Parameter(self._initial_bank())
@@ -187,9 +191,36 @@ class InteractionNetwork(DriftNetwork):
         self.register_buffer("_radial_basis", radial, persistent=False)
         self.register_buffer("_multiplicity", lattice.multiplicity.float(), persistent=False)
 
-    def describe(self) -> dict[str, Any]:
-        """Its size."""
+    def config(self) -> dict[str, Any]:
         return self.size.describe()
+
+    @classmethod
+    def from_config(
+        cls, reference: GaussianReference, config: Mapping[str, Any], generator: torch.Generator | None = None
+    ) -> InteractionNetwork:
+        """The network of a :class:`NetworkSize` given by its fields.
+
+        Raises:
+            DmmcError: if the sizes are not possible.
+        """
+        fields = dict(config)
+        if "shells" in fields:
+            fields["shells"] = tuple(tuple(kind) for kind in fields["shells"])
+        return cls(reference, NetworkSize(**fields), generator)
+
+    @classmethod
+    def oddness(cls, odd: bool) -> dict[str, Any]:
+        return {"odd": odd}
+
+    def identity(self) -> dict[str, Any]:
+        """Only the shells, where they are not the default ones: shapes and values of the weights tell the rest."""
+        return {} if self.size.shells == NetworkSize().shells else {"shells": self.size.shells}
+
+    def moved_to(self, reference: GaussianReference) -> InteractionNetwork:
+        """A start for another lattice or coupling: the same filters in p, and matrices refitted in the noise level."""
+        network = InteractionNetwork(reference, self.size).to(device=self.device, dtype=self.dtype)
+        network.load_state_dict(self.coefficients_for(reference))
+        return network
 
     @property
     def _level_parameters(self) -> list[str]:
@@ -204,8 +235,8 @@ class InteractionNetwork(DriftNetwork):
     def _initial_bank(self) -> Tensor:
         # Filter 1 is the field itself; the others are low-pass filters of ever longer range. Last column: p = 0.
         n, b = self.size.radial_knots, self.size.filters
-        knots = torch.linspace(0, 1, n)
-        rows = [torch.ones(n + 1)]
+        knots = torch.linspace(0, 1, n, dtype=torch.float32)
+        rows = [torch.ones(n + 1, dtype=torch.float32)]
         for i in range(1, b):
             edge = 1.0 - i / b
             values = torch.sigmoid((edge - knots) * 8)
@@ -230,16 +261,16 @@ class InteractionNetwork(DriftNetwork):
     def matrices(self, v: Tensor) -> dict[str, Tensor]:
         """The site-wise matrices at noise variances ``v`` ``(G,)``, each ``(G, ...)``."""
         level = splines.basis(self.reference.level(v), self.size.level_knots)
-        found = {}
+        at_levels = {}
         for name in self._level_parameters:
             parameter: Tensor = getattr(self, name)
-            found[name] = (level @ parameter.flatten(1)).view(len(v), *parameter.shape[1:])
-        return found
+            at_levels[name] = (level @ parameter.flatten(1)).view(len(v), *parameter.shape[1:])
+        return at_levels
 
     def coefficients_for(self, reference: GaussianReference) -> dict[str, Tensor]:
-        """State dictionary of the same functions for another reference: noise levels keep their variance v.
+        """The state dictionary of the same functions of the noise variance v, for another reference.
 
-        Beyond the range of levels of this network its value at the end of the range is used.
+        Beyond the range of v of this network, its value at the end of the range is used.
         """
         level = torch.linspace(0, 1, 200, dtype=torch.float64)
         old = self.reference.level(reference.variance(level))
@@ -250,26 +281,19 @@ class InteractionNetwork(DriftNetwork):
 
     def _site_layers(self, u: Tensor, m: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         layers = _fused_site_layers() if self.fused else site_layers
-        found: tuple[Tensor, Tensor, Tensor] = layers(u, m, self.shells)
-        return found
+        out: tuple[Tensor, Tensor, Tensor] = layers(u, m, self.shells)
+        return out
 
-    def forward(self, modes: Tensor, v: Tensor) -> Tensor:
-        """D N in momentum space.
-
-        Args:
-            modes: Fourier modes of ``phi_s - mean``, ``(G, n, *half)`` complex: n fields at each of G noise levels.
-            v: noise variances ``(G,)``.
-
-        Returns:
-            modes of D N, the shape of ``modes``.
-        """
+    def forward(self, modes: Tensor, v: Tensor, context: Tensor | None = None) -> Tensor:
+        refuse_context(self, context)
         r, q = self.filters(v)
         u = self.lattice.to_sites(r.unsqueeze(2) * modes.unsqueeze(1))
         _, _, out = self._site_layers(u, self.matrices(v))
         return (q.unsqueeze(2) * self.lattice.to_modes(out.view(u.shape))).sum(1)
 
-    def with_trace(self, modes: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """D N as in :meth:`forward`, and the trace of its Jacobian, ``(G, n)`` float64."""
+    def with_trace(self, modes: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``D N`` as in :meth:`forward`, and the trace of its Jacobian, ``(G, n)`` float64."""
+        refuse_context(self, context)
         r, q = self.filters(v)
         m = self.matrices(v)
         u = self.lattice.to_sites(r.unsqueeze(2) * modes.unsqueeze(1))

@@ -1,39 +1,61 @@
-"""What a flow needs of a network, and the adapter for networks that work on the sites.
+"""The contract of a network, and the registry that lets any network be saved and loaded.
 
-The interaction network of :mod:`dmmc.model.interaction` is one drift; any torch module can be another, with a divergence of
-:mod:`dmmc.proposals.divergence` that does not need a formula for its trace.
+A network is the interaction part of a diffusion model for one Gaussian reference. :mod:`dmmc.model.interaction` has
+the one whose divergence is exact and cheap; :mod:`dmmc.model.sites` turns an ordinary torch module that works on the
+sites into one. A network of your own is registered under a name, and from then on it is trained, saved, loaded and
+sampled like those of the package::
+
+    @register_network("my-net")
+    class MyNet(Network):
+        def __init__(self, reference, channels=16): ...
+        def forward(self, modes, v, context=None): ...
+        def config(self):
+            return {"channels": self.channels}
+
+A network that is not registered can be trained and sampled in memory, and cannot be saved. Loading a model file runs no
+code from it: the name in the file is looked up in the registry, so the module that registers the network has to be
+imported first.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dmmc.core.errors import DmmcError
-from dmmc.model.reference import GaussianReference, wiener
+from dmmc.core.rng import stream
+from dmmc.model.reference import GaussianReference
+
+_REGISTRY: dict[str, type[Network]] = {}
 
 
-class DriftNetwork(nn.Module):
+class Network(nn.Module):
     """The interaction part ``D N`` of a diffusion model, for one Gaussian reference.
 
-    A subclass defines ``forward(modes, v)``: from Fourier modes of ``phi_s - mean``, ``(G, n, *half)`` complex (n
-    fields at each of G noise variances ``v``, ``(G,)``), to the modes of ``D N``, the same shape. Fields must not
-    see each other (no batch statistics), or the density of one would depend on its neighbours. A subclass may also
-    have ``with_trace(modes, v)``, which returns the trace of the Jacobian beside it, ``(G, n)`` float64; with it the
-    flow needs no other divergence.
+    A subclass defines :meth:`forward` and :meth:`config`, and is registered with :func:`register_network`. It may also
+    have ``with_trace(modes, v, context=None)``, which returns ``D N`` and the trace of its Jacobian, ``(G, n)``
+    float64; with it the flow needs no other divergence. Fields must not see each other (no batch statistics), or the
+    density of one would depend on its neighbours in the batch.
 
     Args:
         reference: the Gaussian field; the network is for its lattice and its noise levels.
 
     Attributes:
+        name: under which it is registered.
         odd: whether ``N(-phi) = -N(phi)`` exactly.
-        fused: run through torch.compile, for networks that can.
+        fused: whether to run through torch.compile, for networks that can.
+        level_intervals: number of equal intervals of the noise level within which the network is smooth; integrators
+            let no step straddle two of them. It matters where the network is made of splines.
     """
 
-    odd = False
-    fused = False
+    name: ClassVar[str] = ""
+    odd: bool = False
+    fused: bool = False
+    level_intervals: int = 5
     _c: Tensor
 
     def __init__(self, reference: GaussianReference) -> None:
@@ -44,49 +66,176 @@ class DriftNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of the weights."""
         return self._c.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating-point type in which it computes."""
+        """The floating-point type in which the network computes."""
         return self._c.dtype
 
-    def describe(self) -> dict[str, Any]:
-        """JSON-ready: what, beside the weights, tells this network from others."""
-        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "layers": repr(self)}
+    def forward(self, modes: Tensor, v: Tensor, context: Tensor | None = None) -> Tensor:
+        """``D N`` in momentum space.
 
+        Args:
+            modes: Fourier modes of ``phi_s - mean``, ``(G, n, *half)`` complex: n fields at each of G noise levels.
+            v: noise variances ``(G,)``.
+            context: what else the network is conditioned on, such as couplings, ``(G, k)``; None for most networks.
 
-class SiteNetwork(DriftNetwork):
-    """``D N = (D / rms) body(u, level)`` with ``u = D phi_s / rms``: an ordinary network on the sites.
+        Returns:
+            modes of ``D N``, the shape of ``modes``.
+        """
+        raise NotImplementedError
 
-    Args:
-        reference: the Gaussian field.
-        body: a module, called with fields ``u`` ``(m, 1, *lattice)`` of unit Gaussian standard deviation and their
-            noise level ``(m,)`` in [0, 1]; returns ``(m, 1, *lattice)``. A convolution needs
-            ``padding_mode="circular"`` to respect the periodic lattice.
-    """
+    def config(self) -> dict[str, Any]:
+        """The arguments, as JSON values, with which :meth:`from_config` makes this network again."""
+        raise NotImplementedError
 
-    def __init__(self, reference: GaussianReference, body: nn.Module) -> None:
-        super().__init__(reference)
-        self.body = body
+    @classmethod
+    def from_config(
+        cls, reference: GaussianReference, config: Mapping[str, Any], generator: torch.Generator | None = None
+    ) -> Network:
+        """The network of a configuration, with initial weights; by default ``cls(reference, **config)``.
 
-    def forward(self, modes: Tensor, v: Tensor) -> Tensor:
-        """As :class:`DriftNetwork`.
+        ``generator`` is where random initial weights come from. By default torch's global generator is set to its state
+        for the while, so that ordinary modules draw from it.
+        """
+        with drawing_from(generator):
+            return cls(reference, **config)
+
+    @classmethod
+    def oddness(cls, odd: bool) -> dict[str, Any]:
+        """The part of a configuration that makes the network odd, or not odd; empty where there is no choice."""
+        return {}
+
+    def moved_to(self, reference: GaussianReference) -> Network:
+        """A network of this kind that starts the training for another reference.
+
+        By default one with the same configuration and weights.
 
         Raises:
-            DmmcError: if ``body`` returns another shape than it was given.
+            DmmcError: if the weights do not fit there.
         """
-        c = self.reference.c(modes)
-        d = wiener(c, v)
-        rms = (self.lattice.sum_modes(d * c) / self.lattice.volume).sqrt()  # <|D phi_s|^2> = D^2 (C + v) = D C
-        scale = (d / rms.view(-1, *(1,) * c.ndim)).unsqueeze(1)
-        u = self.lattice.to_sites(scale * modes)
-        level = self.reference.level(v).to(u).repeat_interleave(u.shape[1])
-        fields = u.flatten(0, 1).unsqueeze(1)
-        out = self.body(fields, level)
-        if out.shape != fields.shape:
+        network = type(self).from_config(reference, self.config())
+        network.to(device=self.device, dtype=self.dtype)
+        try:
+            network.load_state_dict(self.state_dict())
+        except RuntimeError as error:
             raise DmmcError(
-                f"the body of a SiteNetwork must keep the shape {tuple(fields.shape)}; got {tuple(out.shape)}"
-            )
-        return scale * self.lattice.to_modes(out.view(u.shape))
+                f"the weights of a {type(self).__name__} on {self.lattice.shape} do not fit on "
+                f"{reference.lattice.shape}; train afresh ({error})"
+            ) from None
+        return network
+
+    def describe(self) -> dict[str, Any]:
+        """What, beside the weights, tells this network from others, as JSON values."""
+        if is_registered(self):
+            return {"name": self.name, **self.config()}
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "layers": repr(self)}
+
+    def identity(self) -> dict[str, Any]:
+        """What of :meth:`describe` the fingerprint of a model needs; less where the weights tell the rest."""
+        return self.describe()
+
+
+def refuse_context(network: Network, context: Tensor | None) -> None:
+    """For networks that are not conditioned on anything.
+
+    Raises:
+        DmmcError: if there is a context.
+    """
+    if context is not None:
+        raise DmmcError(f"a {type(network).__name__} takes no context; use a network that is conditioned on one")
+
+
+N = TypeVar("N", bound=type[Network])
+
+
+def register_network(name: str) -> Callable[[N], N]:
+    """Class decorator: the network is saved and loaded under ``name``.
+
+    Raises:
+        DmmcError: if another network has this name.
+    """
+
+    def register(cls: N) -> N:
+        known = _REGISTRY.get(name)
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise DmmcError(f"there is a network {name!r} already; choose another name")
+        cls.name = name
+        _REGISTRY[name] = cls
+        return cls
+
+    return register
+
+
+def is_registered(network: Network) -> bool:
+    """Whether the network can be made again by the name in a file: its own class is registered, not only a parent."""
+    return _REGISTRY.get(network.name) is type(network)
+
+
+def network_names() -> tuple[str, ...]:
+    """The names of all registered networks."""
+    return tuple(sorted(_REGISTRY))
+
+
+def network_class(name: str) -> type[Network]:
+    """The class that is registered under a name.
+
+    Raises:
+        DmmcError: if there is none.
+    """
+    if name not in _REGISTRY:
+        raise DmmcError(
+            f"no network {name!r} is registered (there are {', '.join(network_names())}); "
+            "import the module that registers it first"
+        )
+    return _REGISTRY[name]
+
+
+def make_network(
+    name: str,
+    reference: GaussianReference,
+    config: Mapping[str, Any],
+    generator: torch.Generator | None = None,
+) -> Network:
+    """A registered network from its configuration, with initial weights, made with float32 as torch's default type.
+
+    Args:
+        name: under which it is registered.
+        reference: the Gaussian field that it is for.
+        config: its arguments.
+        generator: source of the random initial weights (CPU); by default one of a fixed seed.
+
+    Raises:
+        DmmcError: if there is no network of this name, or the configuration is not one of it.
+    """
+    cls, default = network_class(name), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)  # in float64 the same generator gives other numbers
+    try:
+        return cls.from_config(reference, config, generator)
+    except DmmcError:
+        raise
+    except (TypeError, AttributeError, ValueError) as error:
+        raise DmmcError(f"this is not a configuration of the network {name!r}: {dict(config)} ({error})") from None
+    finally:
+        torch.set_default_dtype(default)
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Let torch's global CPU generator continue the stream of ``generator``, and restore it afterwards.
+
+    Ordinary torch modules draw their initial weights, and dropout its masks, from the global generator. Within this
+    context these numbers are reproducible, and the caller's global stream is left alone.
+
+    Args:
+        generator: a CPU generator, which advances by what is drawn; None for a stream of a fixed seed.
+    """
+    source = stream(0, "network") if generator is None else generator
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(source.get_state())
+        try:
+            yield
+        finally:
+            source.set_state(torch.get_rng_state())

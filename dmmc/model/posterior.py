@@ -1,20 +1,20 @@
 """Regression targets for the interaction, with their noise averaged down over the posterior.
 
-The network learns ``N(phi_s, s) = E[grad S_int(phi_0) | phi_s]``, ``S_int = S - 1/2 phi C^-1 phi``. Two quantities
-that a pair (phi_0, phi_s) gives have this mean:
+The network learns ``N(phi_s, s) = E[grad S_int(phi_0) | phi_s]``, ``S_int = S - 1/2 phi C^-1 phi``. Two functions
+of a pair (phi_0, phi_s) have this mean:
 
 * ``y_T = grad S(phi_0) - C^-1 phi_0``            (target score identity)
 * ``y_D = -P^-1 (phi_0 - D phi_s)``               (denoising score matching)
 
 and ``y_T - y_D`` is the gradient of the posterior's own action ``U = S(phi_0) + |phi_0 - phi_s|^2 / 2v``: a control
-variate. The mixture ``y_T - a (y_T - y_D)`` has least variance for ``a = <y_T grad U> / <|grad U|^2>``, which by
+variate. The mixture ``y_T - a (y_T - y_D)`` has the least variance for ``a = <y_T grad U> / <|grad U|^2>``, which by
 partial integration is ``a = k / (k + 1/P)`` with ``k(p) = <S_int''>(p) = <|grad S(p)|^2> - 1/C(p)``, over phi_s.
 
-A pair gives one draw of a noisy target; but phi_0 is *already* a draw from the posterior of phi_s, so a Markov chain
-started there that leaves the posterior invariant is in equilibrium from its first step, and the average of the target
-along it is unbiased with less noise, at the cost of the action alone. Here the chain is Hybrid Monte Carlo whose
-Gaussian part, of precision ``1/P + k``, is integrated exactly (a rotation); only what the curvature k leaves of S_int
-kicks. For weakly interacting or nearly denoised fields a quarter turn draws anew.
+A pair gives one draw of a noisy target. But phi_0 is *already* a draw from the posterior of phi_s, so that a Markov
+chain which starts there and leaves the posterior invariant is in equilibrium from its first step. The average of the target
+along it is unbiased and has less noise, at the cost of evaluations of the action alone. The chain is Hybrid Monte Carlo
+whose Gaussian part, of precision ``1/P + k``, is integrated exactly as a rotation; the kicks come only from what the
+curvature k leaves of S_int. For fields that interact weakly or are nearly denoised, a quarter turn makes a new draw.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def mean_curvature(reference: GaussianReference, action: Action, phi: Tensor) ->
     """``k(p) = <S_int''>(p) = <|grad S(p)|^2> - 1/C(p)`` of each stored mode (a Schwinger-Dyson equation).
 
     Args:
-        reference: gives C.
-        action: S.
+        reference: the Gaussian reference, for C.
+        action: the action S.
         phi: fields ``(n, *lattice)`` of the ensemble.
 
     Returns:
@@ -48,10 +48,13 @@ def mean_curvature(reference: GaussianReference, action: Action, phi: Tensor) ->
 
 
 LAMBDA = 0.1931833275037836
-"""Of the second-order Omelyan integrator: less error than two leapfrog steps (Omelyan et al., CPC 151 (2003) 272)."""
+"""Parameter of the second-order Omelyan integrator, which has less error than two leapfrog steps.
+
+Omelyan, Mryglod, Folk, Comput. Phys. Commun. 151 (2003) 272.
+"""
 
 LONGEST_ARC = 2.0
-"""Longest rotation of a trajectory: a little more than a quarter turn, since the softest modes move slowest."""
+"""Longest rotation in a trajectory: a little more than a quarter turn, since the softest modes move slowest."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,13 @@ class PosteriorSampler:
 
     Args:
         reference: the Gaussian reference.
-        action: the action S of the ensemble's field. None (data without an action): no chain, y_D alone.
+        action: the action S of the ensemble. With None, for data alone, there is no chain and y_D is the target.
         curvature: ``k(p)`` of :func:`mean_curvature`, ``half``; zero without an action.
-        trajectories: length of the chain; 0 uses the pair (phi_0, phi_s) alone.
-        n_steps: integrator steps of a trajectory, of two kicks each.
+        trajectories: length of the chain; with 0 only the pair (phi_0, phi_s) itself is used.
+        n_steps: integrator steps in a trajectory, of two kicks each.
         angles: rotation in a step at equally spaced noise levels from 0 to 1 (see
-            :meth:`dmmc.model.reference.GaussianReference.level`); at most ``LONGEST_ARC / n_steps``. :func:`tune` finds them.
+            :meth:`dmmc.model.reference.GaussianReference.level`), at most ``LONGEST_ARC / n_steps``; :func:`tune` finds
+            them.
     """
 
     reference: GaussianReference
@@ -91,11 +95,11 @@ class PosteriorSampler:
 
     @property
     def largest_angle(self) -> float:
-        """``LONGEST_ARC / n_steps``."""
+        """The largest rotation in a step, ``LONGEST_ARC / n_steps``."""
         return LONGEST_ARC / self.n_steps
 
     def angle(self, level: Tensor) -> Tensor:
-        """Rotation in a step at noise ``level`` ``(G,)``: linear in the table ``angles``."""
+        """Rotation in a step at noise levels ``(G,)``, interpolated linearly in the table ``angles``."""
         if not self.angles:
             return torch.full_like(level, self.largest_angle)
         table = torch.tensor(self.angles, dtype=level.dtype, device=level.device)
@@ -105,12 +109,12 @@ class PosteriorSampler:
 
     @torch.no_grad()
     def targets(self, phi0: Tensor, level: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise the fields and return regression pairs.
+        """Add noise to fields, and return the noisy fields with their regression targets.
 
         Args:
             phi0: fields ``(G, n, *lattice)`` from the target distribution.
             level: noise levels ``(G,)`` in (0, 1].
-            generator: random numbers, on the device of ``phi0``.
+            generator: source of randomness, on the device of ``phi0``.
 
         Returns:
             modes of ``phi_s - mean`` and modes of D times the averaged target, both ``(G, n, *half)`` complex, and
@@ -155,7 +159,7 @@ class PosteriorSampler:
             return lattice.to_sites(torch.view_as_complex(total)).flatten(0, 1) + reference.mean
 
         def force(total: Tensor) -> Tensor:
-            """grad V in modes."""
+            """The gradient of V, in modes."""
             return modes(action.grad(on_sites(total)).view(phi0.shape)).addcmul_(total, linear, value=-1)
 
         def potential(x: Tensor) -> Tensor:
@@ -202,13 +206,16 @@ def tune(
 ) -> PosteriorSampler:
     """Find the ``angles`` at which posterior trajectories are accepted as often as asked (Robbins-Monro).
 
-    The chain is unbiased at any angle; this is a matter of efficiency alone.
+    The targets are unbiased at any angle; this is a matter of efficiency alone.
 
     Args:
-        sampler: whose angles to find.
-        phi: fields ``(n, *lattice)`` of the ensemble, at least 12 of them.
-        generator: random numbers.
-        target_acceptance: between 0 and 1.
+        sampler: the sampler whose angles are to be found.
+        phi: fields ``(n, *lattice)`` of the ensemble.
+        generator: source of randomness.
+        target_acceptance: the wanted mean acceptance, between 0 and 1.
+
+    Returns:
+        the sampler with its angles.
     """
     if sampler.action is None or sampler.trajectories == 0:
         return sampler

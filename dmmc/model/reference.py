@@ -26,17 +26,18 @@ from dmmc.theory.lattice import Lattice
 
 @dataclass(frozen=True)
 class GaussianReference:
-    """Gaussian field of given mean and propagator, and the noise levels that suit it.
+    """A Gaussian field of given mean and propagator, with the noise levels that suit it.
 
     Args:
         lattice: the lattice.
         propagator: connected C(p) of each momentum orbit, ``(n_orbits,)`` float64, positive.
         mean: uniform expectation of the field; 0 unless one sector of a broken phase is modelled.
-        v_max: largest noise variance; default ``10 max_p C(p)``.
-        v_offset: scale below which noise is too small to matter; default the smallest C(p).
+        v_max: largest noise variance; 0 stands for the default, ``10 max_p C(p)``.
+        v_offset: scale below which noise is too small to matter; 0 stands for the default, the smallest C(p).
 
     Raises:
-        DmmcError: on a propagator of the wrong shape or with values that are not positive and finite.
+        DmmcError: on a propagator of the wrong type or shape or with values that are not positive and finite, or other
+            arguments that are not numbers in their range.
     """
 
     lattice: Lattice
@@ -46,13 +47,25 @@ class GaussianReference:
     v_offset: float = 0.0
 
     def __post_init__(self) -> None:
-        c = torch.as_tensor(self.propagator, dtype=torch.float64).detach().cpu()
+        for name, value in (("mean", self.mean), ("v_max", self.v_max), ("v_offset", self.v_offset)):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or (name != "mean" and value < 0):
+                raise DmmcError(
+                    f"{name} of a reference must be a finite number{' >= 0' * (name != 'mean')}; got {value!r}"
+                )
+        if isinstance(self.propagator, Tensor) and not self.propagator.dtype.is_floating_point:
+            raise DmmcError(f"propagator must be real floating point, got {self.propagator.dtype}")
+        with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
+            c = torch.as_tensor(self.propagator).detach().to("cpu", torch.float64, copy=True)
         n = len(self.lattice.orbit_modes)
         if c.shape != (n,):
-            raise DmmcError(f"propagator must have shape ({n},), one value a momentum orbit; got {tuple(c.shape)}")
+            raise DmmcError(
+                f"propagator must have shape ({n},), one value for each momentum orbit; got {tuple(c.shape)}"
+            )
         if not bool((torch.isfinite(c) & (c > 0)).all()):
             raise DmmcError("propagator must be positive and finite at every momentum; use more configurations")
         object.__setattr__(self, "propagator", c)
+        object.__setattr__(self, "mean", float(self.mean))
         object.__setattr__(self, "v_max", float(self.v_max or 10 * c.max()))
         object.__setattr__(self, "v_offset", float(self.v_offset or c.min()))
 
@@ -65,7 +78,8 @@ class GaussianReference:
         Args:
             phi: fields.
             lattice: their lattice.
-            connected: subtract the mean field; else the mean is 0 by symmetry and is not measured.
+            connected: whether to measure the mean field and subtract it, as for one sector of a broken phase and for
+                every theory without the symmetry phi -> -phi; else the mean is 0 by symmetry.
             action: reduces the statistical error of C, which a model cannot train away: by partial integration
                 ``<phi(-p) dS/dphi(p)> = 1``, so this is a control variate of ``|phi(p)|^2``. For a free field
                 it makes C exact.
@@ -111,11 +125,11 @@ class GaussianReference:
         return math.log1p(self.v_max / self.v_offset)
 
     def log_normaliser(self) -> float:
-        """``1/2 sum_p log C(p)``: log-determinant of the square root of the covariance."""
+        """``1/2 sum_p log C(p)``, the log-determinant of the square root of the covariance."""
         return 0.5 * float((self.lattice.orbit_size * self.propagator.log()).sum())
 
     def describe(self) -> dict[str, Any]:
-        """Everything but the propagator values, JSON-ready."""
+        """Everything but the values of the propagator, as JSON values."""
         return {"mean": self.mean, "v_max": self.v_max, "v_offset": self.v_offset}
 
 

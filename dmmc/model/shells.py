@@ -20,21 +20,24 @@ Shell = tuple[Displacement, ...]
 
 
 def displacements(distances: Sequence[int], dim: int) -> Shell:
-    """All ways to lay ``distances`` along distinct axes: () is the site, (1,) the nearest neighbours, (1, 1) the
-    plane diagonals. Empty if there are fewer axes than distances."""
-    found: set[Displacement] = {()}
+    """All ways to lay ``distances`` along distinct axes.
+
+    () is the site itself, (1,) the nearest neighbours, (1, 1) the plane diagonals. There are none if there are fewer
+    axes than distances.
+    """
+    ways: set[Displacement] = {()}
     for distance in distances:
-        found = {
+        ways = {
             tuple(sorted((*chosen, (axis, distance))))
-            for chosen in found
+            for chosen in ways
             for axis in range(dim)
             if all(axis != used for used, _ in chosen)
         }
-    return tuple(sorted(found))
+    return tuple(sorted(ways))
 
 
 def classes(shell: Shell, lattice: Lattice) -> list[Shell]:
-    """Split a shell into parts related by exchanges of axes of equal extent (one part on a hypercube)."""
+    """Split a shell into parts that exchanges of axes of equal extent relate (one part on a hypercube)."""
     parts: dict[tuple[tuple[int, int], ...], list[Displacement]] = {}
     for displacement in shell:
         key = tuple(sorted((lattice.shape[axis], distance) for axis, distance in displacement))
@@ -56,7 +59,7 @@ def site_index(shell: Shell, lattice: Lattice) -> int:
 
 
 def _split(terms: list[tuple[Displacement, int]], axis: int) -> dict[int, list[tuple[Displacement, int]]]:
-    """Group terms by their distance along ``axis`` (0: none), which is removed from them."""
+    """Group terms by their distance along ``axis`` (0 for none), which is removed from them."""
     groups: dict[int, list[tuple[Displacement, int]]] = {}
     for displacement, k in terms:
         distance = dict(displacement).get(axis, 0)
@@ -115,7 +118,7 @@ def shell_sum(x: Tensor, shells: tuple[Shell, ...], dim: int) -> Tensor:
         dim: number of lattice axes.
 
     Returns:
-        ``(batch, ..., *lattice)``. First derivatives only.
+        ``(batch, ..., *lattice)``. It has first derivatives only.
     """
     result: Tensor = _ShellSum.apply(x, shells, dim)
     return result

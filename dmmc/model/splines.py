@@ -32,7 +32,7 @@ def refit(coefficients: Tensor, to_old: Tensor, n: int) -> Tensor:
 
     Args:
         coefficients: ``(n_old, ...)``.
-        to_old: old-domain argument in [0, 1] of equally spaced points of the new domain, ``(m,)`` with ``m >= n``.
+        to_old: arguments in [0, 1] on the old domain of equally spaced points of the new domain, ``(m,)``, ``m >= n``.
         n: number of new splines.
 
     Returns:

@@ -33,11 +33,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-import dmmc
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.rng import stream
+from dmmc.core.version import VERSION
 from dmmc.model.dense import DenseNetwork, DenseSize, unit_gaussian
-from dmmc.model.diffusion_model import DiffusionModel, read_tensors, write_tensors
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.file import read_tensors, write_tensors
+from dmmc.model.history import TrainingHistory
 from dmmc.model.training import TrainingOptions, fit
 from dmmc.proposals.base import Proposal
 from dmmc.proposals.flow import FlowProposal
@@ -133,8 +135,8 @@ class DenseProposal(Proposal):
             "size": asdict(model.network.size),
             "reference": model.reference.describe(),
             "n_steps": self.flow.n_steps,
-            "history": dict(model.history),
-            "versions": {"dmmc": dmmc.__version__, "torch": torch.__version__},
+            "history": None if model.history is None else model.history.to_json(),
+            "versions": {"dmmc": VERSION, "torch": torch.__version__},
         }
         tensors |= {"mean": self.mean.cpu(), "cholesky": self.cholesky.cpu().contiguous()}
         return write_tensors(path, tensors, FORMAT, FORMAT_VERSION, header)
@@ -146,16 +148,23 @@ class DenseProposal(Proposal):
         Raises:
             FileError: missing, truncated or foreign file, or one of a newer version.
         """
-        tensors, header = read_tensors(path, FORMAT, FORMAT_VERSION)
+        file = read_tensors(path, FORMAT, FORMAT_VERSION)
+        tensors, header = file.tensors, file.header
         try:
             mean, cholesky = (tensors.pop(name) for name in ("mean", "cholesky"))
             reference = replace(unit_gaussian(len(mean)), **header["reference"])
             network = DenseNetwork(reference, DenseSize(**header["size"]))
             weights = {name.removeprefix("network."): value for name, value in tensors.items()}
             network.to(weights["lin"].dtype).load_state_dict(weights)
-            model = DiffusionModel(network.to(device).requires_grad_(False), {}, history=header["history"])
+            kept = header["history"]
+            history = (
+                TrainingHistory.from_json(kept)
+                if kept and "curve" in kept
+                else TrainingHistory.from_version_1(kept or {})
+            )
+            model = DiffusionModel(network.to(device).requires_grad_(False), {}, history=history)
             return cls(FlowProposal(model, header["n_steps"]), mean.to(device), cholesky.to(device))
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        except (DmmcError, KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise FileError(f"{path} is not a complete model file: {error}; restore it or train again") from None
 
 
@@ -215,7 +224,7 @@ def train_on_samples(
 
     Args:
         samples: ``(n, D)`` from the posterior, in any order; correlated ones count for less. A twentieth of them (at
-            most 512) is held out; ``proposal.flow.model.history["validation"]`` has the losses on them.
+            most 512) is held out; ``proposal.flow.model.history.curve`` has the losses on them.
         options: how to train; ``seed`` fixes everything that is random in it.
         size, finest, n_steps, device: as in :func:`untrained`.
         progress: whether to show progress.
@@ -232,7 +241,7 @@ def train_on_samples(
     # Shuffled, so that the held-out part is not one stretch of time.
     shuffled = x[torch.randperm(len(x), generator=generator).to(x.device)]
     model = fit(start.flow.model, None, _whiten(shuffled, start.mean, start.cholesky), options, progress=progress)
-    losses = [record["validation"] for record in model.history["validation"]]
+    losses = [record.validation for record in model.history.curve] if model.history else []
     if losses and losses[-1] > min(losses) + OVERFIT:
         warnings.warn(
             f"the model has begun to learn its {len(x)} samples by heart: the loss on held-out ones has risen by "

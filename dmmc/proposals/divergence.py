@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
-from dmmc.model.network import DriftNetwork
+from dmmc.model.network import Network
 
 Trace = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``(modes (G, n, *half), v (G,)) -> D N (G, n, *half), tr[D dN/dphi] (G, n) float64``."""
@@ -34,11 +34,11 @@ class Divergence(Protocol):
         """Why log q is an estimate; empty where it is computed."""
         ...
 
-    def check(self, network: DriftNetwork) -> None:
+    def check(self, network: Network) -> None:
         """Raise :class:`DmmcError` if it does not work for this network."""
         ...
 
-    def along(self, network: DriftNetwork, n: int, generator: torch.Generator) -> Trace:
+    def along(self, network: Network, n: int, generator: torch.Generator) -> Trace:
         """The trace along one integration of ``n`` fields, with all that is random in it from ``generator``."""
         ...
 
@@ -57,7 +57,7 @@ class Tractable:
 
     inexact = ""
 
-    def check(self, network: DriftNetwork) -> None:
+    def check(self, network: Network) -> None:
         """Needs a network that has ``with_trace``."""
         if not callable(getattr(network, "with_trace", None)):
             raise DmmcError(
@@ -66,7 +66,7 @@ class Tractable:
                 "Hutchinson(n_probes) is cheap and not exact"
             )
 
-    def along(self, network: DriftNetwork, n: int, generator: torch.Generator) -> Trace:
+    def along(self, network: Network, n: int, generator: torch.Generator) -> Trace:
         """``network.with_trace``; nothing is random."""
         trace: Trace = network.with_trace  # type: ignore[assignment]  # what check() has found
         return trace
@@ -93,10 +93,10 @@ class BruteForce:
 
     inexact = ""
 
-    def check(self, network: DriftNetwork) -> None:
+    def check(self, network: Network) -> None:
         """Works for all."""
 
-    def along(self, network: DriftNetwork, n: int, generator: torch.Generator) -> Trace:
+    def along(self, network: Network, n: int, generator: torch.Generator) -> Trace:
         """The sum over sites x of ``e_x^T J e_x``."""
 
         def trace(modes: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,10 +148,10 @@ class Hutchinson:
         """Always a reason."""
         return f"log q is estimated with {self.n_probes} {'fresh' if self.fresh else 'fixed'} {self.law} probes"
 
-    def check(self, network: DriftNetwork) -> None:
+    def check(self, network: Network) -> None:
         """Works for all."""
 
-    def along(self, network: DriftNetwork, n: int, generator: torch.Generator) -> Trace:
+    def along(self, network: Network, n: int, generator: torch.Generator) -> Trace:
         """Probes drawn now, or at every evaluation."""
         device, dtype = network.device, network.dtype
         shape = (self.n_probes, n, *network.lattice.shape)
@@ -178,9 +178,7 @@ class Hutchinson:
         return {"name": "hutchinson", "n_probes": self.n_probes, "law": self.law, "fresh": self.fresh}
 
 
-def _quadratic_forms(
-    network: DriftNetwork, modes: Tensor, v: Tensor, vectors: Iterator[Tensor]
-) -> tuple[Tensor, Tensor]:
+def _quadratic_forms(network: Network, modes: Tensor, v: Tensor, vectors: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
     """D N, and the sum over ``vectors`` x (on the sites) of ``x^T J x``, J the Jacobian of D N with respect to phi.
 
     Reverse passes through one graph: fields do not see each other, so one pass serves all of them, and unlike

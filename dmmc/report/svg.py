@@ -28,6 +28,7 @@ DARK = {
     # White is the inside of open symbols, the page's own colour; the light grey is that of bands.
     "#ffffff": "#191d24",
     "#d9d9d9": "#3a414d",
+    "#404040": "#c3c8d1",
 }
 
 HALF, FULL = 4.8, 9.6

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import Estimate, format_value, z_score
 
-# What :func:`dmmc.diagnostics.summary` gives, in the order and notation of the table.
 SYMBOLS = {
     "M": "<M>",
     "abs_M": "<|M|>",
@@ -22,6 +21,10 @@ SYMBOLS = {
     "phi2": "<phi^2>",
     "S_per_site": "<S>/V",
 }
+"""The estimates of :func:`dmmc.diagnostics.summary` in the order and notation of the table; others follow."""
+
+TAUS = ("M", "M2")
+"""Observables whose tau_int the text table shows: M is usually the slowest."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,10 @@ class Row:
     """One observable of every sampler.
 
     Attributes:
-        name: of the observable, as in :data:`SYMBOLS`.
-        estimates: one a sampler, None where it lacks this observable.
-        z: difference from the reference in standard errors, one a sampler; nan where there is none to give, and for
-            the reference itself.
+        name: the observable.
+        estimates: one for each sampler; None where a sampler lacks this observable.
+        z: difference from the reference in standard errors, one for each sampler; nan where there is none to give, and
+            for the reference itself.
     """
 
     name: str
@@ -40,28 +43,45 @@ class Row:
     z: tuple[float, ...]
 
 
-def rows(estimates: Mapping[str, Mapping[str, Estimate]], reference: str) -> tuple[list[str], list[Row]]:
-    """The comparison as data: the samplers, the reference first, and one row an observable.
+@dataclass(frozen=True)
+class Comparison:
+    """The samplers side by side.
+
+    Attributes:
+        samplers: the columns, the reference first.
+        rows: one for each observable that any of them has.
+    """
+
+    samplers: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def compare(estimates: Mapping[str, Mapping[str, Estimate]], reference: str | None = None) -> Comparison:
+    """The comparison as data.
 
     Args:
-        estimates: of each sampler, the estimates by name, as :func:`dmmc.diagnostics.summary` gives them.
-        reference: the sampler that the others are compared with.
+        estimates: the estimates of each sampler by name, as :func:`dmmc.diagnostics.summary` gives them; others may
+            stand among them.
+        reference: the sampler that the others are compared with; None takes the first.
 
     Raises:
-        DmmcError: if there is no ``reference`` among the samplers.
+        DmmcError: if there is no sampler, or no ``reference`` among them.
     """
+    if not estimates:
+        raise DmmcError("there is nothing to compare: give at least one sampler")
+    reference = next(iter(estimates)) if reference is None else reference
     if reference not in estimates:
         raise DmmcError(f"no sampler {reference!r} to compare with; reference must be one of {', '.join(estimates)}")
-    samplers = [reference, *(name for name in estimates if name != reference)]
-    found = list(dict.fromkeys(name for sampler in samplers for name in estimates[sampler]))
-    names = [*(name for name in SYMBOLS if name in found), *(name for name in found if name not in SYMBOLS)]
-    made = []
+    samplers = (reference, *(name for name in estimates if name != reference))
+    present = list(dict.fromkeys(name for sampler in samplers for name in estimates[sampler]))
+    names = [*(name for name in SYMBOLS if name in present), *(name for name in present if name not in SYMBOLS)]
+    rows = []
     for name in names:
         of_name = tuple(estimates[sampler].get(name) for sampler in samplers)
         expected = of_name[0]
         z = (math.nan if x is None or expected is None else z_score(x, expected) for x in of_name[1:])
-        made.append(Row(name, of_name, (math.nan, *z)))
-    return samplers, made
+        rows.append(Row(name, of_name, (math.nan, *z)))
+    return Comparison(samplers, tuple(rows))
 
 
 def format_z(z: float) -> str:
@@ -69,32 +89,41 @@ def format_z(z: float) -> str:
     return "-" if math.isnan(z) else f"{round(z, 1) + 0.0:+.1f}"
 
 
-def comparison(estimates: Mapping[str, Mapping[str, Estimate]], reference: str = "cluster") -> str:
+def _tau(estimate: Estimate | None) -> str:
+    if estimate is None or math.isnan(estimate.tau_int):
+        return "-"
+    return format_value(estimate.tau_int, estimate.tau_int_error)
+
+
+def comparison(estimates: Mapping[str, Mapping[str, Estimate]], reference: str | None = None) -> str:
     """Every observable of every sampler, and how many standard errors it is off the reference's.
 
-    The last row is tau_int of M^2, in draws and in the lattice convention (white series: 0.5).
+    The last rows are tau_int of M and of M^2, in draws and in the lattice convention (white series: 0.5).
 
     Args:
-        estimates: of each sampler, the estimates by name, as :func:`dmmc.diagnostics.summary` gives them. What
-            a sampler lacks is shown as ``-``.
-        reference: the sampler that the others are compared with.
+        estimates: as for :func:`compare`. What a sampler lacks is shown as ``-``.
+        reference: the sampler that the others are compared with; its column comes first. None takes the first.
 
     Returns:
-        Plain text, columns aligned, without a newline at its end.
+        Plain text with aligned columns, without a newline at its end.
 
     Raises:
-        DmmcError: if there is no ``reference`` among the samplers.
+        DmmcError: as :func:`compare`.
     """
-    samplers, compared = rows(estimates, reference)
-    lines = [["observable", reference, *(cell for sampler in samplers[1:] for cell in (sampler, "z"))]]
-    for row in compared:
+    compared = compare(estimates, reference)
+    first, *others = compared.samplers
+    head = f"{first} (reference)" if others and first != "reference" else first
+    lines = [["observable", head, *(cell for sampler in others for cell in (sampler, "z"))]]
+    for row in compared.rows:
         cells = ["-" if estimate is None else str(estimate) for estimate in row.estimates]
         pairs = zip(cells[1:], map(format_z, row.z[1:]), strict=True)
         lines.append([SYMBOLS.get(row.name, row.name), cells[0], *(cell for pair in pairs for cell in pair)])
-    for row in compared:
-        if row.name == "M2":
-            taus = ["-" if x is None else format_value(x.tau_int, x.tau_int_error) for x in row.estimates]
-            lines.append(["tau_int of M^2", taus[0], *(cell for tau in taus[1:] for cell in (tau, ""))])
+    by_name = {row.name: row for row in compared.rows}
+    for name in TAUS:
+        if name in by_name:
+            taus = [_tau(estimate) for estimate in by_name[name].estimates]
+            symbol = SYMBOLS[name].strip("<>")
+            lines.append([f"tau_int of {symbol}", taus[0], *(cell for tau in taus[1:] for cell in (tau, ""))])
 
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
@@ -102,5 +131,8 @@ def comparison(estimates: Mapping[str, Mapping[str, Estimate]], reference: str =
         for line in lines
     ]
     text.insert(1, "-" * len(text[0]))
-    text.append(f"z: difference from {reference} in standard errors; tau_int in draws (uncorrelated: 0.5)")
+    if others:
+        text.append(f"z: difference from {first} in standard errors")
+    if any(name in by_name for name in TAUS):
+        text.append("tau_int: integrated autocorrelation time in draws (0.5 if there is no autocorrelation)")
     return "\n".join(line.rstrip() for line in text)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Sequence
 
-from dmmc.report import table
-from dmmc.theory.actions import FreeField, Phi4, action_from_description
-
-SAMPLERS = {"cluster": "cluster", "hmc": "HMC", "independence": "diffusion", "path_refresh": "partial path"}
-"""What a kernel's chain is called, where that is not the kernel's name."""
-
-# Of the observables, in HTML.
 SYMBOLS = {
     "M": "⟨M⟩",
     "abs_M": "⟨|M|⟩",
@@ -26,40 +20,46 @@ SYMBOLS = {
     "S_per_site": "⟨S⟩/V",
     "G_min": "G(p<sub>min</sub>)",
 }
+"""Observables in HTML; others are called by their names."""
+
+_COMPONENT = re.compile(r"(.+)\[([\d, ]+)\]")
+
+
+def symbol(name: str) -> str:
+    """An observable in HTML; a component of a vector such as ``M[1]`` has its number as an index."""
+    component = _COMPONENT.fullmatch(name)
+    if component is not None:
+        return f"{symbol(component[1])}<sub>{component[2]}</sub>"
+    return SYMBOLS.get(name, html.escape(name))
+
+
+def plain_symbol(name: str) -> str:
+    """The same for a sentence about the values themselves: ``M²`` in place of ``⟨M²⟩``."""
+    return symbol(name).replace("⟨", "").replace("⟩", "")
 
 
 def minus(number: str) -> str:
-    """With minus signs in place of hyphens."""
+    """The number with minus signs in place of hyphens."""
     return number.replace("-", "−")
 
 
-def number(x: float) -> str:
-    """A coupling, without the noise of the last digits."""
-    return minus(f"{x:.10g}")
+def seconds(x: float) -> str:
+    """A duration in a unit that suits it; a dash where it is not known."""
+    if not math.isfinite(x):
+        return "–"
+    for size, unit in ((1, "s"), (1e-3, "ms")):
+        if x >= size:
+            return f"{x / size:.3g} {unit}"
+    return f"{x / 1e-6:.3g} µs"
 
 
-def theory(header: Mapping[str, Any], dim: int) -> tuple[str, str]:
-    """Name and couplings, in the form in which the field is normalised."""
-    action = action_from_description(dict(header))
-    if isinstance(action, FreeField):
-        return "Free field", f"m = {number(action.mass)}"
-    if not isinstance(action, Phi4):
-        return str(header["name"]), ", ".join(f"{key} = {value}" for key, value in header.items() if key != "name")
-    square = action.scale**2
-    hopping = f"κ = {number(action.kappa)}, λ = {number(action.lam)}"
-    for name, kappas, symbols in (("mass form", 1, ("m²", "λ")), ("textbook form", 2, ("μ₀²", "λ"))):
-        if math.isclose(square, kappas * action.kappa, rel_tol=1e-9):
-            m2, lam = (float(f"{x:.10g}") for x in (action.m2(dim), action.lam_m))
-            return "φ⁴", f"{symbols[0]} = {number(m2)}, {symbols[1]} = {number(lam)} ({name}; {hopping})"
-    scale = "" if action.scale == 1 else f", field × {number(action.scale)}"
-    return "φ⁴", f"{hopping} (hopping form{scale})"
+def extent(shape: Sequence[int]) -> str:
+    """A lattice: ``"16 × 16"``, or ``"16 sites"`` in one dimension."""
+    if len(shape) == 1:
+        return f"{shape[0]} site{'s' if shape[0] != 1 else ''}"
+    return " × ".join(map(str, shape))
 
 
 def listed(names: Sequence[str]) -> str:
-    """As in a sentence: "a, b and c"."""
+    """Names as in a sentence: "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def deviation(z: float) -> dict[str, str]:
-    """A difference in standard errors, and how far off that is."""
-    return {"z": minus(table.format_z(z)), "off": "far" if abs(z) > 4 else "odd" if abs(z) > 3 else ""}

@@ -1,1 +1,1 @@
-"""Chains on disk: running, storing and reading them."""
+"""Chains on disk: running, storing, reading and summarising them."""

@@ -22,8 +22,8 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.progress import progress
 from dmmc.core.rng import check_seed, stream
 from dmmc.kernels.base import Info, Kernel, State, advance
-from dmmc.runs.journal import RunWriter
 from dmmc.runs.header import RunHeader, RunRecord
+from dmmc.runs.journal import RunWriter
 from dmmc.theory.observables import Observable, measure
 
 Array = NDArray[Any]

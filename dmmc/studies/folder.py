@@ -1,7 +1,7 @@
-"""A folder of results that is made step by step: what a long command keeps in one, and how it finds it again.
+"""Folders of results: what a long command keeps in one, and how it finds its way when it is resumed.
 
-``plan.json`` says what the folder is for. Each step has a file of its own, so that what is finished is read, not
-computed again.
+``plan.json`` says what the folder is for. Every step has a file of its own, so that what is finished is read and not
+computed again, and a last file holds the result of it all.
 """
 
 from __future__ import annotations
@@ -11,56 +11,47 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from dmmc.core.errors import FileError, MismatchError
+from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.core.files import replace_file
+from dmmc.core.records import Record
+from dmmc.runs.names import journal_of, manifest_path
 
 PLAN = "plan.json"
+
 LONG = 100
-"""Characters from which on a setting is not written out in messages."""
+"""Settings that take more characters than this are not written out in messages."""
+
+R = TypeVar("R", bound=Record)
 
 
 def open_folder(
     out: Path, plan: dict[str, Any], what: str, resume: bool, overwrite: bool, remove: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Make a folder ready for a plan, or refuse.
+    """Make a folder ready for a plan, or refuse to.
 
     Args:
         out: the folder.
-        plan: JSON-ready; compared on resumption.
-        what: of what there is a plan, for messages.
-        resume: go on with the same plan.
+        plan: JSON-ready settings, which are compared when the folder is resumed.
+        what: what there is a plan of, such as "scan", for messages.
+        resume: go on with the plan that the folder holds, which must be the same.
         overwrite: remove the files of an earlier plan.
-        remove: does that, given the earlier plan.
+        remove: removes these files, given the earlier plan.
 
     Raises:
-        FileError: if there is a plan, without ``resume`` or ``overwrite``, or none to resume, or it is damaged.
+        FileError: if the folder holds a plan and neither ``resume`` nor ``overwrite`` is set, there is none to resume,
+            or ``plan.json`` is damaged.
         MismatchError: if the plan to be resumed is another one; the message names what differs.
     """
     if out.exists() and not out.is_dir():
-        raise FileError(f"{out} is a file; {what} needs a folder")
+        raise FileError(f"{out} is a file; a {what} needs a folder, so choose another --out")
     path = out / PLAN
-    stored: Any = None
-    if path.exists():
-        with suppress(ValueError):
-            stored = json.loads(path.read_text())
-        if not isinstance(stored, dict) or not plan.keys() & stored.keys():
-            raise FileError(f"{path} is damaged; remove {out}, or restore that file")
+    stored = _stored_plan(path, plan)
     if resume:
         if stored is None:
             raise FileError(f"there is no {what} to resume in {out}; start it without --resume")
-        given = json.loads(json.dumps(plan))
-        differing = []
-        for key in sorted(stored.keys() | given.keys()):
-            pair = stored.get(key), given.get(key)
-            if pair[0] != pair[1]:
-                long = max(map(len, map(str, pair))) > LONG
-                differing.append(f"{key} differ" if long else f"{key} is {pair[0]} there and {pair[1]} here")
-        if differing:
-            raise MismatchError(
-                f"{out} holds another {what}: {'; '.join(differing)}; use the same options or another --out"
-            )
+        _check_same(stored, json.loads(json.dumps(plan)), out, what)
         return
     if stored is not None:
         if not overwrite:
@@ -70,51 +61,87 @@ def open_folder(
     replace_file(path, lambda temporary: temporary.write_text(json.dumps(plan, indent=2) + "\n"))
 
 
+def _stored_plan(path: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """The plan in the file ``path``; None if there is no such file. It must share a setting with ``plan``."""
+    if not path.exists():
+        return None
+    stored: Any = None
+    with suppress(ValueError):
+        stored = json.loads(path.read_text())
+    if not isinstance(stored, dict) or not plan.keys() & stored.keys():
+        raise FileError(f"{path} is damaged; remove {path.parent}, or restore that file")
+    return stored
+
+
+def _check_same(stored: dict[str, Any], given: dict[str, Any], out: Path, what: str) -> None:
+    differing = []
+    for key in sorted(stored.keys() | given.keys()):
+        pair = stored.get(key), given.get(key)
+        if pair[0] != pair[1]:
+            is_long = max(map(len, map(str, pair))) > LONG
+            differing.append(f"{key} differ" if is_long else f"{key} is {pair[0]} there and {pair[1]} here")
+    if differing:
+        raise MismatchError(
+            f"{out} holds another {what}: {'; '.join(differing)}; use the same options or another --out"
+        )
+
+
 @dataclass(frozen=True)
-class Result:
-    """The file that says what a finished folder holds.
+class Result(Generic[R]):
+    """The file with the result of a finished folder: a typed record as JSON.
 
     Attributes:
-        file: its name.
-        format: what stands in it as ``format``.
-        what: of what it is the result, for messages.
+        file: its name, such as ``scan.json``.
+        format: what its entry ``format`` says, so that it is told from other JSON files.
+        what: what it is the result of, such as "scan", for messages.
+        kind: the type of the record.
     """
 
     file: str
     format: str
     what: str
+    kind: type[R]
 
     def is_at(self, path: Path) -> bool:
-        """Whether ``path`` is such a file, or a folder with one."""
+        """Whether ``path`` is such a file, or a folder that holds one."""
         return path.name == self.file or (path / self.file).exists()
 
+    def write(self, folder: Path, record: R) -> Path:
+        """Write the file, complete or not at all, and return its path."""
+        path = folder / self.file
+        text = json.dumps({"format": self.format, **record.to_json()}, indent=2, ensure_ascii=False, allow_nan=False)
+        replace_file(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+        return path
 
-def load_result(path: str | Path, result: Result) -> dict[str, Any]:
-    """The content of a result, from its folder or the file itself.
+    def read(self, path: str | Path) -> R:
+        """The record in a folder, or in the file itself.
 
-    Raises:
-        FileError: if there is none.
-    """
-    path = Path(path)
-    path = path / result.file if path.is_dir() else path
-    try:
-        summary = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} is not the result of a finished {result.what} [{error}]") from None
-    if not isinstance(summary, dict) or summary.get("format") != result.format:
-        raise FileError(f"{path} is not the result of a {result.what}")
-    return summary
+        Raises:
+            FileError: if there is no such file, or it is damaged or of another kind.
+        """
+        path = Path(path)
+        path = path / self.file if path.is_dir() else path
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileError(f"{path} is not the result of a finished {self.what} [{error}]") from None
+        if not isinstance(content, dict) or content.get("format") != self.format:
+            raise FileError(f"{path} is not the result of a {self.what}")
+        try:
+            return self.kind.from_json(content)
+        except DmmcError as error:
+            raise FileError(f"{path} cannot be read: {error}; run the {self.what} again with --resume") from None
 
 
 def begun(path: Path) -> bool:
     """Whether there is a run at ``path``, finished or not."""
-    return path.exists() or (path.with_name(f"{path.name}.partial") / "manifest.json").exists()
+    return path.exists() or manifest_path(journal_of(path)).exists()
 
 
 def remove_run(path: Path) -> None:
     """Remove a run or a model, with what an interruption may have left of it."""
-    partial = path.with_name(f"{path.name}.partial")
-    for file in (path, path.with_name(f"{path.name}.checkpoint"), *partial.glob("*")):
+    journal = journal_of(path)
+    for file in (path, path.with_name(f"{path.name}.checkpoint"), *journal.glob("*")):
         file.unlink(missing_ok=True)
-    if partial.exists():
-        partial.rmdir()
+    if journal.exists():
+        journal.rmdir()

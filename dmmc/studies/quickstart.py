@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError, FileError
-from dmmc.diagnostics.autocorrelation import MIN_DRAWS
-from dmmc.model.training import TrainingOptions
-from dmmc.report import figures, page, table
-from dmmc.runs import chain, storage
-from dmmc.studies import workflow
+from dmmc.core.records import Record
+from dmmc.diagnostics.series import MIN_DRAWS
+from dmmc.model.options import TrainingOptions
+from dmmc.report import figures, table
+from dmmc.runs.chain import ChainOptions
+from dmmc.runs.summary import RunSummary, estimates
+from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
+from dmmc.studies.given import read_ensemble
+from dmmc.studies.reporting import write_report
+from dmmc.studies.results import Run
+from dmmc.studies.sampling import FlowSteps, SampleOptions, sample
+from dmmc.studies.stages import Stages
+from dmmc.studies.training import train
 from dmmc.theory import momenta
 from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
@@ -22,28 +30,31 @@ from dmmc.theory.lattice import Lattice
 KEEP_EVERY = 12
 """Draws of HMC between two fields of the training ensemble."""
 
+HELD_OUT = 1024
+"""Fields of the HMC ensemble that are not trained on, so that they can be weighed as a reference."""
+
 FILES = ("hmc.h5", "cluster.h5", "model.safetensors", "chain.h5")
 
 
 @dataclass(frozen=True)
 class QuickstartOptions:
-    """Sizes of the run; the defaults take under 6 minutes on 2 cores.
-
-    Raises:
-        DmmcError: if a number is out of its range, so that nothing fails after minutes of work.
+    """Sizes of the demonstration; the defaults take under 6 minutes on 2 cores.
 
     Attributes:
         kappa: hopping parameter; kappa_c = 0.27088 in infinite volume at this lam.
         lam: quartic coupling.
         shape: the lattice.
-        minutes: training budget.
+        minutes: training budget in minutes.
         steps: training budget in optimiser steps instead, for a reproducible run.
-        draws: of each of the ``chains`` of the diffusion chain.
+        draws: draws of each of the 64 diffusion chains.
         chains: parallel diffusion chains.
-        baseline_draws: of each of the 256 HMC and cluster chains.
+        baseline_draws: draws of each of the 256 HMC and cluster chains.
         flow_steps: integration steps of the flow.
-        seed: of everything.
+        seed: seed of all random numbers.
         device: where the model is.
+
+    Raises:
+        DmmcError: if a number is out of its range, so that nothing fails after minutes of work.
     """
 
     kappa: float = 0.27
@@ -54,7 +65,7 @@ class QuickstartOptions:
     draws: int = 96
     chains: int = 64
     baseline_draws: int = 240
-    flow_steps: int = 20
+    flow_steps: FlowSteps = "auto"
     seed: int = 1
     device: str = "cpu"
 
@@ -75,11 +86,29 @@ class QuickstartOptions:
         return TrainingOptions(steps=self.steps, minutes=minutes, seed=self.seed)
 
 
-def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
-    """Run it all; files, figures, the table and the report are in ``out``.
+@dataclass(frozen=True)
+class QuickstartSummary(Record):
+    """What the demonstration made.
 
-    Returns:
-        summaries of the three chains, the table, and the figures' paths, JSON-ready.
+    Attributes:
+        chain: summary of the diffusion chain.
+        baselines: summaries of the HMC and cluster chains, by label.
+        table: the comparison as text.
+        report: the page.
+        figures: the PNG files.
+        wall_seconds: wall time by stage.
+    """
+
+    chain: RunSummary
+    baselines: dict[str, RunSummary]
+    table: str
+    report: str
+    figures: tuple[str, ...]
+    wall_seconds: dict[str, float]
+
+
+def quickstart(options: QuickstartOptions, out: Path) -> QuickstartSummary:
+    """Run it all; files, figures, the table and the report are in ``out``.
 
     Raises:
         FileError: if ``out`` holds an earlier run.
@@ -89,13 +118,17 @@ def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
         raise FileError(f"{out} holds an earlier run ({', '.join(present)}); choose another --out or pass --overwrite")
     out.mkdir(parents=True, exist_ok=True)
     action, lattice = Phi4(options.kappa, options.lam), Lattice(options.shape)
-    stages = {name: workflow.Stages() for name in ("HMC", "cluster", "train", "diffusion")}
+    stages = {name: Stages() for name in ("HMC", "cluster", "training", "diffusion")}
 
-    def baseline(method: str, name: str, keep_every: int) -> storage.Run:
-        run = chain.ChainOptions(options.baseline_draws, keep_every=keep_every, block=40, seed=options.seed)
-        ensemble = workflow.EnsembleOptions(method, chains=256, thermalise=200, run=run)
-        return workflow.make_ensemble(
-            action, lattice, ensemble, out / f"{method}.h5", device=options.device, stages=stages[name]
+    def baseline(method: str, name: str, keep_every: int) -> Run:
+        length = ChainOptions(options.baseline_draws, keep_every=keep_every, block=40, seed=options.seed)
+        return make_ensemble(
+            action,
+            lattice,
+            out / f"{method}.h5",
+            EnsembleOptions(method, run=length),
+            device=options.device,
+            stages=stages[name],
         )
 
     print("1/4  HMC ensemble", flush=True)
@@ -103,66 +136,63 @@ def quickstart(options: QuickstartOptions, out: Path) -> dict[str, Any]:
     print("2/4  cluster chain, the second source of truth", flush=True)
     cluster = baseline("cluster", "cluster", keep_every=0)
     print("3/4  training a diffusion model on the HMC ensemble", flush=True)
-    phi = torch.as_tensor(hmc.cfgs(), dtype=torch.float32)
-    order = torch.randperm(len(phi), generator=rng.stream(options.seed, "quickstart", "order"))
-    # The reference configurations that are weighed below must not have been trained on. They stay in the order of the
-    # chains, so that their autocorrelation can be seen.
-    reference, phi = phi[order[:1024].sort().values], phi[order[1024:]]
-    model = workflow.train(
-        action,
-        lattice,
-        phi,
-        options.training,
+    phi = read_ensemble(hmc).phi
+    order = torch.randperm(len(phi), generator=rng.stream(options.seed, "quickstart", "held out"))
+    # Kept in the order of the chains, so that autocorrelations can be seen.
+    reference, trained = phi[order[:HELD_OUT].sort().values], phi[order[HELD_OUT:].sort().values]
+    model = train(
+        trained,
         out / "model.safetensors",
+        options.training,
+        action=action,
         device=options.device,
-        stages=stages["train"],
+        stages=stages["training"],
     )
     print("4/4  exact Metropolis chain with its proposals", flush=True)
-    sampled = workflow.sample(
+    sampled = sample(
         model,
-        action,
-        options.chains,
-        chain.ChainOptions(options.draws, keep_every=8, block=16, seed=options.seed),
         out / "chain.h5",
-        n_steps=options.flow_steps,
+        SampleOptions(
+            options.chains,
+            run=ChainOptions(options.draws, keep_every=8, seed=options.seed),
+            flow_steps=options.flow_steps,
+        ),
         reference=reference,
         stages=stages["diffusion"],
     )
-    runs = {"cluster": cluster, "HMC": hmc, "diffusion": sampled}
-    found = {name: workflow.estimates(run) for name, run in runs.items()}
-    text = table.comparison(found, reference="cluster")
+    runs = {run.header.facts.label: run for run in (cluster, hmc, sampled)}
+    text = table.comparison({label: estimates(run) for label, run in runs.items()}, cluster.header.facts.label)
     (out / "table.txt").write_text(text + "\n")
-    summary = workflow.summarise(sampled, found["diffusion"], stages["diffusion"])
-    summary["wall_seconds"] |= {f"{name} {part}": round(s, 3) for name in ("HMC", "cluster", "train")
-                                for part, s in stages[name].seconds.items()}  # fmt: skip
-    page.write_report([out / f"{name}.h5" for name in ("cluster", "hmc", "chain")], out / "report.html", overwrite=True)
-    return {
-        **summary,
-        "baselines": {
-            "HMC": workflow.summarise(hmc, found["HMC"], stages["HMC"]),
-            "cluster": workflow.summarise(cluster, found["cluster"], stages["cluster"]),
+    report = out / "report.html"
+    write_report([cluster, hmc, sampled, out / "model.safetensors"], report, overwrite=True)
+    return QuickstartSummary(
+        chain=sampled.summary(),
+        baselines={run.header.facts.label: run.summary() for run in (hmc, cluster)},
+        table=text,
+        report=str(report),
+        figures=draw(runs, sampled, out),
+        wall_seconds={
+            f"{name}: {stage}": round(seconds, 3)
+            for name, of_name in stages.items()
+            for stage, seconds in of_name.seconds.items()
         },
-        "table": text,
-        "report": str(out / "report.html"),
-        "figures": draw(hmc, cluster, sampled, out),
-    }
+    )
 
 
-def draw(hmc: storage.Run, cluster: storage.Run, sampled: storage.Run, out: Path) -> list[str]:
-    """The figures of the quickstart, as PNG files in ``out``; returns their paths."""
-    runs = {"HMC": hmc, "cluster": cluster, "diffusion": sampled}
-    phat2 = momenta.orbit_phat2(tuple(sampled.header["lattice"]))
-    two_point = {name: (phat2, *figures.propagator(run.observables["two_point"])) for name, run in runs.items()}
+def draw(runs: Mapping[str, Run], sampled: Run, out: Path) -> tuple[str, ...]:
+    """The figures of the demonstration, as PNG files in ``out``; returns their paths."""
+    phat2 = momenta.orbit_phat2(sampled.header.lattice)
+    observables = {label: run.observables for label, run in runs.items()}
+    two_point = {label: (phat2, *figures.propagator(of_run["two_point"])) for label, of_run in observables.items()}
     beside = sampled.evaluation
-    made = {
-        "denoising": figures.denoising(beside["denoising"], beside["denoising_noise"]),
-        "magnetisation": figures.magnetisation({name: run.observables["M"] for name, run in runs.items()}),
-        "autocorrelation": figures.autocorrelation({name: run.observables for name, run in runs.items()}),
+    drawn = {
+        "denoising": figures.denoising(beside["denoising"], beside["denoising_time"], beside["denoising_noise"]),
+        "magnetisation": figures.magnetisation({label: of_run["M"] for label, of_run in observables.items()}),
+        "autocorrelation": figures.autocorrelation(observables, ("M", "M2")),
         "log_weights": figures.log_weights(sampled.stats["log_w_proposed"], beside["log_w_reference"]),
         "two_point": figures.two_point(two_point),
     }
-    paths = []
-    for name, figure in made.items():
-        figures.save(figure, out / f"{name}.png")
-        paths.append(str(out / f"{name}.png"))
-    return paths
+    paths = [out / f"{name}.png" for name in drawn]
+    for path, figure in zip(paths, drawn.values(), strict=True):
+        figures.save(figure, path)
+    return tuple(map(str, paths))

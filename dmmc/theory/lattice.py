@@ -1,8 +1,8 @@
 """Periodic hypercubic lattices: momenta, orbits, propagators.
 
 A field ``phi`` has shape ``(batch, *lattice)``. Fourier transforms are orthonormal and real
-(``rfftn(norm="ortho")``), so only half of the momenta is stored: every sum over the stored half weighs
-each mode with its :attr:`Lattice.multiplicity` (1 or 2), which makes it a sum over the whole Brillouin zone.
+(``rfftn(norm="ortho")``), so that only half of the momenta is stored. Every sum over the stored half weights each mode
+with its :attr:`Lattice.multiplicity` (1 or 2), which makes it a sum over the whole Brillouin zone.
 """
 
 from __future__ import annotations
@@ -18,13 +18,19 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.theory import momenta
 
+# A table may first be asked for in inference mode and then be kept; autograd would refuse tensors that were made there.
+outside_inference = torch.inference_mode(False)
+
 
 @dataclass(frozen=True)
 class Lattice:
-    """A periodic lattice of ``shape``, one to four dimensions, unit spacing.
+    """A periodic lattice with unit spacing and one to four dimensions.
 
-    Tables are float64 (or int64) tensors on the CPU; ``half`` below is the shape of the stored modes,
+    Tables are float64 (or int64) tensors on the CPU. ``half`` below is the shape of the stored modes,
     ``(L_1, ..., L_{d-1}, L_d // 2 + 1)``.
+
+    Args:
+        shape: the extent of each axis.
 
     Raises:
         DmmcError: if ``shape`` does not have one to four positive extents.
@@ -55,7 +61,7 @@ class Lattice:
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The lattice axes of a tensor that ends in the lattice, counted from its end."""
+        """The axes of the lattice in a tensor ``(..., *shape)``, counted from the end."""
         return tuple(range(-self.dim, 0))
 
     @property
@@ -64,6 +70,7 @@ class Lattice:
         return (*self.shape[:-1], self.shape[-1] // 2 + 1)
 
     @cached_property
+    @outside_inference
     def phat2(self) -> Tensor:
         """Lattice momentum squared, ``sum_mu 4 sin^2(p_mu / 2)``, shape ``half``."""
         total = torch.zeros(self.half, dtype=torch.float64)
@@ -75,8 +82,9 @@ class Lattice:
         return total
 
     @cached_property
+    @outside_inference
     def multiplicity(self) -> Tensor:
-        """How often a stored mode counts in a sum over all momenta: 2, or 1 where it is its own conjugate."""
+        """How often each stored mode counts in a sum over all momenta: 2, or 1 where it is its own conjugate."""
         extent = self.shape[-1]
         weights = torch.full((self.half[-1],), 2.0, dtype=torch.float64)
         weights[0] = 1.0
@@ -85,6 +93,7 @@ class Lattice:
         return weights.expand(self.half).clone()
 
     @cached_property
+    @outside_inference
     def orbit_index(self) -> Tensor:
         """Number of the hypercubic orbit (see :mod:`dmmc.theory.momenta`) of each stored mode, shape ``half``."""
         number = {mode: k for k, mode in enumerate(self.orbit_modes)}
@@ -93,15 +102,17 @@ class Lattice:
 
     @property
     def orbit_modes(self) -> tuple[tuple[int, ...], ...]:
-        """One representative of each orbit: mode numbers n with ``p = 2 pi n / L``."""
+        """One representative of each orbit, as mode numbers n with ``p = 2 pi n / L``."""
         return momenta.orbit_modes(self.shape)
 
     @cached_property
+    @outside_inference
     def orbit_size(self) -> Tensor:
         """Number of momenta in each orbit, shape ``(n_orbits,)``; sums to V."""
         return torch.from_numpy(momenta.orbit_size(self.shape))
 
     @cached_property
+    @outside_inference
     def orbit_phat2(self) -> Tensor:
         """``phat2`` of each orbit, shape ``(n_orbits,)``, increasing."""
         return torch.from_numpy(momenta.orbit_phat2(self.shape))
@@ -126,20 +137,20 @@ class Lattice:
         return out / self.orbit_size.to(out)
 
     def spread(self, orbit_values: Tensor) -> Tensor:
-        """Give every stored mode the value of its orbit, ``(..., n_orbits) -> (..., *half)``."""
+        """The value of its orbit for every stored mode, ``(..., n_orbits) -> (..., *half)``."""
         index = self.orbit_index.to(orbit_values.device)
         return orbit_values[..., index]
 
     def two_point(self, phi: Tensor) -> Tensor:
         """``|phi(p)|^2`` averaged over each orbit, ``(..., *shape) -> (..., n_orbits)``.
 
-        Orbit 0 is ``V M^2``: the zero mode is not subtracted.
+        Orbit 0 is ``V M^2``; the mean field is not subtracted.
         """
         modes = self.to_modes(phi)
         return self.orbit_mean(modes.real.square() + modes.imag.square())
 
     def check(self, phi: Tensor, name: str = "phi") -> None:
-        """Refuse anything but finite real floating fields ``(batch, *shape)``.
+        """Refuse everything but finite real floating-point fields ``(batch, *shape)``.
 
         Raises:
             DmmcError: on a wrong type, shape or dtype, or NaN/infinite values.
@@ -157,7 +168,7 @@ class Lattice:
 
 
 def both_neighbours(x: Tensor, axis: int, distance: int = 1) -> Tensor:
-    """``x(y + distance e) + x(y - distance e)``, e the unit vector of the periodic ``axis`` of the tensor."""
+    """``x(y + distance e) + x(y - distance e)``, where e is the unit vector of the periodic ``axis`` of the tensor."""
     n = x.shape[axis]
     if n <= 2 * distance or x.requires_grad:
         return torch.roll(x, distance, axis) + torch.roll(x, -distance, axis)

@@ -1,9 +1,9 @@
 """Lattice momenta and their hypercubic orbits, in plain NumPy.
 
-A mode is a tuple of integers n, one an axis, with ``p_mu = 2 pi n_mu / L_mu``. An orbit is a set of momenta that
+A mode is a tuple of integers n, one for each axis, with ``p_mu = 2 pi n_mu / L_mu``. An orbit is a set of momenta that
 reflections, and exchanges of axes of equal extent, map onto each other. Orbits are numbered by increasing
-``phat^2 = sum_mu 4 sin^2(p_mu / 2)``; orbit 0 is p = 0. Everything that has an orbit axis (``two_point`` of a run,
-propagators) is in this order.
+``phat^2 = sum_mu 4 sin^2(p_mu / 2)``; orbit 0 is p = 0. Every array with an orbit axis, such as ``two_point`` of a
+run or a propagator, is in this order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 
 def representative(mode: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The member of a mode's orbit that names it: folded to ``|n|``, largest first among axes of equal extent."""
+    """The member of a mode's orbit that stands for it: ``|n|``, with the largest first among axes of equal extent."""
     folded = [min(n % extent, -n % extent) for n, extent in zip(mode, shape, strict=True)]
     for extent in set(shape):
         axes = [axis for axis, other in enumerate(shape) if other == extent]
@@ -40,7 +40,7 @@ def _orbits(shape: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], tuple[
 
 
 def orbit_modes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """One representative of each orbit of the lattice ``shape``."""
+    """One representative of each orbit of a lattice of this ``shape``."""
     return _orbits(shape)[0]
 
 
@@ -52,3 +52,22 @@ def orbit_size(shape: tuple[int, ...]) -> NDArray[np.float64]:
 def orbit_phat2(shape: tuple[int, ...]) -> NDArray[np.float64]:
     """``phat^2`` of each orbit, ``(n_orbits,)``, increasing."""
     return np.array([phat2(mode, shape) for mode in orbit_modes(shape)])
+
+
+def wall_modes(shape: tuple[int, ...], axis: int) -> NDArray[np.int64]:
+    """The orbits of the momenta that point along one axis.
+
+    They are what the correlator of wall averages needs: with ``G(p) = <|phi(p)|^2>`` (orthonormal Fourier transform)
+    it is ``C(t) = 1/L sum_n cos(2 pi n t / L) G(p_n)``; see :func:`dmmc.diagnostics.correlator.wall_correlator`.
+
+    Args:
+        shape: of the lattice.
+        axis: the direction t, counted as in ``shape``.
+
+    Returns:
+        the orbit numbers of the modes n = 0, ..., L - 1, ``(L,)``.
+    """
+    number = {mode: k for k, mode in enumerate(orbit_modes(shape))}
+    position = axis % len(shape)
+    along = (tuple(n if a == position else 0 for a in range(len(shape))) for n in range(shape[position]))
+    return np.array([number[representative(mode, shape)] for mode in along], dtype=np.int64)

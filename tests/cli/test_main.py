@@ -18,8 +18,9 @@ import torch
 
 from dmmc.cli import main as cli
 from dmmc.kernels import hmc
-from dmmc.model import training
-from dmmc.model.diffusion_model import DiffusionModel, pretrained_names, write_tensors
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.file import read_tensors, write_tensors
+from dmmc.model.pretrained import pretrained_names
 from dmmc.runs import storage
 from dmmc.studies import quickstart, workflow
 
@@ -124,7 +125,7 @@ def test_ensemble_of_a_free_field(tmp_path):
 def test_train(made):
     found = summary(made / "model.json")
     assert found["steps"] == 100 and found["lattice"] == [4, 4] and not found["two_sector"]
-    assert found["validation"][-1]["validation"] < found["validation"][-1]["N=0"]
+    assert found["validation"][-1]["validation"] < found["validation"][-1]["gaussian"]
     assert found["wall_seconds"]["train"] > 0
     model = DiffusionModel.load(made / "model.safetensors")
     assert dict(model.action) == found["action"] == {"name": "phi4", "kappa": 0.2, "lam": 0.05, "scale": 1.0}
@@ -283,7 +284,7 @@ def test_a_killed_training_is_resumed_bit_for_bit(made, tmp_path):
     checkpoint = Path(f"{out}.checkpoint")
 
     def past(step):
-        return checkpoint.exists() and training.read_tensors(checkpoint, "dmmc-training", 1)[1]["step"] >= step
+        return checkpoint.exists() and read_tensors(checkpoint, "dmmc-training", 2).header["step"] >= step
 
     kill_when(lambda: past(7), *train, "--out", out)
     kill_when(lambda: past(40), *train, "--out", out, "--resume")

@@ -350,3 +350,67 @@ def test_bad_input_is_refused():
         diagnostics.judge_chain(accepted[:, :2], observables_of(states[:, :2]))
     with pytest.raises(DmmcError, match="log_w_reference"):
         diagnostics.judge(accepted, states, proposed, observables, log_w_reference=np.array([0.0, np.nan]))
+
+
+# References that do not fit
+
+
+def gaussian_weights(shift=0.0, sigma=0.6, seed=11, shape=(16, 500)):
+    """log w of independent draws of the target, where log w of the proposals is Gaussian of standard deviation sigma.
+
+    With log Z = 0 the proposals have the mean -sigma^2 / 2 and the target, reweighted with w, the mean sigma^2 / 2.
+    """
+    return np.random.default_rng(seed).normal(0.5 * sigma**2 + shift, sigma, shape)
+
+
+def chain_with_log_z_zero(sigma=0.6):
+    accepted, states, proposed, observables = synthetic(sigma=sigma)
+    offset = 0.5 * sigma**2
+    return accepted, states - offset, proposed - offset, observables
+
+
+def test_a_reference_of_the_same_target_does_not_contradict():
+    alarms = 0
+    for seed in range(40):
+        verdicts = diagnostics.judge(*chain_with_log_z_zero(), log_w_reference=gaussian_weights(seed=seed))
+        alarms += titles(verdicts) != ["Nothing wrong found"]
+    assert alarms < 3
+
+
+@pytest.mark.parametrize(("shift", "name", "value"), [(-0.5, "KL(p||q)", 0.18 - 0.5), (-5.0, "KL(p||q)", 0.18 - 5.0)])
+def test_a_negative_divergence_is_bad(shift, name, value):
+    verdicts = diagnostics.judge(*chain_with_log_z_zero(), log_w_reference=gaussian_weights(shift))
+    assert verdicts[0].title == "The reference contradicts the proposals" and verdicts[0].level == "bad"
+    # sigma / sqrt(8000) and 0.66 / sqrt(16000) in quadrature, 5 of these
+    assert verdicts[0].quantity == name and verdicts[0].number == pytest.approx(value, abs=0.05)
+    assert verdicts[0].number < verdicts[0].threshold < 0
+
+
+def test_a_negative_divergence_of_the_proposals_is_bad():
+    # A few reference configurations of tiny weight: log Z from the reference comes out below the bound of the
+    # proposals.
+    reference = gaussian_weights()
+    reference[:, ::50] = -8.0
+    verdicts = diagnostics.judge(*chain_with_log_z_zero(), log_w_reference=reference)
+    assert verdicts[0].title == "The reference contradicts the proposals" and verdicts[0].quantity == "KL(q||p)"
+
+
+def test_equal_weights_with_another_offset_contradict():
+    accepted, states, proposed, observables = synthetic(sigma=1e-13)
+    verdicts = diagnostics.judge(accepted, states, proposed, observables, log_w_reference=np.full((4, 50), -1.0))
+    assert verdicts[0].title == "The reference contradicts the proposals" and verdicts[0].number == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(("sigma", "bad"), [(4.0, False), (6.0, True)])
+def test_a_reference_of_enormous_spread_is_bad(sigma, bad):
+    reference = np.random.default_rng(12).normal(2.0, sigma, (16, 500))
+    verdicts = diagnostics.judge(*chain_with_log_z_zero(), log_w_reference=reference)
+    assert ("The model does not describe the reference" in titles(verdicts)) == bad
+
+
+def test_energy_errors_beyond_the_range_of_exp():
+    dH = np.random.default_rng(13).normal(size=(8, 200))
+    dH[0, :4] = [np.inf, np.nan, -900.0, 1e200]
+    with np.errstate(over="raise"):
+        verdicts = diagnostics.judge_chain(np.ones((8, 200)), observables_of(ar1(0.6, (8, 200))), energy_error=dH)
+    assert all(math.isfinite(x.number) for x in verdicts)

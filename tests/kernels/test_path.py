@@ -17,8 +17,9 @@ from dmmc.kernels.base import WeightedState, advance
 from dmmc.kernels.independence import weighted_step
 from dmmc.kernels.path import PathIndependence
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.network import DriftNetwork, SiteNetwork
+from dmmc.model.network import Network
 from dmmc.model.reference import GaussianReference
+from dmmc.model.sites import SiteNetwork
 from dmmc.proposals.of_model import path_proposal
 from dmmc.proposals.path import PathProposal
 from dmmc.proposals.symmetrised import SymmetrisedPath
@@ -185,7 +186,7 @@ def test_tuning_calibrates(two_sector):
 # Refusals
 
 
-class Spoilt(DriftNetwork):
+class Spoilt(Network):
     """Not finite where the noisy field is large."""
 
     value = math.nan

@@ -16,8 +16,9 @@ from dmmc.kernels import refresh as kernel_module
 from dmmc.kernels.base import advance, metropolis
 from dmmc.kernels.refresh import PathRefresh
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.network import DriftNetwork, SiteNetwork
+from dmmc.model.network import Network
 from dmmc.model.reference import GaussianReference
+from dmmc.model.sites import SiteNetwork
 from dmmc.proposals.of_model import path_proposal
 from dmmc.proposals.path import PathProposal
 from dmmc.proposals.symmetrised import SymmetrisedPath, column
@@ -145,7 +146,7 @@ def test_tuning_calibrates_and_thermalises(two_sector):
     assert abs(float(difference / error)) < SIGMA
 
 
-class Spoilt(DriftNetwork):
+class Spoilt(Network):
     """Not finite where the noisy field is large."""
 
     value = math.nan

@@ -13,22 +13,28 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from dmmc.core import files
 from dmmc.core.errors import DmmcError, FileError, MismatchError
-from dmmc.model import diffusion_model as model_module
-from dmmc.model.diffusion_model import DiffusionModel, load_pretrained, pretrained_names, read_tensors, write_tensors
+from dmmc.model import file as file_module
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.file import read_tensors, write_tensors
+from dmmc.model.history import TrainingHistory, TrainingRecord
 from dmmc.model.interaction import InteractionNetwork, NetworkSize
+from dmmc.model.options import TrainingOptions
+from dmmc.model.pretrained import load_pretrained, pretrained_names
 from dmmc.proposals.flow import FlowProposal
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SMALL, free_reference, noise, random_model, rng
 
 ACTION = Phi4(0.27, 0.022)
+HISTORY = TrainingHistory(TrainingOptions(steps=7), 7, 0.5, 100, (TrainingRecord(7, 0.3, 0.1, 0.2),))
 
 
 def make(shape=(4, 4), action=ACTION, two_sector=False, **options):
     reference = free_reference(Lattice(shape), mean=1.2 if two_sector else 0.0, v_max=21.0)
     model = random_model(reference, action, two_sector=two_sector, **options)
-    return replace(model, history={"steps": 7, "validation": [{"step": 1, "loss": 0.1}]})
+    return replace(model, history=HISTORY)
 
 
 @pytest.fixture
@@ -37,12 +43,14 @@ def saved(tmp_path):
 
 
 def rewrite(path, tensors=None, **metadata):
-    """Change tensors or metadata of a model file; None takes an entry away."""
+    """Change tensors or metadata of a model file, with the right checksum; None takes an entry away."""
     with safe_open(path, framework="pt") as file:
         old = file.metadata()
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    kept = {name: value for name, value in (stored | (tensors or {})).items() if value is not None}
     merged = {key: value for key, value in (old | metadata).items() if value is not None}
-    kept = {name: value for name, value in (found | (tensors or {})).items() if value is not None}
+    if "header" in merged and "sha256" not in metadata:
+        merged["sha256"] = file_module._checksum(merged["header"], kept)
     save_file(kept, path, merged)
     return path
 
@@ -71,8 +79,8 @@ def test_round_trip_is_bitwise(tmp_path, two_sector, dtype):
         assert torch.equal(value, weights[name]), name
     assert not any(p.requires_grad for p in loaded.network.parameters())
     assert loaded.fingerprint() == model.fingerprint()
-    for found, expected in zip(*(FlowProposal(m, 4).sample(5, rng()) for m in (loaded, model)), strict=True):
-        assert torch.equal(found, expected)
+    for result, expected in zip(*(FlowProposal(m, 4).sample(5, rng()) for m in (loaded, model)), strict=True):
+        assert torch.equal(result, expected)
     assert os.listdir(path.parent) == [path.name]
 
 
@@ -88,12 +96,12 @@ def test_fingerprint_is_of_all_that_enters_a_proposal():
         models.append(make())
         models[-1].network.w[3, 1, 2, 1] += 1e-12
     c = models[0].reference.propagator.clone()
-    for change in ({"propagator": c * (1 + 1e-12)}, {"v_max": 22.0}, {"v_offset": 0.1}, {"mean": 0.1}):
+    for change in ({"propagator": c * (1 + 1e-12)}, {"v_max": 22.0}, {"v_offset": 0.1}):
         network = InteractionNetwork(replace(models[0].reference, **change), SMALL).double()
         network.load_state_dict(models[0].network.state_dict())
         models.append(replace(models[0], network=network))
     assert len({model.fingerprint() for model in models}) == len(models)
-    same = replace(make(), history={}, action={})
+    same = replace(make(), history=None, action={})
     assert same.fingerprint() == make().fingerprint() and len(same.fingerprint()) == 64
 
 
@@ -162,7 +170,8 @@ def test_a_file_that_is_replaced_again_and_again_can_be_read(tmp_path):
     writer.start()
     try:
         for _ in range(5000):
-            tensors, header = read_tensors(path, "dmmc-training", 1)
+            contents = read_tensors(path, "dmmc-training", 1)
+            tensors, header = contents.tensors, contents.header
             assert float(tensors["weight"][0]) == header["step"] and len(tensors["weight"]) == 1 + 500 * (
                 header["step"] % 2
             )
@@ -173,7 +182,7 @@ def test_a_file_that_is_replaced_again_and_again_can_be_read(tmp_path):
 
 def test_newer_version(saved):
     with pytest.raises(FileError, match="newer dmmc; upgrade"):
-        DiffusionModel.load(rewrite(saved, format_version="2"))
+        DiffusionModel.load(rewrite(saved, format_version="3"))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +197,7 @@ def test_broken_metadata(saved, metadata):
 def test_incomplete_contents(saved):
     good = saved.read_bytes()
     header = header_of(saved)
-    for key in ("lattice", "network", "reference", "two_sector", "action", "history"):
+    for key in ("lattice", "network", "reference", "symmetry", "two_sector", "action", "history", "versions"):
         saved.write_bytes(good)
         short = {name: value for name, value in header.items() if name != key}
         with pytest.raises(FileError, match="not a complete model file"):
@@ -235,15 +244,15 @@ def test_foreign_action_is_known_by_its_name_alone(tmp_path):
 
 def test_two_sectors_need_biases(tmp_path):
     odd = make().network
-    with pytest.raises(DmmcError, match=r"NetworkSize\(odd=False\)"):
-        DiffusionModel(odd, {}, two_sector=True)
+    with pytest.raises(DmmcError, match="pass odd=False in its configuration"):
+        DiffusionModel(odd, {}, two_sector=True, symmetry="z2")
     assert not make(two_sector=True).network.size.odd
     path = make(dtype=torch.float32).save(tmp_path / "m")
     with pytest.raises(DmmcError, match="two-sector"):
         DiffusionModel.load(rewrite(path, header=json.dumps(header_of(path) | {"two_sector": True})))
 
 
-@pytest.mark.parametrize("function", ["os.replace", "os.fsync", "save_file"])
+@pytest.mark.parametrize("function", ["os.replace", "os.fsync", "save"])
 def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch, function):
     path = tmp_path / "model.safetensors"
     old = make().save(path).read_bytes()
@@ -251,10 +260,10 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch, function):
     def fail(*_):
         raise OSError("no space left on device")
 
-    if function == "save_file":
-        monkeypatch.setattr(model_module, "save_file", fail)
+    if function == "save":
+        monkeypatch.setattr(file_module, "save", fail)
     else:
-        monkeypatch.setattr(model_module.os, function.removeprefix("os."), fail)
+        monkeypatch.setattr(files.os, function.removeprefix("os."), fail)
     with pytest.raises(FileError, match=r"cannot write .*no space left"):
         make(seed=2).save(path)
     monkeypatch.undo()
@@ -273,9 +282,9 @@ def test_moved_to_the_same_place_is_the_same_model():
     model = make((4, 3))
     moved = model.moved_to(model.reference, ACTION)
     phi = noise(model.lattice, 6)
-    found, expected = (FlowProposal(m, 4).log_q(phi) for m in (moved, model))
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    assert moved.dtype == model.dtype and moved.action == model.action and moved.history == {}
+    result, expected = (FlowProposal(m, 4).log_q(phi) for m in (moved, model))
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+    assert moved.dtype == model.dtype and moved.action == model.action and moved.history is None
 
 
 @pytest.mark.parametrize("two_sector", [False, True])
@@ -295,3 +304,135 @@ def test_pretrained_models_load():
         model.check_fits(model.known_action(), model.lattice)
     with pytest.raises(FileError, match="no pretrained model 'nonesuch'; there are: "):
         load_pretrained("nonesuch")
+
+
+def test_pretrained_model_of_format_1_is_read_as_it_was():
+    # Its fingerprint is recorded in run files, and must not change with the format.
+    model = load_pretrained("phi4-flow-L32")
+    assert model.fingerprint() == "5558831a55864b501dd0f409ae0a08b2b00552e39fabe51a36378c72e68e43a6"
+    assert (model.symmetry, model.network.name, model.lattice.shape) == ("z2", "interaction", (32, 32))
+    assert model.history.steps == 24259 and len(model.history.curve) == 242 and model.history.before is None
+    assert model.history.curve[0].gaussian == pytest.approx(135.124, abs=1e-3)
+
+
+def as_version_1(path, model):
+    """The file that format 1 had for a model."""
+    network = {key: value for key, value in header_of(path)["network"].items() if key != "name"}
+    header = {key: value for key, value in header_of(path).items() if key not in ("version", "symmetry")}
+    options = header["history"]["options"]
+    points = [{"step": 7, "loss": 0.3, "validation": 0.1, "N=0": 0.2}]
+    header["history"] = {
+        "options": options, "steps": 7, "seconds": 0.5, "ensemble": 100, "validation": points, "before": {}
+    }  # fmt: skip
+    header["network"] = network
+    return rewrite(path, header=json.dumps(header), format_version="1", sha256=None), header
+
+
+@pytest.mark.parametrize(("two_sector", "odd", "symmetry"), [(0, 1, "z2"), (1, 0, "z2"), (0, 0, "none")])
+def test_files_of_format_1(tmp_path, two_sector, odd, symmetry):
+    size = NetworkSize(**SMALL.describe() | {"odd": bool(odd)})
+    model = make(two_sector=bool(two_sector), size=size, dtype=torch.float32)
+    path, header = as_version_1(model.save(tmp_path / "model"), model)
+    loaded = DiffusionModel.load(path, ACTION)
+    assert loaded.symmetry == symmetry and loaded.two_sector == bool(two_sector) and loaded.history == HISTORY
+    assert loaded.fingerprint() == model.fingerprint()
+    # An untrained model had an empty history.
+    assert DiffusionModel.load(rewrite(path, header=json.dumps(header | {"history": {}}), sha256=None)).history is None
+    for changes in ({"history": {"steps": 3}}, {"history": 3}, {"network": 3}, {"network": {}}, {"two_sector": "no"}):
+        with pytest.raises(FileError, match="not a complete model file"):
+            DiffusionModel.load(rewrite(path, header=json.dumps(header | changes), sha256=None))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lattice": "4x4"},
+        {"lattice": [4, -4]},
+        {"lattice": [4.5, 4]},
+        {"lattice": []},
+        {"network": {"name": "interaction", "filters": "three"}},
+        {"network": {"name": "interaction", "shells": [["x"]]}},
+        {"network": {"name": 3}},
+        {"network": {"filters": 3}},
+        {"network": []},
+        {"reference": {"mean": "0", "v_max": 21.0, "v_offset": 0.1}},
+        {"reference": {"mean": 0.0, "v_max": None, "v_offset": 0.1}},
+        {"reference": {"mean": 0.0, "v_max": -21.0, "v_offset": 0.1}},
+        {"reference": {"v_max": 21.0, "v_offset": 0.1}},
+        {"symmetry": "o3"},
+        {"symmetry": "none"},
+        {"two_sector": 1},
+        {"history": {"steps": 3}},
+        {"action": "phi4"},
+        {"versions": None},
+        {"version": 99},
+        {"version": "two"},
+    ],
+    ids=str,
+)
+def test_malformed_headers_are_refused(saved, changes):
+    with pytest.raises(FileError, match="not a complete model file"):
+        DiffusionModel.load(rewrite(saved, header=json.dumps(header_of(saved) | changes)))
+
+
+@pytest.mark.parametrize(
+    "propagator", [torch.ones(6, dtype=torch.int64), -torch.ones(6), torch.ones(6) * math.nan, torch.ones(2, 3)]
+)
+def test_malformed_propagators_are_refused(saved, propagator):
+    with pytest.raises(FileError, match="not a complete model file: propagator must"):
+        DiffusionModel.load(rewrite(saved, {"propagator": propagator}))
+
+
+def test_weights_of_several_types_are_refused(saved):
+    with pytest.raises(FileError, match="its weights are of several types: torch.float32, torch.float64"):
+        DiffusionModel.load(rewrite(saved, {"w": DiffusionModel.load(saved).network.w.double()}))
+
+
+def test_every_changed_byte_is_noticed(saved):
+    # One byte in each part of the file: the length, the JSON of safetensors, our header, tensors at both ends.
+    content = saved.read_bytes()
+    json_end = 8 + int.from_bytes(content[:8], "little")
+    inside = content.index(b"kappa")
+    for position in (
+        0,
+        9,
+        inside,
+        inside + 12,
+        json_end - 2,
+        json_end,
+        (json_end + len(content)) // 2,
+        len(content) - 1,
+    ):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        saved.write_bytes(damaged)
+        with pytest.raises(FileError):
+            DiffusionModel.load(saved)
+    saved.write_bytes(content)
+    DiffusionModel.load(saved)
+    with pytest.raises(FileError, match="has no checksum"):
+        DiffusionModel.load(rewrite(saved, sha256=None))
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o027])
+def test_file_modes_follow_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        path = make().save(tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert os.stat(path).st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_files_hold_all_types_of_numbers(tmp_path):
+    types = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool)
+    tensors = {str(dtype): torch.ones(3, 2).to(dtype) for dtype in types} | {
+        "empty": torch.ones(0),
+        "one": torch.ones(()),
+    }
+    path = write_tensors(tmp_path / "file", tensors, "test", 2, {"x": [1, None]})
+    contents = read_tensors(path, "test", 2)
+    assert contents.header == {"x": [1, None]} and contents.version == 2
+    assert contents.tensors.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert torch.equal(contents.tensors[name], value) and contents.tensors[name].dtype == value.dtype

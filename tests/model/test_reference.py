@@ -109,13 +109,18 @@ def test_c_follows_the_dtype_it_is_asked_for():
 def test_refused_references():
     lattice = Lattice((4, 4))
     n = len(lattice.orbit_modes)
-    with pytest.raises(DmmcError, match=rf"shape \({n},\), one value a momentum orbit"):
+    with pytest.raises(DmmcError, match=rf"shape \({n},\), one value for each momentum orbit"):
         GaussianReference(lattice, torch.ones(n + 1))
     for bad in (0.0, -1.0, math.nan, math.inf):
         c = torch.ones(n)
         c[1] = bad
         with pytest.raises(DmmcError, match="use more configurations"):
             GaussianReference(lattice, c)
+    with pytest.raises(DmmcError, match="must be real floating point, got torch.int64"):
+        GaussianReference(lattice, torch.ones(n, dtype=torch.int64))
+    for bad in ({"mean": "0"}, {"mean": math.nan}, {"v_max": -1.0}, {"v_max": None}, {"v_offset": True}):
+        with pytest.raises(DmmcError, match=f"{next(iter(bad))} of a reference must be a finite number"):
+            GaussianReference(lattice, torch.ones(n), **bad)
     with pytest.raises(DmmcError, match="at least 2 configurations"):
         GaussianReference.measure(noise(lattice, 1), lattice)
     with pytest.raises(DmmcError, match="ensemble must have shape"):

@@ -1,5 +1,6 @@
 """Training: it learns, is reproducible to the last bit, also across interrupts and kills, and refuses nonsense."""
 
+import json
 import math
 import os
 import signal
@@ -12,16 +13,19 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError, FileError, MismatchError
-from dmmc.model import training
-from dmmc.model.diffusion_model import DiffusionModel, write_tensors
+from dmmc.model import checkpoint as checkpoints
+from dmmc.model import file, training
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.file import write_tensors
+from dmmc.model.history import TrainingHistory, TrainingRecord
 from dmmc.model.interaction import NetworkSize
 from dmmc.model.reference import GaussianReference, wiener
 from dmmc.model.training import TrainingOptions, fit, path_loss
 from dmmc.proposals.flow import FlowProposal
 from dmmc.theory import symmetry as sectors
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.actions import AutogradAction, FreeField, Phi4
 from dmmc.theory.lattice import Lattice
-from helpers import SMALL, free_draws, free_reference, hmc_ensemble, noise, random_model, rng
+from helpers import SIGMA, SMALL, Grid, free_draws, free_reference, hmc_ensemble, noise, random_model, rng
 
 SHAPE, ACTION = (4, 4), Phi4(0.25, 0.1)
 SIZE = NetworkSize(filters=4, hidden1=12, hidden2=8, level_knots=6, radial_knots=6)
@@ -30,7 +34,10 @@ SHORT = TrainingOptions(steps=12, levels=8, trajectories=2, posterior_steps=2, v
 
 def start(phi, action=ACTION, size=SIZE, two_sector=False):
     reference = GaussianReference.measure(phi, Lattice(SHAPE), connected=two_sector)
-    return DiffusionModel.untrained(reference, action, size, two_sector, rng())
+    config = size.describe() | ({"odd": False} if two_sector else {})
+    return DiffusionModel.untrained(
+        reference, action, config=config, symmetry="z2", two_sector=two_sector, generator=rng()
+    )
 
 
 def short_fit(options=SHORT, checkpoint=None, resume=False, **changes):
@@ -55,19 +62,20 @@ def test_training_removes_most_of_the_kl():
     model = start(phi)
     options = TrainingOptions(steps=150, levels=32, trajectories=4, validation_every=50, learning_rate=1e-2)
     trained = fit(model, ACTION, phi, options, progress=False)
-    records = trained.history["validation"]
-    assert [record["step"] for record in records] == [50, 100, 150]
-    assert records[-1]["N=0"] - records[-1]["validation"] > 0.04  # reached: 0.09 to 0.15
-    assert records[0]["N=0"] == records[-1]["N=0"]
+    records = trained.history.curve
+    assert [record.step for record in records] == [50, 100, 150]
+    assert records[-1].kl_removed > 0.04  # reached: 0.09 to 0.15
+    assert records[0].gaussian == records[-1].gaussian
     assert std_log_w(trained) < 0.8 < 1.1 < std_log_w(model)  # reached: 0.35 to 0.48, from 1.4 to 1.5
     assert trained.action == ACTION.describe()
     history = trained.history
-    assert (history["steps"], history["ensemble"], history["before"]) == (150, len(phi), {}) and history["seconds"] > 0
-    assert history["options"]["learning_rate"] == 1e-2
+    assert (history.steps, history.ensemble, history.before) == (150, len(phi), None) and history.seconds > 0
+    assert history.options == options
+    assert TrainingHistory.from_json(json.loads(json.dumps(history.to_json()))) == history
     # Where it started is left alone, and its record is kept by a second round.
-    assert not model.network.o1.any() and model.history == {}
+    assert not model.network.o1.any() and model.history is None
     again = fit(trained, ACTION, phi, replace(SHORT, steps=2), progress=False)
-    assert again.history["before"] == history
+    assert again.history.before == history
 
 
 def test_training_on_data_alone():
@@ -86,8 +94,39 @@ def test_training_of_one_sector():
     options = TrainingOptions(steps=150, levels=32, trajectories=4, validation_every=50, learning_rate=1e-2)
     trained = fit(model, action, phi, options, progress=False)
     assert trained.two_sector and trained.network.b2.any()
-    record = trained.history["validation"][-1]
-    assert record["N=0"] - record["validation"] > 0.08  # reached: 0.20 to 0.34
+    assert trained.history.curve[-1].kl_removed > 0.08  # reached: 0.20 to 0.34
+
+
+def test_two_unequal_wells_without_symmetry_get_a_model_of_both():
+    # phi^4 on two sites with a linear term: 69 % of the weight lies in the well at M < 0, the rest in the other one.
+    even = Phi4(0.5, 0.5)
+    action = AutogradAction(lambda phi: 2 * even(phi) + 0.25 * phi.flatten(1).sum(1), "tilted")
+    grid = Grid.make(2, 2.6, 161)
+    p, M = grid.probabilities(action), grid.phi.mean(1)
+    left, mean = float(p[M < 0].sum()), float((p * M).sum())
+    assert 0.6 < left < 0.8 and float(p[M.abs() < 0.3].sum()) < 0.1
+    phi = grid.draws(action, 2000)
+    found = sectors.find_symmetry(action, phi)
+    assert found.symmetry == "none"
+    reference = GaussianReference.measure(phi, grid.lattice, connected=True, action=action)
+    config = {"filters": 3, "hidden1": 16, "hidden2": 12}
+    model = DiffusionModel.untrained(reference, action, config=config, symmetry=found.symmetry, generator=rng())
+    assert not model.network.odd and not model.two_sector and model.reference.mean == pytest.approx(mean, abs=0.1)
+    options = TrainingOptions(steps=150, levels=32, fields_per_level=2, trajectories=2, learning_rate=1e-2)
+    trained = fit(model, action, phi, options, progress=False)
+    ess = []
+    for m in (model, trained):
+        proposed, log_q = FlowProposal(m, 10).sample(5000, rng(3))
+        w = torch.softmax(-action(proposed.double()) - log_q, 0)
+        ess.append(float(1 / w.square().sum()) / len(w))
+    assert ess[0] < 0.65 < 0.75 < ess[1]  # reached: 0.55 and 0.88
+    # The proposals themselves visit both wells about as often as they should ...
+    side = proposed.double().mean(1)
+    assert float((side < 0).double().mean()) == pytest.approx(left, abs=0.05)
+    # ... and their weights make the averages exact: self-normalised importance sampling against quadrature.
+    for values, exact in ((side, mean), ((side < 0).double(), left)):
+        error = float((w * (values - exact)).square().sum().sqrt())
+        assert error < 0.03 and abs(float((w * values).sum()) - exact) < SIGMA * error
 
 
 def test_path_loss_of_the_exact_answer_is_zero_and_of_none_the_kl():
@@ -104,29 +143,25 @@ def test_path_loss_of_the_exact_answer_is_zero_and_of_none_the_kl():
     c, c_true = reference.c(noisy), truth.c(noisy)
     force = ((1 / c_true - 1 / c) * wiener(c, v) * wiener(c_true, v)).unsqueeze(1) * noisy
 
-    class Nothing:
-        def __init__(self):
-            self.reference = reference
-
-        def __call__(self, modes, v):
-            return torch.zeros_like(modes)
+    def nothing(modes, v):
+        return torch.zeros_like(modes)
 
     ratio = truth.propagator / reference.propagator
     kl = 0.5 * float((lattice.orbit_size * (ratio - 1 - ratio.log())).sum())
     # Statistical error: 4,000 fields of 16 modes, sqrt(2 / 64,000) = 0.6 %; v_max is not infinite: 0.1 %.
-    assert float(path_loss(Nothing(), noisy, force, level)) == pytest.approx(kl, rel=0.03)
+    assert float(path_loss(nothing, reference, noisy, force, level)) == pytest.approx(kl, rel=0.03)
 
 
 def test_final_weights_are_the_average_of_the_last_ones(monkeypatch):
     steps, share, seen = 40, 0.2, []
-    update = training._Trainer.update
+    update = training.Trainer.update
 
     def spy(trainer, *batch):
         loss = update(trainer, *batch)
         seen.append([p.detach().clone() for p in trainer.parameters])
         return loss
 
-    monkeypatch.setattr(training._Trainer, "update", spy)
+    monkeypatch.setattr(training.Trainer, "update", spy)
     model = start(hmc_ensemble(ACTION, SHAPE, n=200), size=SMALL)
     trained = short_fit(model=model, steps=steps, average=share)
     expected = [p.detach().clone() for p in model.network.parameters()]
@@ -140,14 +175,14 @@ def test_final_weights_are_the_average_of_the_last_ones(monkeypatch):
 
 def test_learning_rate_rises_and_falls(monkeypatch):
     rates = []
-    update = training._Trainer.update
+    update = training.Trainer.update
 
     def spy(trainer, *batch):
         loss = update(trainer, *batch)
         rates.append(trainer.optimiser.param_groups[0]["lr"])
         return loss
 
-    monkeypatch.setattr(training._Trainer, "update", spy)
+    monkeypatch.setattr(training.Trainer, "update", spy)
     short_fit(steps=60, levels=2, learning_rate=3e-3)
     peak = rates.index(max(rates))
     assert peak == 3 and max(rates) == pytest.approx(3e-3, rel=0.01)  # 5 % of 60
@@ -157,7 +192,7 @@ def test_learning_rate_rises_and_falls(monkeypatch):
 
 def test_budget_in_minutes():
     trained = short_fit(steps=None, minutes=0.2 / 60)
-    assert trained.history["steps"] >= 1 and trained.history["seconds"] >= 0.2
+    assert trained.history.steps >= 1 and trained.history.seconds >= 0.2
 
 
 # Reproducibility
@@ -166,8 +201,7 @@ def test_budget_in_minutes():
 def test_same_seed_same_bits():
     first, second, other = short_fit(), short_fit(), short_fit(seed=4)
     assert first.fingerprint() == second.fingerprint() != other.fingerprint()
-    strip = [{key: value for key, value in m.history.items() if key != "seconds"} for m in (first, second)]
-    assert strip[0] == strip[1]
+    assert replace(first.history, seconds=0.0) == replace(second.history, seconds=0.0)
 
 
 def interrupt_after(monkeypatch, owner, name, call):
@@ -191,9 +225,9 @@ def interrupt_after(monkeypatch, owner, name, call):
         (training, "_batch", 5),  # in the first step: nothing is known yet to the optimiser
         (training, "_batch", 10),
         (torch.optim.Adam, "step", 5),
-        (training._Trainer, "update", 6),
-        (training._Trainer, "averaged_network", 2),  # in validation
-        (training._Trainer, "average_in", 7),
+        (training.Trainer, "update", 6),
+        (training.Trainer, "averaged_network", 2),  # in validation
+        (training.Trainer, "average_in", 7),
     ],
     ids=lambda x: x if isinstance(x, str) else None,
 )
@@ -206,29 +240,36 @@ def test_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, ow
             short_fit(checkpoint=checkpoint)
     assert os.listdir(tmp_path) == [checkpoint.name]
     with monkeypatch.context() as patch:  # and once more
-        interrupt_after(patch, training._Trainer, "update", 2)
+        interrupt_after(patch, training.Trainer, "update", 2)
         with pytest.raises(KeyboardInterrupt):
             short_fit(checkpoint=checkpoint, resume=True)
     resumed = short_fit(checkpoint=checkpoint, resume=True)
     assert resumed.fingerprint() == whole.fingerprint()
-    assert resumed.history["validation"] == whole.history["validation"]
+    assert resumed.history.curve == whole.history.curve
+    # The state is kept until the caller has saved the model; from it the same model is made without another step.
+    assert os.listdir(tmp_path) == [checkpoint.name]
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "update", None)
+        assert short_fit(checkpoint=checkpoint, resume=True).fingerprint() == whole.fingerprint()
+    training.remove_checkpoint(checkpoint)
+    training.remove_checkpoint(checkpoint)
     assert os.listdir(tmp_path) == []
 
 
 KILLED = """
 import os, signal, sys
-from dmmc.model import diffusion_model as model
+from dmmc.core import files
 from test_training import short_fit
 import torch
 torch.set_num_threads(1)
-save_file, calls = model.save_file, []
-def patched(tensors, path, metadata):
-    save_file(tensors, path, metadata)
+sync, calls = files.sync, []
+def patched(path):
+    sync(path)
     calls.append(1)
     if len(calls) == 6:
         os.truncate(path, os.path.getsize(path) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
-model.save_file = patched
+files.sync = patched
 short_fit(checkpoint=sys.argv[1], checkpoint_seconds=0)
 """
 
@@ -236,14 +277,15 @@ short_fit(checkpoint=sys.argv[1], checkpoint_seconds=0)
 def test_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     # The worst moment: half of the sixth checkpoint is written. The fifth is still there.
     checkpoint = tmp_path / "training"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    folders = [*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLED, checkpoint]
     process = subprocess.run(command, env=environment, capture_output=True, timeout=300)
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
     assert checkpoint.exists()
     done = []
-    update = training._Trainer.update
-    monkeypatch.setattr(training._Trainer, "update", lambda *args: done.append(1) or update(*args))
+    update = training.Trainer.update
+    monkeypatch.setattr(training.Trainer, "update", lambda *args: done.append(1) or update(*args))
     resumed = short_fit(checkpoint=checkpoint, resume=True)
     assert len(done) == SHORT.steps - 5
     monkeypatch.undo()
@@ -298,7 +340,7 @@ def test_broken_checkpoints_are_refused(tmp_path, monkeypatch):
     start(hmc_ensemble(ACTION, SHAPE, n=200), size=SMALL).save(checkpoint)
     with pytest.raises(FileError, match="not a dmmc-training file"):
         short_fit(checkpoint=checkpoint, resume=True)
-    write_tensors(checkpoint, {"w": torch.ones(2)}, training.CHECKPOINT_FORMAT, training.CHECKPOINT_VERSION + 1, {})
+    write_tensors(checkpoint, {"w": torch.ones(2)}, checkpoints.FORMAT, checkpoints.FORMAT_VERSION + 1, {})
     with pytest.raises(FileError, match="newer dmmc"):
         short_fit(checkpoint=checkpoint, resume=True)
 
@@ -354,3 +396,61 @@ def test_refused_action_and_divergence():
         model.network.o1.fill_(math.inf)
     with pytest.raises(DmmcError, match="the loss is nan after 1 steps; lower the learning rate"):
         short_fit(model=model)
+
+
+# Checkpoints and histories
+
+
+def test_an_interrupt_while_the_model_is_saved_loses_nothing(tmp_path):
+    # fit leaves its state behind: a full disk or a Ctrl-C between training and saving costs no training.
+    checkpoint = tmp_path / "training"
+    trained = short_fit(checkpoint=checkpoint)
+    assert checkpoint.exists()
+    assert short_fit(checkpoint=checkpoint, resume=True).fingerprint() == trained.fingerprint()
+
+
+def test_checkpoints_that_are_incomplete_or_old_are_refused(tmp_path, monkeypatch):
+    checkpoint = stopped(tmp_path / "training", monkeypatch)
+    contents = file.read_tensors(checkpoint, checkpoints.FORMAT, checkpoints.FORMAT_VERSION)
+
+    def refused(kind, message, tensors=contents.tensors, version=checkpoints.FORMAT_VERSION, **changes):
+        header = {key: value for key, value in (contents.header | changes).items() if value is not None}
+        write_tensors(checkpoint, tensors, checkpoints.FORMAT, version, header)
+        with pytest.raises(kind, match=message):
+            short_fit(checkpoint=checkpoint, resume=True)
+
+    refused(MismatchError, "an older dmmc began, with other random numbers; remove it", version=1)
+    for changes in ({"step": "many"}, {"step": None}, {"curve": 3}, {"angles": ["x"]}, {"identity": []}):
+        refused(FileError, "not a complete checkpoint: this is not a valid CheckpointHeader", **changes)
+    contents.header["version"] = 99
+    refused(FileError, "this CheckpointHeader has layout 99")
+    contents.header["version"] = 1
+    short = {name: value for name, value in contents.tensors.items() if name != "weight.a1"}
+    refused(FileError, "not a complete checkpoint: 'weight.a1'", tensors=short)
+    refused(FileError, "not a complete checkpoint", tensors=contents.tensors | {"weight.a1": torch.ones(2)})
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1] + b"x")
+    with pytest.raises(FileError, match="is damaged: its contents do not match their checksum"):
+        short_fit(checkpoint=checkpoint, resume=True)
+
+
+def test_histories_of_format_1_are_read():
+    options = {name: value for name, value in SHORT.__dict__.items()}
+    points = [{"step": 4, "loss": 0.5, "validation": 0.4, "N=0": 0.9}]
+    first = {"options": options, "steps": 12, "seconds": 1.5, "ensemble": 200, "validation": points, "before": {}}
+    second = first | {"before": first, "validation": []}
+    history = TrainingHistory.from_version_1(json.loads(json.dumps(second)))
+    assert history.before == TrainingHistory(SHORT, 12, 1.5, 200, (TrainingRecord(4, 0.5, 0.4, 0.9),))
+    assert history.curve == () and history.before.curve[0].kl_removed == pytest.approx(0.5)
+    assert TrainingHistory.from_version_1({}) is None
+    for bad in ({"steps": 3}, first | {"validation": [{"step": 4}]}, first | {"steps": "x"}, first | {"before": 3}):
+        with pytest.raises(DmmcError, match="not a"):
+            TrainingHistory.from_version_1(bad)
+
+
+def test_progress_is_reported_off_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("dmmc.core.progress.EVERY_SECONDS", 0.0)
+    phi = hmc_ensemble(ACTION, SHAPE, n=200)
+    fit(start(phi, size=SMALL), ACTION, phi, SHORT)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == SHORT.steps and lines[0].startswith("train: 8 %") and "step 1" in lines[0]
+    assert lines[-1].startswith("train: 100 %") and "KL removed" in lines[-1]

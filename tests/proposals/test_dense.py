@@ -134,8 +134,8 @@ def test_training_on_samples_alone(draw, action):
     trained = train_on_samples(samples, QUICK, progress=False)
     assert acceptance(dense.untrained(samples)) < 0.6
     assert acceptance(trained) > 0.7
-    last = trained.flow.model.history["validation"][-1]
-    assert last["validation"] < last["N=0"]
+    last = trained.flow.model.history.curve[-1]
+    assert last.validation < last.gaussian
     # Exact with any model: one step from exact draws.
     lattice = Lattice((samples.shape[1],))
     kernel = Independence(AutogradAction(action, draw.__name__), lattice, trained)
@@ -161,7 +161,7 @@ def test_saved_and_loaded(tmp_path):
     path = proposal.save(tmp_path / "model.safetensors")
     loaded = DenseProposal.load(path)
     assert loaded.describe() == proposal.describe()
-    assert loaded.flow.model.history["steps"] == 20
+    assert loaded.flow.model.history.steps == 20
     for before, after in zip(proposal.sample(5, rng()), loaded.sample(5, rng()), strict=True):
         assert torch.equal(before, after)
     with pytest.raises(FileError, match="no file"):

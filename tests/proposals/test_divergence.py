@@ -14,7 +14,8 @@ from checks import bonferroni
 from dmmc.core.errors import DmmcError
 from dmmc.kernels.independence import Independence
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.network import DriftNetwork, SiteNetwork
+from dmmc.model.network import Network
+from dmmc.model.sites import SiteNetwork
 from dmmc.model.training import TrainingOptions, fit
 from dmmc.proposals.base import Proposal
 from dmmc.proposals.certify import measure_delta
@@ -46,7 +47,7 @@ class CNN(nn.Module):
 def cnn_model(shape=(4, 3), dtype=torch.float64, two_sector=False, **options):
     reference = free_reference(Lattice(shape), mean=1.0 if two_sector else 0.0)
     network = SiteNetwork(reference, CNN(len(shape), **options)).to(dtype).requires_grad_(False)
-    return DiffusionModel(network, ACTION.describe(), two_sector)
+    return DiffusionModel(network, ACTION.describe(), two_sector, symmetry="z2")
 
 
 def full_jacobian(network, modes, v):
@@ -212,7 +213,7 @@ def test_a_network_without_a_formula_needs_a_choice():
 
 
 def test_a_network_that_autograd_cannot_see_is_refused():
-    class Detached(DriftNetwork):
+    class Detached(Network):
         @torch.no_grad()
         def forward(self, modes, v, context=None):
             return 0.1 * modes

@@ -83,7 +83,7 @@ def test_delta_is_the_distance_from_the_density_of_the_map(shape):
 def test_untrained_model_of_the_free_field_is_exact(shape, dtype):
     action, lattice = FreeField(0.6), Lattice(shape)
     reference = free_reference(lattice, 0.6)
-    model = DiffusionModel.untrained(reference, action, SMALL, generator=rng())
+    model = DiffusionModel.untrained(reference, action, config=SMALL.describe(), generator=rng())
     model.network.to(dtype)
     flow = FlowProposal(model, 4)
     kernel = Independence(action, lattice, flow)

@@ -6,7 +6,7 @@ from torch import nn
 
 from dmmc.core.errors import DmmcError
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.network import SiteNetwork
+from dmmc.model.sites import SiteNetwork
 from dmmc.proposals.flow import FlowProposal
 from dmmc.proposals.ode import denoise
 from dmmc.theory.lattice import Lattice

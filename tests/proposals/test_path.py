@@ -15,7 +15,7 @@ from checks import Gaussian, bonferroni, phi4_draws
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.network import DriftNetwork
+from dmmc.model.network import Network
 from dmmc.model.reference import GaussianReference
 from dmmc.proposals.calibration import Calibration, fit_precision
 from dmmc.proposals.flow import FlowProposal
@@ -240,7 +240,7 @@ def test_fit_of_the_precision():
         assert float(((fitted - torch.tensor([alpha, beta]).double()) / error).abs().max()) < bonferroni(6)
 
 
-class ExactSite(DriftNetwork):
+class ExactSite(Network):
     """The exact interaction of phi^4 on one site, by quadrature over phi_0."""
 
     def forward(self, modes, v, context=None):

@@ -1,28 +1,33 @@
-"""The HTML report: what is in it, what it refuses, and that a real browser shows it without any network."""
+"""The HTML page: what is in it, what it refuses, and that a real browser shows it without any network."""
 
 import base64
 import html
-import json
 import math
 import os
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
-import h5py
 import numpy as np
 import pytest
 
-from dmmc.cli import main as cli
-from dmmc.core.errors import DmmcError, FileError, MismatchError
-from dmmc.diagnostics import format_value
-from dmmc.report import page, svg, table, wording
-from dmmc.runs import storage
-from dmmc.studies import workflow
-from dmmc.studies.scan import scan
+from dmmc.core.errors import DmmcError, MismatchError
+from dmmc.core.facts import KernelFacts
+from dmmc.model.history import TrainingRecord
+from dmmc.report import figures, numbers, pictures, svg, table, wording
+from dmmc.report import page as page_module
+from dmmc.report.comparable import choose_reference, is_sign_symmetric, named
+from dmmc.report.page import ReportSummary, render
+from dmmc.report.section import fill, training_section
+from dmmc.runs.run import load_run
+from dmmc.runs.summary import estimates
 from dmmc.theory import momenta
-from dmmc.theory.actions import FreeField, Phi4
+from stored_runs import store
 
+CLUSTER = KernelFacts("cluster", "cluster", model_free=True)
+HMC = KernelFacts("hmc", "HMC", model_free=True)
+DIFFUSION = KernelFacts("independence", "diffusion", independent_weights=True)
 KERNELS = {
     "cluster": {"name": "cluster", "n_local": 2},
     "hmc": {"name": "hmc", "n_leapfrog": 5, "step_size": 0.2},
@@ -30,15 +35,15 @@ KERNELS = {
 }
 SVG = "data:image/svg+xml;base64,"
 PHI4 = {"name": "phi4", "kappa": 0.25, "lam": 0.022, "scale": 1.0}
+SYMMETRIC = {"symmetry": {"symmetry": "z2", "evidence": "declared", "deviation": None}}
 
 
-def write_run(path, kind, *, shape=(4, 4), chains=8, draws=60, seed=1, action=PHI4, old=False, sign=False, steps=1):
-    """A run of independent draws; ``sign`` keeps M positive, ``old`` leaves out what earlier versions did not store."""
-    rng = np.random.default_rng([seed, *map(ord, kind)])
+def measured(chains, draws, shape, rng, sign=False):
+    """Independent draws of every standard observable; ``sign`` keeps M positive."""
     M = 0.4 * rng.standard_normal((chains, draws))
     M = abs(M) if sign else M
     phat2 = momenta.orbit_phat2(shape)
-    block = {
+    return {
         "M": M,
         "abs_M": abs(M),
         "M2": M**2,
@@ -47,15 +52,23 @@ def write_run(path, kind, *, shape=(4, 4), chains=8, draws=60, seed=1, action=PH
         "S_per_site": rng.normal(0.5, 0.1, (chains, draws)),
         "two_point": rng.exponential(1 / (phat2 + 0.3), (chains, draws, len(phat2))),
     }
-    stats = {"accepted": rng.random((chains, draws)) < 0.8}
-    if steps > 1:
-        stats["accepted"] = rng.binomial(steps, 0.8, (chains, draws)) / steps
+
+
+def make_run(
+    path, facts, *, shape=(4, 4), chains=8, draws=60, seed=1, action=PHI4, bare=False, sign=False, steps=1, extra=None,
+    stats=None, provenance=SYMMETRIC, **changes
+):  # fmt: skip
+    """A stored run of independent draws; ``bare`` leaves out what is measured beside the chains."""
+    rng = np.random.default_rng([seed, *map(ord, facts.name)])
+    observables = measured(chains, draws, shape, rng, sign) | (extra or {})
+    accepted = rng.random((chains, draws)) < 0.8
+    recorded = {"accepted": rng.binomial(steps, 0.8, (chains, draws)) / steps if steps > 1 else accepted}
     evaluation = {}
-    if kind == "hmc":
-        stats["energy_error"] = rng.normal(0.02, 0.2, (chains, draws))
-    if kind == "independence":
+    if facts == HMC:
+        recorded["energy_error"] = rng.normal(0.02, 0.2, (chains, draws))
+    if facts.independent_weights:
         log_w = rng.normal(-0.02, 0.2, (chains, draws))
-        stats |= {"log_w_proposed": log_w, "log_w": log_w, "log_q": -log_w}
+        recorded |= {"log_w_proposed": log_w, "log_w": log_w, "log_q": -log_w}
         evaluation = {
             "delta": rng.normal(0, 1e-5, 24),
             "denoising": rng.standard_normal((5, *shape)),
@@ -63,66 +76,42 @@ def write_run(path, kind, *, shape=(4, 4), chains=8, draws=60, seed=1, action=PH
             "denoising_noise": np.array([9.0, 4.0, 2.0, 1.0, 0.0]),
             "log_w_reference": rng.normal(0.02, 0.2, 200),
         }
-    header = {
-        "kernel": KERNELS[kind],
-        "evaluations": {"network": 32} if kind == "independence" else {"force": 6},
-        "action": action,
-        "lattice": list(shape),
-        "seed": seed,
-        "steps_per_draw": steps,
-        "n_draws": draws,
-        "provenance": {"chains": chains},
-    }
-    summary = {"wall_seconds": {"chain": 8.0}, "wall_draws": draws}
-    if old:
-        evaluation, summary = {}, {}
-        del header["evaluations"]
-    with storage.RunWriter.create(path, header) as writer:
-        writer.append(block, stats, None, {})
-        return writer.finish(summary, evaluation)
+    store(
+        path, observables, recorded if stats is None else stats, kernel=facts, lattice=shape,
+        evaluation={} if bare else evaluation, action=action, seed=seed, steps_per_draw=steps, provenance=provenance,
+        cost={"network": 32} if facts.independent_weights else {"force": 6}, **changes
+    )  # fmt: skip
+    return load_run(path)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    return {kind: write_run(folder / f"{kind}.h5", kind) for kind in KERNELS}
+    return {facts.name: make_run(folder / f"{facts.name}.h5", facts) for facts in (CLUSTER, HMC, DIFFUSION)}
 
 
-def test_proposals_near_the_state_are_not_judged_as_independent_ones(tmp_path, monkeypatch):
-    for theta, judged in ((math.pi / 2, True), (0.3, False)):
-        monkeypatch.setitem(KERNELS, "independence", {"name": "latent", "theta": theta, "proposal": {"name": "flow"}})
-        path = write_run(tmp_path / f"{theta}.h5", "independence")
-        run = storage.load_run(path)
-        assert (workflow.summarise(run, workflow.estimates(run))["ess_fraction"] is not None) is judged
-        assert ("log-weights" in page.render([path])[0]) is judged
-
-
-def test_an_inexact_chain_is_marked(tmp_path, monkeypatch):
-    mark = {"inexact": True, "inexact_reason": "log q is estimated with 1 probe"}
-    monkeypatch.setitem(KERNELS, "independence", KERNELS["independence"] | mark)
-    path = write_run(tmp_path / "chain.h5", "independence")
-    html_, summary = page.render([path])
-    (name,) = summary["verdicts"]
-    assert summary["verdicts"][name][0]["title"] == "Inexact on purpose"
-    assert "log q is estimated with 1 probe" in html_ and "Do not use the results" in html_
-    run = storage.load_run(path)
-    assert workflow.summarise(run, workflow.estimates(run))["inexact"] == "log q is estimated with 1 probe"
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages without the figures of runs, which take most of the time."""
+    monkeypatch.setattr(page_module, "run_pictures", lambda runs: ((), ()))
 
 
 @pytest.fixture(scope="module")
-def scanned(tmp_path_factory):
-    """The folder of a small scan."""
-    folder = tmp_path_factory.mktemp("scans") / "two <sizes>"
-    points = scan.grid({"kappa0.2": Phi4(0.2, 0.022)}, [2, 4], 1, "L")
-    scan.scan(scan.ScanOptions(points, samplers=("cluster",), chains=32, draws=64, max_draws=64, thermalise=10), folder)
-    return folder
+def study():
+    """A section as a study makes one, with a figure."""
+    with svg.page_style():
+        drawn = svg.picture("study-1-loss", figures.training_loss({"model": CURVE}), "The loss of a model.", "How.")
+    return training_section("study-1", "a <model>", drawn, [("steps", "300")])
+
+
+PIXEL = svg.Picture("pixel", SVG, SVG, 1, 1, False, "one pixel", "")
+CURVE = [TrainingRecord(100 * k, 0.0, 2.0 - k, 1.0) for k in (1, 2, 3)]
 
 
 @pytest.fixture(scope="module")
-def report(runs, scanned, tmp_path_factory):
-    """Page and summary of the three samplers and a scan."""
-    out = tmp_path_factory.mktemp("page") / "report.html"
-    return out, page.write_report([runs["hmc"], scanned, runs["independence"], runs["cluster"]], out)
+def page(runs, study):
+    """The page of three samplers and a study."""
+    return render([runs["cluster"], runs["hmc"], runs["independence"]], sections=[study])
 
 
 class Outline(HTMLParser):
@@ -154,54 +143,80 @@ class Outline(HTMLParser):
             self.cells[-1] += data.strip()
 
 
-def test_page_holds_everything_and_loads_nothing(report):
-    out, summary = report
-    text = out.read_text(encoding="utf-8")
+def test_page_holds_everything_and_loads_nothing(page, runs):
+    text, summary = page.html, page.summary
     outline = Outline(text)
     assert text.lstrip().startswith("<!DOCTYPE html>")
     assert len(text) < 3e6
-    assert summary["reference"] == "cluster"
-    assert summary["runs"] == {"cluster": "cluster.h5", "HMC": "hmc.h5", "diffusion": "independence.h5"}
-    assert summary["notes"] == []
-    figures = ["magnetisation", "two-point-function", "traces", "autocorrelation", "acceptance", "log-weights"]
-    of_scan = ["scan-1-tau-xi", "scan-1-tau-L", "scan-1-cost", "scan-1-acceptance"]
-    assert summary["figures"] == [*figures, "denoising", *of_scan]
-    assert summary["scans"] == ["two <sizes>"]
-    # Verdicts come before the numbers, these before the figures.
-    order = [text.index(f'id="{name}"') for name in ("verdicts", "comparison", "cost", *summary["figures"])]
+    assert summary.reference == "cluster"
+    assert summary.runs == {"cluster": "cluster.h5", "HMC": "hmc.h5", "diffusion": "independence.h5"}
+    assert summary.notes == ()
+    of_runs = ("magnetisation", "two-point-function", "wall-correlator", "traces", "autocorrelation", "acceptance")
+    of_model = ("log-weights", "denoising", "denoising-relative")
+    assert summary.figures == (*of_runs, *of_model, "study-1-loss")
+    assert summary.sections == ("Training of a <model>",)
+    assert "<h2>Training of a &lt;model&gt;</h2>" in text
+    # Verdicts come before the numbers, and these before the figures.
+    parts = ("verdicts", "comparison", "autocorrelation-times", "cost", *summary.figures, "provenance")
+    order = [text.index(f'id="{name}"') for name in parts]
     assert order == sorted(order)
     images = [attrs for tag, attrs in outline.elements if tag == "img"]
-    assert len(images) == 2 * len(summary["figures"])
-    assert all(len(image["alt"]) > 20 for image in images)
-    assert sum(tag == "figcaption" for tag, _ in outline.elements) == len(summary["figures"])
+    assert len(images) == 2 * len(summary.figures)
+    assert all(len(image["alt"]) > 10 for image in images)
+    assert sum(tag == "figcaption" for tag, _ in outline.elements) == len(summary.figures)
     for tag, attrs in outline.elements:
         assert tag not in ("script", "link", "iframe", "object")
         assert attrs.get("src", SVG).startswith(SVG)
         assert attrs.get("href", "#").startswith("#")
+        assert attrs.get("href", "#verdicts").removeprefix("#") in outline.ids
     assert "url(" not in text
     assert "@import" not in text
     assert "default-src 'none'" in text
     # Nothing about the machine but the names of the files.
-    assert str(out.parent) not in text
-    assert str(out.parent.parent) not in text
+    assert str(runs["hmc"].path.parent) not in text
 
 
-def test_a_scan_alone(scanned):
-    alone, summary = page.render([scanned])
-    assert summary["scans"] == ["two <sizes>"]
-    assert page.render([scanned / "scan.json"])[1]["scans"] == ["two <sizes>"]
-    cells = Outline(alone).cells
-    assert "<h1>Scan two &lt;sizes&gt;</h1>" in alone
-    assert 'id="verdicts"' not in alone
-    fits = json.loads((scanned / "scan.json").read_text())["fits"]
-    assert len(fits) > 0
-    for fit in fits:
-        against = {"xi": "ξ", "L": "L"}[fit["against"]]
-        z = format_value(fit["z"], fit["z_error"]).replace("-", "−")
-        expected = ["cluster", "2 of kappa0.2", wording.SYMBOLS[fit["observable"]], against, z]
-        assert any(cells[k : k + 5] == expected for k in range(len(cells)))
+def test_summary_is_a_record(page):
+    assert ReportSummary.from_json(page.summary.to_json()) == page.summary
+    assert page.summary.verdicts["HMC"][0].level == "good"
+
+
+def test_a_section_alone(study):
+    page = render([], sections=[study], title=None)
+    assert page.summary.title == "Training of a <model>"
+    assert "<h1>Training of a &lt;model&gt;</h1>" in page.html
+    assert 'id="verdicts"' not in page.html
     with pytest.raises(DmmcError, match="--reference hmc is none of the runs"):
-        page.render([scanned], reference="hmc")
+        render([], sections=[study], reference="hmc")
+    with pytest.raises(DmmcError, match="nothing to report on"):
+        render([])
+
+
+def test_templates_escape_text_and_know_the_names_of_observables(study):
+    section = replace(study, title="A & B", link="A & B")
+    assert "<h2>A &amp; B</h2>" in render([], sections=[section]).html
+    assert "<td>1 &lt; 2</td>" in fill("dmmc.report", "training.html", picture=PIXEL, settings=[("x", "1 < 2")])
+    for name, expected in (("M2", "⟨M²⟩"), ("M[1]", "⟨M⟩<sub>1</sub>"), ("<own>[0, 1]", "&lt;own&gt;<sub>0, 1</sub>")):
+        assert wording.symbol(name) == expected
+    assert wording.plain_symbol("abs_M") == "|M|"
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_proposals_near_the_state_are_not_judged_as_independent_ones(tmp_path, independent, undrawn):
+    run = make_run(tmp_path / "run.h5", KernelFacts("latent", independent_weights=True))
+    run = replace(run, header=replace(run.header, facts=KernelFacts("latent", independent_weights=independent)))
+    gallery = pictures.Gallery()
+    pictures._weights(gallery, "latent", run, {"latent": run})
+    assert bool(gallery.pictures) is independent
+    assert ("ESS/N" in render([run]).summary.verdicts["latent"][0].text) is independent
+
+
+def test_an_inexact_chain_is_marked(tmp_path, undrawn):
+    run = make_run(tmp_path / "chain.h5", replace(DIFFUSION, inexact="log q is estimated with 1 probe"))
+    page = render([run])
+    assert page.summary.verdicts["diffusion"][0].title == "Inexact on purpose"
+    assert "log q is estimated with 1 probe" in page.html
+    assert "Do not use the results" in page.html
 
 
 def test_both_versions_of_a_figure_are_the_same_drawing():
@@ -212,185 +227,170 @@ def test_both_versions_of_a_figure_are_the_same_drawing():
         figure.subplots().plot([0, 1], color="#0072B2")
         made = svg.picture("line", figure, "a line", "a line")
         again = svg.picture("line", figure, "a line", "a line")
-    light, dark = (re.sub("#[0-9a-f]{6}", "colour", base64.b64decode(uri.split(",")[1]).decode())
-                   for uri in (made.light, made.dark))  # fmt: skip
+    light, dark = (
+        re.sub("#[0-9a-f]{6}", "colour", base64.b64decode(uri.split(",")[1]).decode())
+        for uri in (made.light, made.dark)
+    )
     assert light == dark
     assert made.light != made.dark
     assert again == made
-    assert len(set(svg.DARK.values())) == len(svg.DARK)
 
 
-def test_table_has_the_numbers_of_the_text_table(report, runs):
-    out, _ = report
-    cells = Outline(out.read_text(encoding="utf-8")).cells
-    found = {
-        name: workflow.estimates(storage.load_run(runs[kind]))
-        for kind, name in wording.SAMPLERS.items()
-        if kind in runs
-    }
-    for line in table.comparison(found, reference="cluster").splitlines()[2:-2]:
+def test_table_has_the_numbers_of_the_text_table(page, runs):
+    cells = Outline(page.html).cells
+    of_samplers = {run.header.facts.label: estimates(run) for run in runs.values()}
+    lines = table.comparison(of_samplers, reference="cluster").splitlines()[2:]
+    rows = [line for line in lines if not line.startswith(("tau_int", "z:"))]
+    assert len(rows) >= 9
+    for line in rows:
         numbers = [x.replace("-", "−") for x in re.split(r" {2,}", line)[1:]]
         assert any(cells[k : k + len(numbers)] == numbers for k in range(len(cells))), line
 
 
 def test_cost_of_an_effective_sample(runs):
-    run = storage.load_run(runs["independence"])
-    found = workflow.estimates(run)
-    row = page._efficiency("diffusion", run, found)
-    tau = found["M2"].tau_int
-    # 8 s for 8 chains of 60 draws, 32 network evaluations a draw; 2 tau draws are worth one independent one.
-    assert row["seconds_each"] == page._seconds(2 * tau * 8 / 480)
-    assert row["evaluations_each"] == f"{64 * tau:.0f} network"
-    assert row["effective"] == f"{480 / (2 * tau):.0f}"
-    assert [page._seconds(x) for x in (12.0, 0.012, 1.2e-5, math.nan)] == ["12 s", "12 ms", "12 µs", "–"]
+    run = runs["independence"]
+    assert numbers.priced({"diffusion": run}) == ("M", "M2")
+    row = numbers.efficiency("diffusion", run, ("M", "M2"))
+    # 2 s for 8 chains of 60 draws, 32 network evaluations per draw; 2 tau draws are worth one independent draw.
+    for name, price in zip(("M", "M2"), row.prices, strict=True):
+        tau = figures.resolved_tau(run.observables[name])[0].tau_int
+        assert price.wall == wording.seconds(2 * tau * 2 / 480)
+        assert price.evaluations == f"{64 * tau:.0f} network"
+        assert price.effective == f"{480 / (2 * tau):.0f}"
+    assert row.acceptance == f"{run.stats['accepted'].mean():.3f}"
+    assert [wording.seconds(x) for x in (12.0, 0.012, 1.2e-5, math.nan)] == ["12 s", "12 ms", "12 µs", "–"]
 
 
-def test_a_bad_run_is_said_first(runs, tmp_path):
-    bad = write_run(tmp_path / "one_sided.h5", "independence", sign=True, seed=2)
-    text, summary = page.render([runs["cluster"], bad])
-    levels = [verdict["level"] for verdict in summary["verdicts"]["diffusion"]]
-    assert levels[0] == "bad"
-    assert "Do not use the results of diffusion as they are." in text
-    first = html.escape(summary["verdicts"]["diffusion"][0]["title"])
-    assert text.index(first) < text.index('id="comparison"')
+def test_a_price_that_is_only_a_bound_says_so(tmp_path):
+    slow = np.cumsum(np.random.default_rng(3).standard_normal((8, 60)), axis=1)
+    run = make_run(tmp_path / "slow.h5", HMC, extra={"M": slow})
+    price, _ = numbers.efficiency("HMC", run, ("M", "M2")).prices
+    assert price.effective.startswith("≲ ")
+    assert price.wall.startswith("≳ ") and price.evaluations.startswith("≳ ")
+
+
+def test_a_bad_run_is_said_first(runs, tmp_path, undrawn):
+    bad = make_run(tmp_path / "one_sided.h5", DIFFUSION, sign=True, seed=2)
+    page = render([runs["cluster"], bad])
+    first, *_ = page.summary.verdicts["diffusion"]
+    assert first.level == "bad"
+    assert "Do not use the results of diffusion as they are." in page.html
+    assert page.html.index(html.escape(first.title)) < page.html.index('id="comparison"')
     # The mean of |x| is off 0 by many standard errors, which the table marks.
-    assert 'class="z far"' in text
+    assert 'class="z far"' in page.html
+
+
+def test_no_symmetry_is_claimed_that_a_run_does_not_have(tmp_path, undrawn):
+    """All chains on one side is how a theory without the symmetry may be."""
+    none = {"symmetry": {"symmetry": "none", "evidence": "S(-phi) differs", "deviation": 0.3}}
+    own = {"name": "own", "h": 0.2}
+    for action, provenance, judged in ((PHI4, SYMMETRIC, True), (PHI4, none, False), (own, {}, False)):
+        run = make_run(tmp_path / "run.h5", HMC, sign=True, action=action, provenance=provenance)
+        run.path.unlink()
+        page = render([run])
+        assert (page.summary.verdicts["HMC"][0].level == "bad") is judged
+        assert is_sign_symmetric(run) is judged
 
 
 def test_what_is_missing_is_said_in_one_sentence(tmp_path):
-    old = write_run(tmp_path / "old.h5", "independence", old=True)
-    text, summary = page.render([old])
-    Outline(text)
-    assert summary["reference"] is None
-    assert [note.count(".") - note.count(".h5") for note in summary["notes"]] == [1, 1]
-    assert "old.h5 is of an earlier version" in summary["notes"][1]
-    assert "log-weights" in summary["figures"]
-    assert "denoising" not in summary["figures"]
-    assert ">z</th>" not in text  # nothing to compare with
+    page = render([make_run(tmp_path / "bare.h5", DIFFUSION, bare=True)])
+    Outline(page.html)
+    assert page.summary.reference is None
+    assert [note.count(".") - note.count(".h5") for note in page.summary.notes] == [1, 1]
+    assert "independent check" in page.summary.notes[0]
+    assert "bare.h5 holds nothing but its chains" in page.summary.notes[1]
+    assert "log-weights" in page.summary.figures
+    assert "denoising" not in page.summary.figures
+    # There is nothing to compare with, hence neither a column z nor a note about it.
+    assert ">z</th>" not in page.html
+    assert "z is the difference" not in page.html
 
 
-def test_several_steps_a_draw(tmp_path):
-    one, three = (write_run(tmp_path / f"{n}.h5", "hmc", steps=n) for n in (1, 3))
-    _, summary = page.render([one, three])
-    assert "acceptance" in summary["figures"]
-    runs = [storage.load_run(path) for path in (one, three)]
-    costs = [page._efficiency("HMC", run, workflow.estimates(run))["evaluations_each"] for run in runs]
+def test_several_steps_per_draw(tmp_path):
+    one, three = (make_run(tmp_path / f"{n}.h5", HMC, steps=n) for n in (1, 3))
+    figures.acceptance({"one": one.stats["accepted"], "three": three.stats["accepted"]})
+    costs = [numbers.efficiency("HMC", run, ("M2",)).prices[0].evaluations for run in (one, three)]
     forces = [float(cost.removesuffix(" force").replace(",", "")) for cost in costs]
     # The observables are the same draws, so that an effective sample costs three times as many steps.
     assert forces[1] == pytest.approx(3 * forces[0], abs=2)
 
 
 def test_a_figure_that_cannot_be_drawn_is_a_note(tmp_path):
-    path = write_run(tmp_path / "run.h5", "hmc")
-    run = storage.load_run(path)
+    run = make_run(tmp_path / "run.h5", HMC)
     run.observables["two_point"][...] = 0.0
-    notes = []
-    drawn = [picture.name for picture in page._pictures({"HMC": run}, notes)]
-    assert "two-point-function" not in drawn
-    assert "traces" in drawn
-    assert len(notes) == 1
-    assert "must be positive" in notes[0]
+    drawn, notes = pictures.run_pictures({"HMC": run})
+    names = [picture.name for picture in drawn]
+    assert "two-point-function" not in names
+    assert "traces" in names
+    assert any("must be positive" in note for note in notes)
 
 
-@pytest.mark.parametrize("shape", [(6,), (2, 3, 4), (2, 2, 2, 3)])
+@pytest.mark.parametrize("shape", [(1,), (6,), (2, 3, 4), (2, 2, 2, 3)])
 def test_any_dimension_and_unknown_actions(tmp_path, shape):
     action = {"name": "sine <Gordon>", "beta": 2.0}
-    path = write_run(tmp_path / "run.h5", "independence", shape=shape, action=action, chains=2, draws=30)
-    text, summary = page.render([path])
-    assert "sine &lt;Gordon&gt;" in text
-    assert "<Gordon>" not in text
-    assert " × ".join(map(str, shape)) in text
-    assert "denoising" in summary["figures"]
+    run = make_run(tmp_path / "run.h5", DIFFUSION, shape=shape, action=action, chains=2, draws=30)
+    page = render([run])
+    Outline(page.html)
+    assert "sine &lt;Gordon&gt;" in page.html
+    assert "<Gordon>" not in page.html
+    assert wording.extent(shape) in page.html
+    assert "denoising" in page.summary.figures
+    assert ("wall-correlator" in page.summary.figures) == (max(shape) > 3)
 
 
-def test_couplings_in_the_form_of_the_field():
-    def described(action):
-        return wording.theory(action.describe(), 2)
+def test_kernels_and_observables_that_nobody_knows(tmp_path):
+    rng = np.random.default_rng(5)
+    extra = {"winding": rng.integers(-1, 2, (4, 40)).astype(float), "current": rng.standard_normal((4, 40, 3))}
+    own = KernelFacts("my_kernel")
+    run = make_run(tmp_path / "own.h5", own, chains=4, draws=40, extra=extra, stats={"swaps": rng.random((4, 40))})
+    page = render([run])
+    cells = Outline(page.html).cells
+    assert page.summary.runs == {"my kernel": "own.h5"}
+    # Every component has a row among the means and one among the autocorrelation times.
+    for name in ("winding", "current0", "current1", "current2"):
+        assert cells.count(name) == 2, name
+    # Without a record of acceptance there is no verdict, and the page says so at its top.
+    assert page.summary.verdicts == {}
+    assert "There is no verdict on my kernel" in page.html
+    assert any("which steps were accepted" in note for note in page.summary.notes)
+    assert "acceptance" not in page.summary.figures
 
-    assert described(Phi4(0.27, 0.022)) == ("φ⁴", "κ = 0.27, λ = 0.022 (hopping form)")
-    assert described(Phi4.from_mass(-4.0, 4.572, 2))[1].startswith("m² = −4, λ = 4.572 (mass form; κ = 0.")
-    assert described(Phi4.from_textbook(-4.0, 4.572, 2))[1].startswith("μ₀² = −4, λ = 4.572 (textbook form")
-    assert described(FreeField(0.5)) == ("Free field", "m = 0.5")
 
-
-def test_reference_and_names(runs, tmp_path):
-    second = write_run(tmp_path / "second.h5", "hmc", seed=7)
-    named = page._named([storage.load_run(path) for path in (runs["hmc"], runs["independence"], second)])
-    assert list(named) == ["HMC hmc", "diffusion", "HMC second"]
-    assert page._reference(named, None) == "HMC hmc"
-    for wanted, expected in (("second.h5", "HMC second"), (str(second), "HMC second"), ("Diffusion", "diffusion")):
-        assert page._reference(named, wanted) == expected
+def test_reference_and_names(runs, tmp_path, undrawn):
+    second = make_run(tmp_path / "second.h5", HMC, seed=7)
+    names = named([runs["independence"], runs["hmc"], second])
+    assert list(names) == ["diffusion", "HMC hmc", "HMC second"]
+    # The first run whose kernel needs no model, in the order given.
+    assert choose_reference(names, None) == "HMC hmc"
+    assert choose_reference(named([second, runs["cluster"]]), None) == "HMC"
+    assert choose_reference(named([runs["independence"]]), None) is None
+    for wanted, expected in (("second.h5", "HMC second"), (str(second.path), "HMC second"), ("Diffusion", "diffusion")):
+        assert choose_reference(names, wanted) == expected
     with pytest.raises(DmmcError, match="--reference HMC fits HMC hmc and HMC second; name one of"):
-        page._reference(named, "HMC")
+        choose_reference(names, "HMC")
     with pytest.raises(DmmcError, match="--reference cluster is none of the runs"):
-        page._reference(named, "cluster")
+        choose_reference(names, "cluster")
+    page = render([runs["cluster"], runs["hmc"]], reference="hmc.h5")
+    assert page.summary.reference == "HMC"
+    assert "z is the difference from HMC" in page.html
 
 
-def test_refusals_leave_no_file(runs, tmp_path):
-    out = tmp_path / "report.html"
-    foreign = tmp_path / "foreign.h5"
-    with h5py.File(foreign, "w") as file:
-        file["cfgs"] = np.zeros((2, 4, 4))
-    text = tmp_path / "notes.txt"
-    text.write_text("notes")
-    other = {
-        "lattice": write_run(tmp_path / "other_lattice.h5", "cluster", shape=(4, 6)),
-        "action": write_run(tmp_path / "other_action.h5", "cluster", action={**PHI4, "kappa": 0.26}),
-    }
-    copy = tmp_path / "copy.h5"
-    shutil.copy(runs["hmc"], copy)
-    truncated = tmp_path / "truncated.h5"
-    truncated.write_bytes(copy.read_bytes()[:-2000])
-    for inputs, error, match in (
-        ([], DmmcError, "nothing to report on"),
-        ([tmp_path / "none.h5"], FileError, "there is no file"),
-        ([tmp_path], FileError, "not the result of a finished scan"),
-        ([foreign], FileError, "not a dmmc run"),
-        ([text], FileError, "not an HDF5 file"),
-        ([truncated], FileError, "restore it from a copy"),
-        ([runs["hmc"], other["lattice"]], MismatchError, r"lattice is \[4, 4\] and \[4, 6\]"),
-        ([runs["hmc"], other["action"]], MismatchError, "action is .*0.25.* and .*0.26"),
-        ([runs["hmc"], copy], DmmcError, "are the same run"),
+def test_runs_that_do_not_belong_together(runs, tmp_path):
+    lattice = make_run(tmp_path / "lattice.h5", CLUSTER, shape=(4, 6))
+    action = make_run(tmp_path / "action.h5", CLUSTER, action={**PHI4, "kappa": 0.26})
+    for other, error, match in (
+        (lattice, MismatchError, r"lattice is \[4, 4\] and \[4, 6\]"),
+        (action, MismatchError, "action is .*0.25.* and .*0.26"),
+        (runs["hmc"], DmmcError, "are the same run"),
     ):
         with pytest.raises(error, match=match):
-            page.write_report(inputs, out)
-    for place, match in ((tmp_path, "is a directory"), (tmp_path / "no" / "report.html", "no directory")):
-        with pytest.raises(FileError, match=match):
-            page.write_report([runs["hmc"]], place)
-    assert [path.name for path in tmp_path.iterdir() if "html" in path.name] == []
+            render([runs["hmc"], other])
 
 
-def test_an_earlier_page_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "render", lambda *_, **__: ("new", {}))
-    out = tmp_path / "report.html"
-    out.write_text("earlier")
-    with pytest.raises(FileError, match="--overwrite"):
-        page.write_report([], out)
-
-    def full(*_):
-        raise OSError("no space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        with pytest.raises(OSError, match="no space"):
-            page.write_report([], out, overwrite=True)
-    assert out.read_text() == "earlier"
-    page.write_report([], out, overwrite=True)
-    assert out.read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_command_line(runs, tmp_path, capsys):
-    out = tmp_path / "page.html"
-    arguments = ["report", str(runs["hmc"]), str(runs["cluster"]), "--out", str(out), "--reference", "hmc"]
-    arguments += ["--title", "A & B"]
-    assert cli.main([*arguments, "--json", str(tmp_path / "page.json")]) == 0
-    assert f"report: {out}" in capsys.readouterr().out
-    summary = json.loads((tmp_path / "page.json").read_text())
-    assert summary["reference"] == "HMC"
-    assert "<h1>A &amp; B</h1>" in out.read_text(encoding="utf-8")
-    assert cli.main(arguments) == 2
-    assert "--overwrite" in capsys.readouterr().err
+def test_discarded_draws_are_stated(runs, undrawn):
+    page = render([runs["hmc"].discarding(20)])
+    assert "8 × 40" in page.html
+    assert "20 of each chain" in page.html
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -404,11 +404,11 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 @pytest.fixture(scope="module")
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = os.environ.get("DMMC_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
+    path = os.environ.get("DMMC_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
         pytest.skip(f"there is no browser: none of {', '.join(BROWSERS)} is on the PATH, DMMC_BROWSER is not set")
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield chromium
         chromium.close()
 
@@ -423,8 +423,9 @@ SHOWN = """async () => Promise.all(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser(browser, report, scheme, width):
-    out, summary = report
+def test_in_a_browser(browser, page, tmp_path, scheme, width):
+    out, summary = tmp_path / "page.html", page.summary
+    out.write_text(page.html, encoding="utf-8")
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     shown = context.new_page()
     trouble, requests = [], []
@@ -435,7 +436,7 @@ def test_in_a_browser(browser, report, scheme, width):
 
     def check(expected):
         images = shown.evaluate(SHOWN)
-        assert [name for name, _, _ in images] == summary["figures"]
+        assert [name for name, _, _ in images] == list(summary.figures)
         assert {version for _, version, _ in images} == {expected}
         assert all(natural > 0 for _, _, natural in images)
         dark = shown.evaluate("getComputedStyle(document.body).color.match(/[0-9]+/)[0] > 128")

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,17 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError, FileError, MismatchError
+from dmmc.core.facts import KernelFacts
 from dmmc.core.rng import stream
+from dmmc.kernels.base import Info, Kernel, State, advance, metropolis, start_state, uniform
 from dmmc.kernels.cluster import Cluster
 from dmmc.kernels.hmc import HMC
 from dmmc.kernels.independence import Independence
 from dmmc.proposals.flow import FlowProposal
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.storage import Run, load_run
+from dmmc.runs.header import RunHeader
+from dmmc.runs.run import StoredRun, load_run
 from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import measure
@@ -28,13 +31,14 @@ from helpers import free_reference, random_model, rng
 
 LATTICE, ACTION, CHAINS = Lattice((4, 3)), Phi4(0.2, 0.1), 6
 OBSERVABLES = {"M", "abs_M", "M2", "M4", "phi2", "S_per_site", "two_point"}
+HMC_STATISTICS = {"energy_error", "energy", "diverging", "step_size", "n_steps"}
 STATISTICS = {
-    "hmc": {"accepted", "energy_error"},
-    "cluster": {"accepted", "energy_error", "n_clusters"},
-    "flow": {"accepted", "log_q", "log_w", "log_w_proposed"},
+    "hmc": {"accepted", "acceptance_rate", *HMC_STATISTICS},
+    "cluster": {"accepted", "acceptance_rate", *HMC_STATISTICS, "n_clusters"},
+    "flow": {"accepted", "acceptance_rate", "log_q", "log_w", "log_w_proposed"},
 }
-# HMC below: 3 forces; cluster: two of its trajectories and the sweep; flow: two steps of four evaluations.
-EVALUATIONS = {"hmc": {"force": 3}, "cluster": {"force": 7}, "flow": {"network": 8}}
+# HMC below takes 3 forces; cluster two of its trajectories and the sweep; the flow two steps of four evaluations.
+COSTS = {"hmc": {"force": 3}, "cluster": {"force": 7}, "flow": {"network": 8}}
 
 
 def make(name):
@@ -42,18 +46,18 @@ def make(name):
     if name == "flow":
         model = random_model(free_reference(LATTICE), strength=0.1, dtype=torch.float32)
         kernel = Independence(ACTION, LATTICE, FlowProposal(model, n_steps=2))
-        return kernel, lambda: kernel.start_from_proposals(CHAINS, rng(5))
+        return kernel, lambda: kernel.initial(CHAINS, rng(5))
     local = HMC(ACTION, LATTICE, step_size=0.3, n_leapfrog=3)
     kernel = local if name == "hmc" else Cluster(local, n_local=2)
-    return kernel, lambda: kernel.start(torch.zeros(CHAINS, *LATTICE.shape))
+    return kernel, lambda: kernel.start(torch.zeros(CHAINS, *LATTICE.shape), rng())
 
 
-def run(name, options, path, **how) -> Run:
+def run(name, options, path, **how) -> StoredRun:
     kernel, start = make(name)
-    return load_run(chain.run(kernel, start, options, path, progress=False, **how))
+    return load_run(chain.run(kernel, start, options, path, show_progress=False, **how))
 
 
-def assert_same(a: Run, b: Run):
+def assert_same(a: StoredRun, b: StoredRun):
     """Bit for bit, in everything but the identity of the run."""
     for group in ("observables", "stats", "state"):
         left, right = getattr(a, group), getattr(b, group)
@@ -83,32 +87,65 @@ def test_contents(name, tmp_path):
     assert all(value.dtype == np.float64 for value in found.observables.values())
     # Two steps a draw: a draw may have accepted none, one or both of them.
     assert set(np.unique(found.stats["accepted"])) <= {0.0, 0.5, 1.0}
-    assert (found.n_chains, found.n_draws, found.n_blocks) == (CHAINS, 11, 3)
-    assert found.header == {
-        "kernel": make(name)[0].describe(),
-        "evaluations": make(name)[0].evaluations,
-        "action": ACTION.describe(),
-        "lattice": [4, 3],
-        "seed": 7,
-        "steps_per_draw": 2,
-        "keep_every": 3,
-        "block": 4,
-        "n_draws": 11,
-        "provenance": {"why": "test"},
-    }
+    # Blocks of 1, 2, 4 and 4 draws.
+    assert (found.n_chains, found.n_draws, found.n_blocks) == (CHAINS, 11, 4)
+    kernel = make(name)[0]
+    assert found.header == RunHeader(
+        kernel=kernel.describe(),
+        facts=kernel.facts,
+        cost=COSTS[name],
+        action=ACTION.describe(),
+        lattice=(4, 3),
+        seed=7,
+        steps_per_draw=2,
+        keep_every=3,
+        block=4,
+        n_draws=11,
+        discard=0,
+        observables=(),
+        provenance={"why": "test"},
+    )
 
 
-def test_what_a_step_costs():
-    assert {name: make(name)[0].evaluations for name in STATISTICS} == EVALUATIONS
+def test_the_first_blocks_are_small():
+    options = ChainOptions(draws=100, block=16)
+    assert [options.block_length(k) for k in range(7)] == [1, 2, 4, 8, 16, 16, 16]
+
+
+def test_steps_are_discarded_before_the_first_draw(tmp_path):
+    options = ChainOptions(draws=3, block=4, seed=3)
+    made = run("hmc", options, tmp_path / "run.h5", discard=5)
+    kernel, start = make("hmc")
+    identity = json.dumps([made.header.kernel, made.header.action, made.header.lattice], sort_keys=True)
+    state = advance(kernel, start(), 5, stream(3, "chain", identity, "discard"))
+    state = advance(kernel, state, 1, stream(3, "chain", identity, 0))
+    np.testing.assert_array_equal(made.observables["M"][:, 0], state.phi.mean((1, 2)).numpy())
+    assert made.header.discard == 5
+    with pytest.raises(MismatchError, match="discard is 5 there and 6 here"):
+        run("hmc", replace(options, draws=7), tmp_path / "run.h5", resume=True, discard=6)
+    with pytest.raises(DmmcError, match="discard must not be negative"):
+        run("hmc", options, tmp_path / "other.h5", discard=-1)
+
+
+def test_observables_of_ones_own_are_recorded(tmp_path):
+    own = {"phi0": lambda phi, S: phi[:, 0, 0], "both": lambda phi, S: torch.stack([S, phi.sum((1, 2))], 1)}
+    made = run("hmc", ChainOptions(draws=5, keep_every=1), tmp_path / "run.h5", observables=own)
+    assert made.observables.keys() == OBSERVABLES | own.keys() and made.header.observables == ("phi0", "both")
+    phi = torch.as_tensor(made.cfgs())
+    chain_, draw = made.cfg_index.T
+    np.testing.assert_array_equal(made.observables["phi0"][chain_, draw], phi[:, 0, 0].numpy())
+    np.testing.assert_allclose(made.observables["both"][chain_, draw, 0], ACTION(phi).numpy(), rtol=1e-12)
+    with pytest.raises(MismatchError, match="observables"):
+        run("hmc", ChainOptions(draws=9, keep_every=1), tmp_path / "run.h5", resume=True)
 
 
 def test_an_evaluation_is_stored_beside_the_chains(tmp_path):
     made = run("hmc", ChainOptions(draws=5, block=4), tmp_path / "run.h5", evaluate=lambda: {"delta": np.arange(3.0)})
     assert list(made.evaluation) == ["delta"]
     np.testing.assert_array_equal(made.evaluation["delta"], np.arange(3.0))
-    assert made.summary["wall_draws"] == 5 and made.summary["wall_seconds"]["chain"] > 0
+    assert made.record.wall_draws == 5 and made.record.wall_seconds["chain"] > 0
     extended = run("hmc", ChainOptions(draws=7, block=4), tmp_path / "run.h5", resume=True)
-    assert extended.evaluation == {} and extended.summary["wall_draws"] == 2
+    assert extended.evaluation == {} and extended.record.wall_draws == 2
 
 
 @pytest.mark.parametrize("name", STATISTICS)
@@ -136,12 +173,12 @@ def test_the_chain_is_that_of_the_kernel(tmp_path):
     found = run("hmc", ChainOptions(draws=6, steps_per_draw=3, block=4, seed=3), tmp_path / "run.h5")
     kernel, start = make("hmc")
     state, phi, accepted = start(), [], []
-    identity = json.dumps({key: found.header[key] for key in ("kernel", "action", "lattice")}, sort_keys=True)
-    for number, draws in enumerate((4, 2)):
-        for after, statistics in kernel.steps(state, 3 * draws, stream(3, "chain", identity, number)):
+    identity = json.dumps([found.header.kernel, found.header.action, found.header.lattice], sort_keys=True)
+    for number, draws in enumerate((1, 2, 3)):
+        for after, info in kernel.steps(state, 3 * draws, stream(3, "chain", identity, number)):
             state = after
             phi.append(state.phi)
-            accepted.append(statistics["accepted"].double())
+            accepted.append(info.accepted.double())
     M = torch.stack(phi[2::3], 1).mean((2, 3))
     np.testing.assert_array_equal(found.observables["M"], M.numpy())
     np.testing.assert_allclose(
@@ -242,7 +279,7 @@ def test_resuming_with_another_kernel_is_refused(tmp_path):
     ]
     for other in others:
         with pytest.raises(MismatchError, match="is another run"):
-            chain.run(other, start, replace(options, draws=12), tmp_path / "run.h5", resume=True, progress=False)
+            chain.run(other, start, replace(options, draws=12), tmp_path / "run.h5", resume=True, show_progress=False)
     with pytest.raises(MismatchError, match="provenance"):
         run("flow", options, tmp_path / "run.h5", resume=True, provenance={"chains": 3})
 
@@ -255,7 +292,7 @@ def test_files_in_the_way_are_refused(tmp_path):
     run("hmc", options, path)
     with pytest.raises(FileError, match="exists"):
         run("hmc", options, path)
-    assert run("hmc", replace(options, seed=1), path, overwrite=True).header["seed"] == 1
+    assert run("hmc", replace(options, seed=1), path, overwrite=True).header.seed == 1
 
 
 @pytest.mark.parametrize(
@@ -286,7 +323,7 @@ def test_an_interrupt_keeps_whole_blocks(name, tmp_path, monkeypatch):
 
     def interrupted(*args):
         calls.append(1)
-        if len(calls) == 8:  # in the third block
+        if len(calls) == 8:  # in the fourth block
             raise KeyboardInterrupt
         return inner(*args)
 
@@ -294,7 +331,7 @@ def test_an_interrupt_keeps_whole_blocks(name, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(name, options, tmp_path / "run.h5")
     journal = tmp_path / "run.h5.partial"
-    assert sorted(path.name for path in journal.glob("block_*")) == ["block_000000.h5", "block_000001.h5"]
+    assert sorted(path.name for path in journal.glob("block_*")) == [f"block_{k:06d}.h5" for k in range(3)]
     with pytest.raises(FileError, match="unfinished"):
         run(name, options, tmp_path / "run.h5")
     with pytest.raises(FileError, match="is not finished"):
@@ -310,7 +347,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
-from test_chain import KILLED, run
+from runs.test_chain import KILLED, run
 run({name!r}, KILLED, {path!r}, resume={resume})
 """
 KILLED = ChainOptions(draws=240, steps_per_draw=2, keep_every=50, block=3)
@@ -335,7 +372,7 @@ def test_a_killed_run_is_resumed_bit_for_bit(name, tmp_path):
         assert process.returncode == -signal.SIGKILL, message
         assert not path.exists()
     resumed = run(name, KILLED, path, resume=True)
-    assert resumed.n_blocks == 80
+    assert resumed.n_blocks == 81  # of 1, 2 and then 3 draws each
     assert_same(resumed, whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.h5", "whole.h5"]
 
@@ -357,13 +394,91 @@ def test_device(device, tmp_path):
 
     watched = Watched(ACTION, LATTICE, kernel.step_size, kernel.n_leapfrog)
     where = torch.device(device)
-    options, path = ChainOptions(draws=4, block=2, keep_every=2), tmp_path / "run.h5"
+    options, path = ChainOptions(draws=5, block=2, keep_every=2), tmp_path / "run.h5"
 
     def start():
-        return watched.start(torch.zeros(CHAINS, *LATTICE.shape, device=where))
+        return watched.start(torch.zeros(CHAINS, *LATTICE.shape, device=where), rng())
 
-    chain.run(watched, start, options, path, device=device, progress=False)
-    chain.run(watched, start, replace(options, draws=8), path, device=device, resume=True, progress=False)
-    assert seen == [(where.type, where.type)] * 4
+    chain.run(watched, start, options, path, device=device, show_progress=False)
+    chain.run(watched, start, replace(options, draws=9), path, device=device, resume=True, show_progress=False)
+    assert seen == [(where.type, where.type)] * 5  # blocks of 1, 2, 2, and then of 2, 2
     if where.type == "cpu":
-        assert_same(load_run(path), run("hmc", replace(options, draws=8), tmp_path / "plain.h5"))
+        assert_same(load_run(path), run("hmc", replace(options, draws=9), tmp_path / "plain.h5"))
+
+
+# A kernel of one's own
+
+
+@dataclass(frozen=True)
+class WalkState(State):
+    """A state with something of its own: how often each chain has moved."""
+
+    moves: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Walk(Kernel[WalkState]):
+    """A random walk of Metropolis that counts its moves."""
+
+    action: Phi4
+    lattice: Lattice
+    width: float = 0.3
+
+    @property
+    def facts(self):
+        return KernelFacts("walk", model_free=True)
+
+    def describe(self):
+        return {"name": "walk", "width": self.width}
+
+    def initial(self, n, generator):
+        return self.start(torch.zeros(n, *self.lattice.shape), generator)
+
+    def start(self, phi, generator):
+        state = start_state(self.action, self.lattice, phi)
+        return WalkState(state.phi, state.S, torch.zeros(len(phi), dtype=torch.int64))
+
+    def restore(self, tensors):
+        return WalkState(**tensors)
+
+    def step(self, state, generator):
+        phi = state.phi + self.width * torch.randn(state.phi.shape, generator=generator, dtype=torch.float64)
+        proposed = WalkState(phi, self.action(phi), state.moves + 1)
+        new, accepted, rate = metropolis(state, proposed, state.S - proposed.S, uniform(len(phi), generator, phi))
+        return new, Info(accepted, rate)
+
+
+def test_a_kernel_with_a_state_of_its_own_runs_and_is_resumed(tmp_path):
+    kernel, options = Walk(ACTION, LATTICE), ChainOptions(draws=6, block=3)
+
+    def go(path, options, **how):
+        return load_run(
+            chain.run(kernel, lambda: kernel.initial(CHAINS, rng()), options, path, show_progress=False, **how)
+        )
+
+    whole = go(tmp_path / "whole.h5", replace(options, draws=12))
+    go(tmp_path / "run.h5", options)
+    extended = go(tmp_path / "run.h5", replace(options, draws=12), resume=True)
+    assert_same(extended, whole)
+    # What the state counts is what the statistics say.
+    np.testing.assert_array_equal(extended.state["moves"], extended.stats["accepted"].sum(1))
+    assert extended.header.facts.label == "walk"
+
+
+# Independence of runs
+
+
+def test_runs_of_one_seed_share_no_random_numbers(tmp_path):
+    # HMC at two values of kappa: with common random numbers the correlation of M was 0.87. Here M has 6 x 300
+    # correlated draws; a bound of 0.25 is above five standard errors for tau_int up to 2.
+    def M(action, name):
+        kernel = HMC(action, LATTICE, step_size=0.3, n_leapfrog=5)
+        options = ChainOptions(draws=300, steps_per_draw=3, seed=1, block=64)
+        path = chain.run(
+            kernel, lambda: kernel.start(torch.zeros(CHAINS, *LATTICE.shape), rng()), options, tmp_path / name,
+            show_progress=False, discard=50,
+        )  # fmt: skip
+        return load_run(path).observables["M"].ravel()
+
+    a, b = M(Phi4(0.2, 0.1), "a.h5"), M(Phi4(0.205, 0.1), "b.h5")
+    assert abs(np.corrcoef(a, b)[0, 1]) < 0.25

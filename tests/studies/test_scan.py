@@ -1,23 +1,29 @@
 """Scans: a tiny one from end to end, interrupted and resumed; its analysis on made-up results; what is refused."""
 
-import copy
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from dmmc.cli import main as cli
+from dmmc.cli.main import main
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.diagnostics import format_value
-from dmmc.runs import chain, storage
-from dmmc.studies.folder import load_result
+from dmmc.runs import chain
+from dmmc.runs.run import load_run
+from dmmc.studies.scan import analysis, samplers
 from dmmc.studies.scan import figures as scan_figures
-from dmmc.studies.scan import scan
-from dmmc.studies.scan import table as scan_table
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.studies.scan.netcdf import to_xarray
+from dmmc.studies.scan.options import ScanOptions
+from dmmc.studies.scan.points import flow_benchmark, grid
+from dmmc.studies.scan.results import COSTED, TAUS, UNKNOWN, Measured, PointResult, ScanResult, TauInt, load_scan
+from dmmc.studies.scan.run import analysed, scan
+from dmmc.studies.scan.samplers import SAMPLERS
+from dmmc.studies.scan.table import table
+from dmmc.theory.actions import AutogradAction, FreeField, Phi4, register_action
 
 
 def words(text):
@@ -29,18 +35,21 @@ TINY = words(
     "--diffusion-draws 16 --max-draws 96 --lengths 150 --flow-steps 2"
 )
 
+SMALL = ScanOptions(samplers=("hmc",), chains=16, draws=32, max_draws=64, thermalise=20)
+"""A scan with HMC alone, of a second or less."""
+
 
 def dmmc(*args):
     """Exit code of a command in this process."""
-    return cli.main([str(arg) for arg in args])
+    return main([str(arg) for arg in args])
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small_ensembles():
-    """To train on: 32 fields."""
+    """Models are trained on 32 fields."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "TRAINING_CHAINS", 8)
-        patch.setattr(scan, "TRAINING_DRAWS", 32)
+        patch.setattr(samplers, "TRAINING_CHAINS", 8)
+        patch.setattr(samplers, "TRAINING_DRAWS", 32)
         yield
 
 
@@ -53,66 +62,94 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
+def no_pictures(monkeypatch):
+    """Scans without figures, which take longer than their chains."""
+    monkeypatch.setattr(scan_figures, "draw", lambda result: {})
+
+
+@pytest.fixture
 def copied(made, tmp_path):
     """A copy of it, to be damaged."""
     return shutil.copytree(made, tmp_path / "scan")
 
 
 def numbers(out):
-    """All of a scan that does not depend on the clock or the folder."""
-    summary = load_result(out, scan_table.RESULT)
-    for key in ("table", "netcdf", "figures"):
-        del summary[key]
-    for result in summary["results"]:
-        for key in ("file", "training_seconds"):
-            del result[key]
-        del result["cost"]["seconds"]
-    return summary
+    """All of a scan that does not depend on the clock."""
+    result = load_scan(out)
+    timeless = [
+        replace(
+            one,
+            training_seconds=None,
+            cost={name: costs | {"seconds": UNKNOWN} for name, costs in one.cost.items()},
+        )
+        for one in result.results
+    ]
+    return replace(result, results=tuple(timeless))
 
 
 # A scan
 
 
 def test_a_scan_measures_every_sampler_at_every_point(made):
-    summary = load_result(made, scan_table.RESULT)
-    assert summary == json.loads((made.parent / "summary.json").read_text())
-    found = [(result["point"], result["sampler"]) for result in summary["results"]]
-    assert found == [(f"phi4_L{L}", sampler) for L in (4, 6) for sampler in ("hmc", "diffusion", "cluster")]
-    for result in summary["results"]:
-        run = storage.load_run(result["file"])
-        assert run.header["lattice"] == result["lattice"] == [result["L"]]
-        tau = result["tau_int"]["M2"]
-        for kind, evaluations in run.header["evaluations"].items():
-            assert result["cost"][kind]["value"] == pytest.approx(2 * tau["value"] * evaluations)
-            assert result["cost"][kind]["error"] == pytest.approx(2 * tau["error"] * evaluations)
-        seconds = run.summary["wall_seconds"]["chain"] / (run.summary["wall_draws"] * run.n_chains)
-        assert result["cost"]["seconds"]["value"] == pytest.approx(2 * tau["value"] * seconds)
-        assert ("network" if result["sampler"] == "diffusion" else "force") in result["cost"]
-        assert result["acceptance"]["value"] == pytest.approx(run.stats["accepted"].mean())
-        assert (result["training_seconds"] is None) == (result["sampler"] != "diffusion")
+    result = load_scan(made)
+    assert result == ScanResult.from_json(json.loads((made.parent / "summary.json").read_text()))
+    places = [(one.point, one.sampler) for one in result.results]
+    assert places == [(f"phi4_L{L}", sampler) for L in (4, 6) for sampler in ("hmc", "diffusion", "cluster")]
+    for one in result.results:
+        run = load_run(made / one.file)
+        assert run.header.lattice == one.lattice == (one.L,)
+        assert one.label == run.header.facts.label
+        assert set(one.tau_int) == set(TAUS) and set(one.cost) == set(COSTED) == {"M", "M2"}
+        costs = dict(run.header.cost) | {"seconds": run.wall_seconds_per_draw}
+        for name, cost in one.cost.items():
+            tau = one.tau_int[name]
+            assert cost.keys() == costs.keys()
+            for kind, of_a_draw in costs.items():
+                assert cost[kind].value == pytest.approx(2 * tau.value * of_a_draw)
+                assert cost[kind].error == pytest.approx(2 * tau.error * of_a_draw)
+        assert ("network" if one.sampler == "diffusion" else "force") in costs
+        assert one.acceptance.value == pytest.approx(run.stats["accepted"].mean())
+        assert (one.training_seconds is None) == (one.sampler != "diffusion")
+
+
+def test_the_command_says_where_its_results_are(made, capsys, no_pictures):
+    assert dmmc(*TINY, "--out", made, "--resume") == 0
+    printed = capsys.readouterr().out
+    assert "1/6  phi4_L4  hmc" in printed and "6/6  phi4_L6  cluster" in printed
+    for name in ("scan.json", "scan.nc", "table.txt", "tau_xi.png", "cost.png"):
+        assert f"  {made / name}\n" in printed
 
 
 def test_chains_are_as_long_as_their_tau_int_asks(made):
-    for result in load_result(made, scan_table.RESULT)["results"]:
-        tau = max(one["value"] for one in result["tau_int"].values())
-        n = result["chains"] * result["draws"]
-        assert n >= 150 * tau or result["draws"] == 96
-        assert result["draws"] >= 16
-        assert all(one["resolved"] for one in result["tau_int"].values()) == (result["verdict"] == "good")
+    for one in load_scan(made).results:
+        tau = max(tau.value for tau in one.tau_int.values())
+        assert one.chains * one.draws >= 150 * tau or one.draws == 96
+        assert one.draws >= 16
+        for name, tau in one.tau_int.items():
+            if tau.resolved:
+                assert one.chains * one.draws >= analysis.ENOUGH_FOR_TAU * tau.value
+            assert (name in one.unresolved) == (not tau.resolved)
 
 
-def test_chains_of_a_scan_share_no_random_numbers(made):
-    seeds = [
-        storage.load_run(path).header["seed"] for path in sorted(made.glob("*/*.h5")) if "ensemble" not in path.stem
-    ]
-    assert len(set(seeds)) == len(seeds) == 6
+def test_seeds_of_points_and_samplers_differ(made):
+    runs = {path: load_run(path) for path in sorted(made.glob("*/*.h5")) if "ensemble" not in path.stem}
+    seeds = {path: run.header.seed for path, run in runs.items()}
+    assert len(set(seeds.values())) == len(seeds) == 6
+    # The ensemble that a model is trained on has the seed of its chain, and other numbers than the cluster chain.
+    fields = load_run(made / "phi4_L4" / "ensemble.h5")
+    assert fields.header.seed == seeds[made / "phi4_L4" / "diffusion.h5"]
+    assert not np.isin(fields.observables["M"], runs[made / "phi4_L4" / "cluster.h5"].observables["M"]).any()
 
 
-def test_the_second_model_starts_from_the_first(made, tmp_path, monkeypatch):
+def test_the_second_model_starts_from_the_first(made, tmp_path, monkeypatch, no_pictures):
     given = []
-    train = scan.workflow.train
-    monkeypatch.setattr(scan.workflow, "train", lambda *args, **options: given.append(options["init"]) or
-                        train(*args, **options))  # fmt: skip
+    train = samplers.train
+
+    def noted(*args, **options):
+        given.append(options["init"])
+        return train(*args, **options)
+
+    monkeypatch.setattr(samplers, "train", noted)
     shutil.copytree(made / "phi4_L4", tmp_path / "scan" / "phi4_L4")
     shutil.copy(made / "plan.json", tmp_path / "scan")
     assert dmmc(*TINY, "--out", tmp_path / "scan", "--resume") == 0
@@ -121,43 +158,63 @@ def test_the_second_model_starts_from_the_first(made, tmp_path, monkeypatch):
 
 
 def test_netcdf_holds_the_same_numbers(made):
-    summary = load_result(made, scan_table.RESULT)
+    result = load_scan(made)
     with xr.open_dataset(made / "scan.nc", engine="h5netcdf") as data:
         assert data.sizes == {"sampler": 3, "point": 2}
         assert data.L.values.tolist() == [4, 6] and data.kappa.values.tolist() == [0.2, 0.2]
-        for result in summary["results"]:
-            here = data.sel(sampler=result["sampler"], point=result["point"])
-            for name, pair in [
-                ("xi", result["xi"]), ("binder", result["binder"]), ("acceptance", result["acceptance"]),
-                *((f"tau_int_{name}", tau) for name, tau in result["tau_int"].items()),
-                *((f"cost_{kind}", cost) for kind, cost in result["cost"].items()),
-            ]:  # fmt: skip
-                for suffix, key in (("", "value"), ("_error", "error")):
-                    expected = math.nan if pair[key] is None else pair[key]
+        assert data.lam.values.tolist() == [0.05, 0.05]
+        for one in result.results:
+            here = data.sel(sampler=one.sampler, point=one.point)
+            pairs = {"xi": one.xi, "binder": one.binder, "acceptance": one.acceptance}
+            pairs |= {f"tau_int_{name}": tau for name, tau in one.tau_int.items()}
+            pairs |= {f"cost_{name}_{kind}": x for name, cost in one.cost.items() for kind, x in cost.items()}
+            for name, pair in pairs.items():
+                for suffix, expected in zip(("", "_error"), pair.numbers, strict=True):
                     np.testing.assert_array_equal(here[name + suffix], expected)
                     assert data[name + suffix].attrs["units"] and data[name + suffix].attrs["long_name"]
-            assert int(here.tau_int_M2_resolved) == result["tau_int"]["M2"]["resolved"]
-            assert int(here.n_draws) == result["draws"]
-        assert math.isnan(data.cost_network.sel(sampler="hmc", point="phi4_L4"))
-        assert json.loads(data.attrs["plan"]) == summary["plan"]
-        assert json.loads(data.attrs["fits"]) == summary["fits"]
+            for name, tau in one.tau_int.items():
+                assert int(here[f"tau_int_{name}_resolved"]) == tau.resolved
+            assert int(here.n_draws) == one.draws and int(here.n_chains) == one.chains
+        assert math.isnan(data.cost_M2_network.sel(sampler="hmc", point="phi4_L4"))
+        written = json.loads((made / "scan.json").read_text())
+        for name in ("points", "options", "fits", "crossings", "notes"):
+            assert json.loads(data.attrs[name]) == written[name]
 
 
 def test_table_and_figures(made):
-    summary = load_result(made, scan_table.RESULT)
+    result = load_scan(made)
     lines = (made / "table.txt").read_text().splitlines()
-    assert [line.split()[:2] for line in lines[2:8]] == [
-        [result["point"], result["sampler"]] for result in summary["results"]
+    assert [line.split()[:2] for line in lines[2:8]] == [[one.point, one.label] for one in result.results]
+    assert sum("z = " in line for line in lines) == len(result.fits)
+    for name in ("tau_xi", "tau_L", "cost", "acceptance"):
+        assert (made / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_theory_of_ones_own_is_scanned(tmp_path, no_pictures):
+    @register_action("sextic")
+    def sextic(g):
+        def S(phi):
+            kinetic = 0.5 * (phi.roll(1, 1) - phi).square()
+            return (kinetic + 0.3 * phi.square() + g * phi**6).flatten(1).sum(1)
+
+        return AutogradAction(S, "sextic", (("g", g),))
+
+    result = scan(grid({"sextic": sextic(0.2)}, [4, 6], 1, "L"), tmp_path / "scan", SMALL)
+    assert [(one.sampler, one.L, one.action) for one in result.results] == [
+        ("hmc", L, {"name": "sextic", "g": 0.2}) for L in (4, 6)
     ]
-    assert sum("z = " in line for line in lines) == len(summary["fits"])
-    assert summary["figures"] == [str(made / f"{name}.png") for name in ("tau_xi", "tau_L", "cost", "acceptance")]
-    assert all((made / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in ("tau_xi", "cost"))
+    assert result.results[0].acceptance.value > 0.5
+    assert to_xarray(result).g.values.tolist() == [0.2, 0.2]
+    assert load_scan(tmp_path / "scan") == result
+    with pytest.raises(DmmcError, match="needs actions with a hopping term"):
+        scan(grid({"sextic": sextic(0.2)}, [4], 1, "L"), tmp_path / "other", replace(SMALL, samplers=("cluster",)))
+    assert not (tmp_path / "other").exists()
 
 
 # Interruption
 
 
-def test_a_scan_goes_on_from_what_is_left_of_it(made, copied):
+def test_a_scan_goes_on_from_what_is_left_of_it(made, copied, no_pictures):
     last = copied / "phi4_L6"
     for name in ("cluster.h5", "diffusion.h5", "model.safetensors"):
         (last / name).unlink()
@@ -169,25 +226,42 @@ def test_a_scan_goes_on_from_what_is_left_of_it(made, copied):
     assert (last / "hmc.h5").stat().st_mtime_ns == kept
 
 
-@pytest.mark.parametrize("blocks", [1, 3, 6])
-def test_a_scan_interrupted_within_a_chain_goes_on(blocks, made, tmp_path, monkeypatch, capsys):
+def interrupted_after(blocks, monkeypatch, *args):
+    """Exit code of a command that is interrupted when it has made so many blocks of draws."""
+    made_blocks, block = [], chain._block
+
+    def interrupted(*args):
+        if len(made_blocks) == blocks:
+            raise KeyboardInterrupt
+        made_blocks.append(None)
+        return block(*args)
+
     with monkeypatch.context() as patch:
-        made_blocks, block = [], chain._block
-
-        def interrupted(*args):
-            if len(made_blocks) == blocks:
-                raise KeyboardInterrupt
-            made_blocks.append(None)
-            return block(*args)
-
         patch.setattr(chain, "_block", interrupted)
-        assert dmmc(*TINY, "--out", tmp_path / "scan") == 130
+        return dmmc(*args)
+
+
+def test_a_scan_interrupted_within_its_first_chain_goes_on(made, tmp_path, monkeypatch, capsys, no_pictures):
+    assert interrupted_after(3, monkeypatch, *TINY, "--out", tmp_path / "scan") == 130
     assert "--resume" in capsys.readouterr().err
     assert not (tmp_path / "scan" / "scan.json").exists()
     with pytest.raises(FileError, match="not the result of a finished scan"):
-        load_result(tmp_path / "scan", scan_table.RESULT)
+        load_scan(tmp_path / "scan")
     assert dmmc(*TINY, "--out", tmp_path / "scan", "--resume") == 0
     assert numbers(tmp_path / "scan") == numbers(made)
+
+
+@pytest.mark.parametrize(
+    "missing", [("hmc.h5",), ("diffusion.h5",), ("ensemble.h5", "model.safetensors", "diffusion.h5")]
+)
+def test_a_scan_interrupted_within_a_later_chain_goes_on(missing, made, copied, monkeypatch, no_pictures):
+    for name in missing:
+        (copied / "phi4_L6" / name).unlink()
+    (copied / "scan.json").unlink()
+    assert interrupted_after(2, monkeypatch, *TINY, "--out", copied, "--resume") == 130
+    assert (copied / "phi4_L6" / f"{missing[0]}.partial").is_dir()
+    assert dmmc(*TINY, "--out", copied, "--resume") == 0
+    assert numbers(copied) == numbers(made)
 
 
 def test_another_scan_in_the_same_folder_is_refused(made, capsys):
@@ -216,25 +290,21 @@ def test_nothing_to_resume_and_damaged_plans(tmp_path, capsys):
     assert "is a file" in capsys.readouterr().err
 
 
-def test_overwriting_removes_the_earlier_scan_and_nothing_else(copied):
+def test_overwriting_removes_the_earlier_scan_and_nothing_else(copied, no_pictures):
     (copied / "notes.txt").write_text("mine")
     (copied / "phi4_L6" / "notes.txt").write_text("mine")
-    small = words("scan --dim 1 --sizes 4 --kappa 0.21 --lam 0.05 --samplers hmc --chains 16 --draws 32 --max-draws 64")
-    assert dmmc(*small, "--out", copied, "--overwrite") == 0
+    scan(grid({"phi4": Phi4(0.21, 0.05)}, [4], 1, "L"), copied, SMALL, overwrite=True)
     files = {str(path.relative_to(copied)) for path in copied.rglob("*") if path.is_file()}
     assert files == {
-        "notes.txt", "phi4_L6/notes.txt", "phi4_L4/hmc.h5", "plan.json", "table.txt", "scan.json", "scan.nc",
-        "tau_xi.png", "tau_L.png", "cost.png", "acceptance.png",
+        "notes.txt", "phi4_L6/notes.txt", "phi4_L4/hmc.h5", "plan.json", "table.txt", "scan.json", "scan.nc"
     }  # fmt: skip
 
 
-def test_chains_that_are_too_short_give_lower_bounds(tmp_path):
+def test_chains_that_are_too_short_give_lower_bounds(tmp_path, no_pictures):
     # tau_int of |M| is about 40 there, and the chains end at 64 draws.
-    critical = words("scan --sizes 16 --kappa 0.27 --lam 0.022 --samplers hmc --chains 8 --draws 64 --max-draws 64")
-    assert dmmc(*critical, "--out", tmp_path / "scan") == 0
-    (result,) = load_result(tmp_path / "scan", scan_table.RESULT)["results"]
-    assert not result["tau_int"]["abs_M"]["resolved"]
-    assert "lower bounds" in result["verdict"]
+    options = replace(SMALL, chains=8, draws=64, max_draws=64, thermalise=None)
+    result = scan(grid({"critical": Phi4(0.27, 0.022)}, [16], 2, "L"), tmp_path / "scan", options)
+    assert {"M", "abs_M"} <= set(result.results[0].unresolved)
     assert ">" in (tmp_path / "scan" / "table.txt").read_text().splitlines()[2]
 
 
@@ -242,20 +312,20 @@ def test_chains_that_are_too_short_give_lower_bounds(tmp_path):
 
 
 def test_flow_benchmark():
-    points = scan.flow_benchmark([64, 6])
-    assert [(point.L, point.shape) for point in points] == [(6, (6, 6)), (64, (64, 64))]
+    points = flow_benchmark([64, 6])
+    assert [(point.L, point.lattice.shape) for point in points] == [(6, (6, 6)), (64, (64, 64))]
     for point, lam_m in zip(points, (6.975, 4.398), strict=True):
         assert point.action.m2(2) == pytest.approx(-4) and point.action.lam_m == pytest.approx(lam_m)
     assert len({point.line for point in points}) == 1
     with pytest.raises(DmmcError, match="sizes 6, 8"):
-        scan.flow_benchmark([7])
+        flow_benchmark([7])
 
 
 def test_grid_lines_are_along_what_changes():
     actions = {"kappa0.2": Phi4(0.2, 0.02), "kappa0.25": Phi4(0.25, 0.02)}
-    assert [point.line for point in scan.grid(actions, [8, 4], 3, "L")] == ["kappa0.2"] * 2 + ["kappa0.25"] * 2
-    points = scan.grid(actions, [8, 4], 3, "kappa")
-    assert [(point.line, point.shape) for point in points] == [("L4", (4, 4, 4)), ("L8", (8, 8, 8))] * 2
+    assert [point.line for point in grid(actions, [8, 4], 3, "L")] == ["kappa0.2"] * 2 + ["kappa0.25"] * 2
+    points = grid(actions, [8, 4], 3, "kappa")
+    assert [(point.line, point.lattice.shape) for point in points] == [("L4", (4, 4, 4)), ("L8", (8, 8, 8))] * 2
     assert len({point.name for point in points}) == 4
 
 
@@ -268,14 +338,14 @@ def test_grid_lines_are_along_what_changes():
         ("--kappas 0.2 0.21 --lam 0.02 --kappa 0.2", "goes with --lam alone"),
         ("--kappas 0.2 -0.1 --lam 0.02", "kappa must be positive"),
         ("--along kappa", "needs --kappas"),
-        ("--kappa 0.2 --lam 0.02 --sizes 1", "2 at least"),
+        ("--kappa 0.2 --lam 0.02 --sizes 1", "at least 2"),
         ("--kappa 0.2 --lam 0.02 --sizes 4 --dim 5", "--dim must be"),
         ("--kappa 0.2 --sizes 4", "needs all of"),
-        ("--free-mass 0.5 --sizes 4", "leave out the sampler cluster"),
         ("--minutes 0", "budget must be positive"),
-        ("--minutes 1 --draws 2", "4 draws at least"),
+        ("--minutes 1 --draws 2", "at least 4 draws"),
         ("--max-draws 100", "max_draws"),
         ("--chains 0", "must be positive"),
+        ("--flow-steps 0", "must be positive"),
         ("--lengths 0", "lengths must be positive"),
         ("--trajectory -1", "trajectory length must be a positive number"),
         ("--samplers hmc hmc", "different ones"),
@@ -290,179 +360,257 @@ def test_bad_input_is_refused_before_anything_is_written(flags, message, tmp_pat
     assert not (tmp_path / "scan").exists()
 
 
+@pytest.mark.parametrize(
+    ("points", "change", "message"),
+    [
+        ((), {}, "needs points"),
+        (grid({"free": FreeField(1.0)}, [4], 1, "L") * 2, {}, "same name"),
+        (grid({"free": FreeField(1.0)}, [4], 1, "L"), {"along": "kappa"}, "needs actions with that coupling"),
+        (grid({"free": FreeField(1.0)}, [4], 1, "L"), {"samplers": ("nuts",)}, "different ones of hmc"),
+        (grid({"free": FreeField(1.0)}, [4], 1, "L"), {"samplers": ()}, "different ones of hmc"),
+    ],
+)
+def test_what_is_no_scan_is_refused(points, change, message, tmp_path):
+    with pytest.raises(DmmcError, match=message):
+        scan(points, tmp_path / "scan", replace(SMALL, **change))
+    assert not (tmp_path / "scan").exists()
+
+
 def test_options_refuse():
-    point = scan.grid({"free": FreeField(1.0)}, [4], 1, "L")
-    for change, message in [
-        ({"points": ()}, "needs points"),
-        ({"points": point * 2}, "same name"),
-        ({"along": "mass"}, "along L or kappa"),
-        ({"samplers": ("nuts",)}, "different ones of hmc"),
-        ({"seed": 2**63}, "seed"),
-    ]:
+    for change, message in [({"along": "mass"}, "along L or kappa"), ({"seed": 2**63}, "seed")]:
         with pytest.raises(DmmcError, match=message):
-            scan.ScanOptions(**{"points": point, "samplers": ("hmc",), **change})
+            replace(SMALL, **change)
+
+
+def test_all_samplers_are_compared_by_default():
+    assert set(ScanOptions().samplers) == set(SAMPLERS)
 
 
 # Analysis
 
 
 def made_up(sizes=(6, 8, 10, 14, 20), z=2.0, kappas=None, seed=1, scatter=0.03):
-    """Results of HMC and cluster at ``xi = L / 4``, or of several kappa about a Binder crossing at 0.271."""
+    """Results of HMC and cluster at ``xi = L / 4``, or at several kappa about a Binder crossing at 0.271."""
     r = np.random.default_rng(seed)
+
+    def pair(value, relative):
+        return Measured(value * (1 + relative * r.standard_normal()), relative * value)
+
     results = []
     for L in sizes:
         for kappa in kappas or [0.2]:
-            for sampler, tau in (("hmc", 2 * (L / 4) ** z), ("cluster", 1.5)):
+            for sampler, label, tau in (("hmc", "HMC", 2 * (L / 4) ** z), ("cluster", "cluster", 1.5)):
                 x = L * (kappa - 0.271)
                 U = 0.61 + 1.5 * x - 2 * x * x if kappas else 0.2
-
-                def pair(value, relative):
-                    return {"value": value * (1 + relative * r.standard_normal()), "error": relative * value}
-
-                taus = {name: pair(tau, scatter) | {"resolved": True} for name in scan_table.TAUS}
-                results.append({
-                    "point": f"{kappa}_L{L}", "line": f"L{L}" if kappas else "all", "L": L, "lattice": [L, L],
-                    "kappa": kappa, "lam": 0.022, "sampler": sampler, "chains": 64, "draws": 512,
-                    "xi": pair(L / 4, 0.02), "binder": pair(U, 0.005), "acceptance": pair(0.8, 0.01), "tau_int": taus,
-                    "cost": {"seconds": pair(0.001 * tau, 0.1), "force": pair(20 * tau, 0.1)}, "verdict": "good",
-                })  # fmt: skip
+                taus = [pair(tau, scatter) for _ in TAUS]
+                results.append(
+                    PointResult(
+                        point=f"{kappa}_L{L}",
+                        line=f"L{L}" if kappas else "all",
+                        lattice=(L, L),
+                        action={"name": "phi4", "kappa": kappa, "lam": 0.022, "scale": 1.0},
+                        sampler=sampler,
+                        label=label,
+                        file=f"{kappa}_L{L}/{sampler}.h5",
+                        chains=64,
+                        draws=512,
+                        acceptance=pair(0.8, 0.01),
+                        observables={"xi": pair(L / 4, 0.02), "binder": pair(U, 0.005)},
+                        tau_int={name: TauInt(t.value, t.error, True) for name, t in zip(TAUS, taus, strict=True)},
+                        cost={
+                            name: {"seconds": pair(0.001 * tau, 0.1), "force": pair(20 * tau, 0.1)} for name in COSTED
+                        },
+                    )
+                )
     return results
 
 
+def with_xi(result, xi):
+    return replace(result, observables=result.observables | {"xi": xi})
+
+
+def with_tau(result, name, tau):
+    return replace(result, tau_int=result.tau_int | {name: tau})
+
+
 def summarised(results, along):
-    fits, notes = scan.power_laws(results, along)
-    crossings, missed = scan.crossings(results, 1) if along == "kappa" else ([], [])
-    xi = {point: {"value": x, "error": dx} for point, (x, dx) in scan.common_xi(results).items()}
-    return {
-        "along": along, "results": results, "xi": xi, "fits": fits, "crossings": crossings, "notes": notes + missed,
-        "plan": {"samplers": ["hmc", "cluster"], "trajectory": 1.0},
-    }  # fmt: skip
+    return analysed((), ScanOptions(along=along, samplers=("hmc", "cluster")), results)
 
 
-def fit_of(summary, **place):
-    (fit,) = [fit for fit in summary["fits"] if all(fit[key] == value for key, value in place.items())]
+def fit_of(result, **place):
+    (fit,) = [fit for fit in result.fits if all(getattr(fit, key) == value for key, value in place.items())]
     return fit
 
 
 def test_power_laws_of_results():
-    summary = summarised(made_up(), "L")
-    assert len(summary["fits"]) == 2 * 3 * 2 and not summary["notes"]
+    result = summarised(made_up(), "L")
+    assert len(result.fits) == 2 * len(TAUS) * 2 and not result.notes
     for against in ("xi", "L"):
         for sampler, z in (("hmc", 2), ("cluster", 0)):
-            for observable in scan_table.TAUS:
-                fit = fit_of(summary, against=against, sampler=sampler, observable=observable)
-                assert abs(fit["z"] - z) < 5 * fit["z_error"] < 0.6
-                assert fit["dof"] == 3 and len(fit["points"]) == 5
-    assert fit_of(summary, against="L", sampler="hmc", observable="M2")["c"] == pytest.approx(2 / 16, rel=0.5)
+            for observable in TAUS:
+                fit = fit_of(result, against=against, sampler=sampler, observable=observable)
+                assert abs(fit.z - z) < 5 * fit.z_error < 0.6
+                assert fit.dof == 3 and len(fit.points) == 5
+    fit = fit_of(result, against="L", sampler="hmc", observable="M2")
+    assert fit.c == pytest.approx(2 / 16, rel=0.5)
+    assert fit.law(8.0) == pytest.approx(fit.c * 8.0**fit.z) and fit.law.error(8.0) < 0.1 * fit.law(8.0)
+
+
+def test_two_points_are_fitted_and_remarked_on():
+    result = summarised(made_up(sizes=(8, 16)), "L")
+    assert all(fit.p_value is None and math.isnan(fit.law.p_value) for fit in result.fits)
+    assert result.notes == ("a power law goes through any two points: without a third one nothing tests it",)
+    assert ScanResult.from_json(json.loads(result.text())) == result
 
 
 def test_lower_bounds_are_not_fitted():
-    results = made_up()
-    for result in results:
-        if (result["L"], result["sampler"]) == (20, "hmc"):
-            result["tau_int"]["M2"] = {"value": 3.0, "error": 0.1, "resolved": False}
-    summary = summarised(results, "L")
-    fit = fit_of(summary, against="xi", sampler="hmc", observable="M2")
-    assert "0.2_L20" not in fit["points"] and abs(fit["z"] - 2) < 5 * fit["z_error"]
-    assert len(fit_of(summary, against="xi", sampler="hmc", observable="abs_M")["points"]) == 5
-    figure = scan_figures.tau_int(summary)
-    assert any(line.get_markerfacecolor() == "white" for line in figure.axes[0].lines)
-    for result in results:
-        result["tau_int"]["M2"]["resolved"] = False
-    fits, notes = scan.power_laws(results, "L")
-    assert not [fit for fit in fits if fit["observable"] == "M2"]
-    assert notes == [f"no power law of M2, {name}, all: fewer than two tau_int measured" for name in ("hmc", "cluster")]
+    bound = TauInt(3.0, 0.1, False)
+    results = [with_tau(one, "M2", bound) if (one.L, one.sampler) == (20, "hmc") else one for one in made_up()]
+    result = summarised(results, "L")
+    fit = fit_of(result, against="xi", sampler="hmc", observable="M2")
+    assert "0.2_L20" not in fit.points and abs(fit.z - 2) < 5 * fit.z_error
+    assert len(fit_of(result, against="xi", sampler="hmc", observable="abs_M").points) == 5
+    figure = scan_figures.tau_int(result)
+    assert any(line.get_markerfacecolor() == "white" for ax in figure.axes for line in ax.lines)
+    fits, notes = analysis.power_laws([with_tau(one, "M2", bound) for one in results], "L")
+    assert not [fit for fit in fits if fit.observable == "M2"]
+    assert notes == tuple(
+        f"no power law of M2, {name}, all: fewer than two tau_int measured" for name in ("HMC", "cluster")
+    )
 
 
 def test_xi_is_that_of_the_best_sampler():
-    results = made_up(sizes=(8,))
-    cluster = next(result for result in results if result["sampler"] == "cluster")
-    assert scan.common_xi(results) == {"0.2_L8": tuple(cluster["xi"].values())}
-    cluster["xi"] = {"value": None, "error": None}
-    hmc = next(result for result in results if result["sampler"] == "hmc")
-    assert scan.common_xi(results) == {"0.2_L8": tuple(hmc["xi"].values())}
-    assert scan.common_xi([cluster]) == {}
+    hmc, cluster = made_up(sizes=(8,))
+    assert analysis.common_xi([hmc, cluster]) == {"0.2_L8": cluster.xi}
+    cluster = with_xi(cluster, Measured.of(math.nan, math.nan))
+    assert cluster.xi == UNKNOWN
+    assert analysis.common_xi([hmc, cluster]) == {"0.2_L8": hmc.xi}
+    assert analysis.common_xi([cluster]) == {}
 
 
 def test_at_fixed_size_only_small_xi_is_fitted():
     results = made_up(sizes=(16,), kappas=[0.26, 0.262, 0.264, 0.266])
-    for result, xi in zip(results, np.repeat([1.0, 2.0, 3.0, 8.0], 2), strict=True):
-        result["xi"] = {"value": xi, "error": 0.01}
-    fits, _ = scan.power_laws(results, "kappa")
-    assert {fit["against"] for fit in fits} == {"xi"}
-    assert all(fit["points"] == ["0.26_L16", "0.262_L16", "0.264_L16"] for fit in fits)
+    lengths = np.repeat([1.0, 2.0, 3.0, 8.0], 2).tolist()
+    results = [with_xi(one, Measured(xi, 0.01)) for one, xi in zip(results, lengths, strict=True)]
+    fits, _ = analysis.power_laws(results, "kappa")
+    assert {fit.against for fit in fits} == {"xi"}
+    assert all(fit.points == ("0.26_L16", "0.262_L16", "0.264_L16") for fit in fits)
 
 
 def test_crossings_of_results():
     kappas = [0.266, 0.269, 0.272, 0.275]
-    found, notes = scan.crossings(made_up((8, 16, 32), kappas=kappas), 1)
-    assert [one["sampler"] for one in found] == ["hmc", "cluster"] and not notes
-    for one in found:
-        best = one["crossings"][-1]
-        assert abs(best["kappa"] - 0.271) < 5 * best["kappa_error"] < 0.002
-        assert best["sizes"] == [16, 32]
-    json.dumps(found, allow_nan=False)
-    assert found == scan.crossings(made_up((8, 16, 32), kappas=kappas), 1)[0]
-    assert scan.crossings(made_up((8,), kappas=kappas), 1)[1] == [
-        f"no Binder crossing of {sampler}: that takes two sizes at the same two kappa, or more"
-        for sampler in ("hmc", "cluster")
-    ]
-    _, notes = scan.crossings(made_up((8, 16), kappas=[0.262, 0.265]), 1)
+    crossings, notes = analysis.crossings(made_up((8, 16, 32), kappas=kappas), 1)
+    assert [one.sampler for one in crossings] == ["hmc", "cluster"] and not notes
+    for one in crossings:
+        assert abs(one.best.kappa.value - 0.271) < 5 * one.best.kappa.error < 0.002
+        assert one.best.sizes == (16, 32)
+        assert one.curves[0].curve(one.crossings[0].kappa.value) == pytest.approx(one.crossings[0].binder.value)
+        assert one.drift.known and one.kappa_c.error >= one.best.kappa.error
+    assert crossings == analysis.crossings(made_up((8, 16, 32), kappas=kappas), 1)[0]
+    other = analysis.crossings(made_up((8, 16, 32), kappas=kappas), 2)[0]
+    assert [one.best.kappa.error for one in other] != [one.best.kappa.error for one in crossings]
+    assert analysis.crossings(made_up((8,), kappas=kappas), 1)[1] == tuple(
+        f"no Binder crossing of {sampler}: that takes at least two sizes at the same two kappa"
+        for sampler in ("HMC", "cluster")
+    )
+    _, notes = analysis.crossings(made_up((8, 16), kappas=[0.262, 0.265]), 1)
     assert all("take larger kappa" in note for note in notes) and len(notes) == 2
 
 
-# Figures and files
+# Files
+
+
+def test_results_survive_their_files():
+    for along, kappas in (("L", None), ("kappa", [0.266, 0.269, 0.272, 0.275])):
+        results = made_up((8, 16, 32), kappas=kappas)
+        results[0] = with_xi(results[0], UNKNOWN)
+        result = summarised(results, along)
+        assert bool(result.crossings) == (along == "kappa")
+        assert ScanResult.from_json(json.loads(result.text())) == result
+        assert result.to_json()["version"] == ScanResult.VERSION
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content | {"results": [{"point": "a"}]}, "missing required field"),
+        (lambda content: content | {"xi": {"phi4_L4": 1.0}}, "Expected `object`"),
+        (lambda content: content | {"options": content["options"] | {"chains": "many"}}, "Expected `int`"),
+        (lambda content: content | {"options": content["options"] | {"chains": 0}}, "must be positive"),
+        (lambda content: content | {"version": 99}, "update dmmc"),
+        (lambda content: content | {"format": "dmmc-exactness"}, "not the result of a scan"),
+        (lambda content: [], "not the result of a scan"),
+    ],
+)
+def test_damaged_results_are_refused_in_one_line(damage, message, copied, tmp_path, capsys):
+    path = copied / "scan.json"
+    content = damage(json.loads(path.read_text()))
+    path.write_text(json.dumps(content))
+    with pytest.raises(FileError, match=message):
+        load_scan(copied)
+    assert dmmc("report", copied, "--out", tmp_path / "report.html") == 2
+    error = capsys.readouterr().err
+    assert str(copied) in error and message in error and error.count("\n") == 1
+
+
+def test_truncated_results_are_refused(copied):
+    path = copied / "scan.json"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(FileError, match="not the result of a finished scan"):
+        load_scan(copied)
+    with pytest.raises(FileError, match="not the result of a finished scan"):
+        load_scan(copied / "none.json")
+
+
+def test_resuming_with_other_points_names_them(tmp_path, no_pictures):
+    scan(grid({"a": Phi4(0.2, 0.02)}, [4], 1, "L"), tmp_path / "scan", SMALL)
+    with pytest.raises(MismatchError, match="points differ"):
+        scan(grid({"a": Phi4(0.21, 0.02)}, [4], 1, "L"), tmp_path / "scan", SMALL, resume=True)
+
+
+# Figures and tables
 
 
 def test_figures_show_the_fits_and_the_crossing(tmp_path):
-    summary = summarised(made_up(), "L")
-    drawn = scan_figures.draw(summary)
+    result = summarised(made_up(), "L")
+    drawn = scan_figures.draw(result)
     assert list(drawn) == ["tau_xi", "tau_L", "cost", "acceptance"]
-    for ax in drawn["tau_xi"].axes:
+    assert len(drawn["tau_xi"].axes) == len(TAUS)
+    for ax, observable in zip(drawn["tau_xi"].axes, TAUS, strict=True):
         assert ax.get_xscale() == ax.get_yscale() == "log"
-        assert [text.get_text().split(":")[0] for text in ax.get_legend().get_texts()] == ["HMC", "cluster"]
-    fit = fit_of(summary, against="xi", sampler="hmc", observable="M2")
-    assert drawn["tau_xi"].axes[0].get_legend().get_texts()[0].get_text() == (
-        f"HMC: z = {format_value(fit['z'], fit['z_error'])}"
-    )
+        for text, sampler, label in zip(
+            ax.get_legend().get_texts(), ("hmc", "cluster"), ("HMC", "cluster"), strict=True
+        ):
+            fit = fit_of(result, against="xi", sampler=sampler, observable=observable)
+            assert text.get_text() == f"{label}: z = {format_value(fit.z, fit.z_error)}"
 
     kappas = [0.266, 0.269, 0.272, 0.275]
-    summary = summarised(made_up((8, 16, 32), kappas=kappas), "kappa")
-    drawn = scan_figures.draw(summary)
+    result = summarised(made_up((8, 16, 32), kappas=kappas), "kappa")
+    drawn = scan_figures.draw(result)
     assert list(drawn) == ["tau_xi", "cost", "acceptance", "binder"]
     assert len(drawn["acceptance"].axes[0].get_legend().get_texts()) == 6
-    for ax, crossed in zip(drawn["binder"].axes, summary["crossings"], strict=True):
-        assert ax.get_title().endswith(f"= {format_value(crossed['kappa_c'], crossed['kappa_c_error'])}")
+    for ax, crossed in zip(drawn["binder"].axes, result.crossings, strict=True):
+        assert ax.get_title().endswith(f"= {crossed.kappa_c}")
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["L = 8", "L = 16", "L = 32"]
     for name, figure in drawn.items():
-        figure.savefig(tmp_path / f"{name}.png")
+        figure.savefig(tmp_path / f"{name}.svg")
     with pytest.raises(DmmcError, match="no crossing"):
-        scan_figures.binder({**summary, "crossings": []})
+        scan_figures.binder(replace(result, crossings=()))
     with pytest.raises(DmmcError, match="no results"):
-        scan_figures.draw({**summary, "results": []})
+        scan_figures.draw(replace(result, results=()))
+
+
+def test_the_costs_of_m_and_m2_have_panels_of_their_own():
+    figure = scan_figures.cost(summarised(made_up(), "L"))
+    titles = [ax.get_title() for ax in figure.axes]
+    assert sum("$M$" in title for title in titles) == sum("$M^2$" in title for title in titles) == 2
 
 
 def test_table_of_crossings_and_missing_values():
     results = made_up((8, 16, 32), kappas=[0.266, 0.269, 0.272, 0.275])
-    results = copy.deepcopy(results)
-    results[0]["xi"] = {"value": None, "error": None}
-    text = scan_table.table(summarised(results, "kappa"))
+    results[0] = with_xi(results[0], UNKNOWN)
+    text = table(summarised(results, "kappa"))
     assert "crossing of the Binder cumulants, cluster" in text and "L = 16, 32: kappa = 0.27" in text
-    assert text.splitlines()[2].split()[:6] == ["0.266_L8", "hmc", "64", "x", "512", "-"]
-    assert "hmc: trajectories of length 1 of the hopping-form field" in text
-
-
-def test_loading_refuses_what_is_no_scan(tmp_path):
-    (tmp_path / "scan.json").write_text("[]")
-    with pytest.raises(FileError, match="not the result of a scan"):
-        load_result(tmp_path, scan_table.RESULT)
-    with pytest.raises(FileError, match="not the result of a finished scan"):
-        load_result(tmp_path / "none.json", scan_table.RESULT)
-
-
-def test_resuming_with_other_points_names_them(tmp_path):
-    options = scan.ScanOptions(scan.grid({"a": Phi4(0.2, 0.02)}, [4], 1, "L"), samplers=("hmc",))
-    scan._open(tmp_path / "scan", options.describe(), resume=False, overwrite=False)
-    other = scan.ScanOptions(scan.grid({"a": Phi4(0.21, 0.02)}, [4], 1, "L"), samplers=("hmc",))
-    with pytest.raises(MismatchError, match="points differ"):
-        scan._open(tmp_path / "scan", other.describe(), resume=True, overwrite=False)
+    assert text.splitlines()[2].split()[:6] == ["0.266_L8", "HMC", "64", "x", "512", "-"]
+    assert "HMC: trajectories of length 1 of the hopping-form field" in text
+    assert all(f"tau {symbol}" in text.splitlines()[0] for symbol in ("M", "M^2", "|M|", "S/V"))

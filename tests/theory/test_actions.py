@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError
-from dmmc.theory.actions import Action, AutogradAction, FreeField, Phi4, action_from_description
+from dmmc.theory.actions import (
+    Action,
+    AutogradAction,
+    FreeField,
+    Phi4,
+    action_from_description,
+    action_label,
+    check_supported,
+    declaration,
+    register_action,
+)
 from dmmc.theory.lattice import Lattice
 
 SHAPES = [(1,), (2,), (7,), (4, 4), (5, 3), (1, 4), (3, 2, 4), (2, 3, 2, 4)]
@@ -135,3 +145,132 @@ def test_autograd_action():
 def test_bad_couplings(make):
     with pytest.raises(DmmcError):
         make()
+
+
+# Declarations
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 3), (3, 2, 4)])
+@pytest.mark.parametrize(
+    "action", [Phi4(0.27, 0.022), Phi4(0.4, 0.3, scale=1.7), Phi4.from_mass(-4, 6.975, 2), FreeField(0.5)]
+)
+def test_declarations_of_the_actions_of_the_package_are_true(action, shape):
+    declared, phi = declaration(action), field(shape)
+    assert declared.components is None and declared.symmetry == "z2"
+    torch.testing.assert_close(action(-phi), action(phi), rtol=0, atol=0)
+    # Without its hopping term, S is a sum over sites: it does not change when each site is flipped by itself.
+    rest = action(phi) + declared.hopping * total(phi * sum(links(phi)))
+    signs = torch.where(field(shape) > 0.3, 1.0, -1.0)
+    flipped = signs * phi
+    torch.testing.assert_close(action(flipped) + declared.hopping * total(flipped * sum(links(flipped))), rest)
+    # The uniform field at the minimum has no force, and lower action than those beside it.
+    value, V = declared.minimum(len(shape)), math.prod(shape)
+    uniform = torch.full((1, *shape), value, dtype=torch.float64)
+    torch.testing.assert_close(action.grad(uniform), torch.zeros_like(uniform), rtol=0, atol=1e-12)
+    assert float(action(uniform)) <= min(float(action(uniform + x)) for x in (-0.01, 0.01)) + 1e-12 * V
+
+
+def test_nothing_is_declared_by_default():
+    class Bare:
+        def __call__(self, phi):
+            return total(phi**2)
+
+        def grad(self, phi):
+            return 2 * phi
+
+        def describe(self):
+            return {"name": "bare"}
+
+    for action in (Bare(), AutogradAction(lambda phi: total(phi**2), "square")):
+        declared = declaration(action)
+        assert (declared.components, declared.symmetry, declared.hopping) == (None, None, None)
+        assert declared.scale == 1.0 and declared.minimum(3) == 0.0
+        check_supported(action)
+
+
+def test_declarations_of_an_autograd_action():
+    action = AutogradAction(lambda phi: total(phi**2), "mine", symmetry="none", scale=2, minimum=-0.5)
+    declared = declaration(action)
+    assert (declared.symmetry, declared.scale, declared.minimum(2), declared.hopping) == ("none", 2.0, -0.5, None)
+    assert declaration(AutogradAction(total, "mine", hopping=0.5)).symmetry == "z2"  # which follows
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"symmetry": "foo"}, "symmetry = 'foo'"),
+        ({"symmetry": True}, "symmetry = True"),
+        ({"components": 0}, "components = 0"),
+        ({"components": 1.5}, "components = 1.5"),
+        ({"components": True}, "components = True"),
+        ({"scale": 0.0}, "scale = 0.0"),
+        ({"scale": math.nan}, "scale = nan"),
+        ({"scale": "1"}, "scale = '1'"),
+        ({"minimum": math.inf}, "minimum = inf"),
+        ({"hopping": math.nan}, "hopping = nan"),
+        ({"hopping": 0.5, "symmetry": "none"}, "hopping = 0.5"),
+    ],
+    ids=str,
+)
+def test_impossible_declarations_are_refused(bad, message):
+    with pytest.raises(DmmcError, match=f"'mine' declares {message}; it should be"):
+        AutogradAction(total, "mine", **bad)
+
+
+def test_components_are_declared_but_not_supported():
+    action = AutogradAction(total, "vector", components=3)
+    assert declaration(action).components == 3
+    with pytest.raises(DmmcError, match="field of 3 components, and fields with components are not supported yet"):
+        check_supported(action)
+
+
+def test_a_registered_action_is_made_from_its_description():
+    @register_action("test-quartic")
+    def quartic(g):
+        return AutogradAction(lambda phi: g * total(phi**4), "test-quartic", (("g", g),))
+
+    action = action_from_description(json.loads(json.dumps(quartic(1.5).describe())))
+    phi = field((3, 3))
+    torch.testing.assert_close(action(phi), 1.5 * total(phi**4))
+    with pytest.raises(DmmcError, match="there is an action 'phi4' already"):
+        register_action("phi4")(quartic)
+    with pytest.raises(DmmcError, match="does not describe an action"):
+        action_from_description({"name": "test-quartic", "h": 1.0})
+
+    @register_action("test-forgetful")
+    def forgetful(g):
+        return AutogradAction(total, "test-forgetful")
+
+    with pytest.raises(DmmcError, match="the two should agree"):
+        action_from_description({"name": "test-forgetful", "g": 1.0})
+
+
+@pytest.mark.parametrize(
+    "bad", [{"kappa": 0.2}, {"kappa": 0.2, "lam": "x"}, {"kappa": 0.2, "lam": 0.1, "g": 1.0}, {"kappa": -1, "lam": 0.1}]
+)
+def test_descriptions_with_wrong_parameters(bad):
+    with pytest.raises(DmmcError):
+        action_from_description({"name": "phi4", **bad})
+
+
+def test_labels():
+    assert action_label(Phi4(0.27, 0.022), 2) == ("φ⁴", "κ = 0.27, λ = 0.022 (hopping form)")
+    mass = Phi4.from_mass(-4, 5.0, 2)
+    for action in (mass, mass.describe()):
+        name, couplings = action_label(action, 2)
+        assert name == "φ⁴" and couplings.startswith("m² = −4, λ = 5 (mass form; κ = 0.3")
+    assert action_label(Phi4.from_textbook(-1.0, 2.0, 3), 3)[1].startswith("μ₀² = −1, λ = 2 (textbook form")
+    assert action_label(Phi4(0.2, 0.1, scale=2.0), 2)[1] == "κ = 0.2, λ = 0.1 (hopping form, field × 2)"
+    assert action_label(FreeField(0.5), 1) == ("Free field", "m = 0.5")
+    assert action_label(AutogradAction(total, "mine", (("g", 1.5), ("h", 2))), 1) == ("mine", "g = 1.5, h = 2")
+    assert action_label({"name": "theirs", "g": 1}, 1) == ("theirs", "g = 1")
+
+
+def test_normalisations_are_those_of_the_other_forms():
+    phi, dim = field((4, 4)), 2
+    action = Phi4(0.27, 0.022, scale=1.3)
+    sizes = action.normalisations(dim)
+    S = action(phi)
+    torch.testing.assert_close(hopping(sizes["hopping form"] * phi, 0.27, 0.022), S)
+    torch.testing.assert_close(mass(sizes["mass form"] * phi, action.m2(dim), action.lam_m), S)
+    torch.testing.assert_close(textbook(sizes["textbook form"] * phi, action.m2(dim), action.lam_m), S)

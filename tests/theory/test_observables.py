@@ -10,7 +10,7 @@ from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import DiagnosticsWarning, Estimate
 from dmmc.theory.lattice import Lattice
-from dmmc.theory.observables import measure
+from dmmc.theory.observables import STANDARD, measure
 
 SHAPES = [(1,), (2,), (5,), (4, 4), (3, 4), (2, 3, 2), (2, 2, 3, 1)]
 
@@ -34,7 +34,7 @@ def test_measurements_against_direct_formulas(shape):
         "phi2": (sites**2).sum(1) / lattice.volume,
         "S_per_site": S.numpy() / lattice.volume,
     }
-    assert out.keys() == {*expected, "two_point"}
+    assert tuple(out) == STANDARD and out.keys() == {*expected, "two_point"}
     for name, value in expected.items():
         assert out[name].shape == (5,)
         np.testing.assert_allclose(out[name].numpy(), value, rtol=1e-13, atol=1e-15)
@@ -68,6 +68,58 @@ def test_bad_measurements_are_refused():
         measure(phi, torch.zeros(5), Lattice((4, 5)))
     with pytest.raises(DmmcError, match="NaN"):
         measure(phi / 0, torch.zeros(5), lattice)
+
+
+def test_extra_observables_are_measured_like_the_others():
+    lattice, phi = Lattice((4, 3)), fields((4, 3)).float()
+    S = torch.arange(5.0)
+
+    def spoils_its_argument(field, S):
+        return field.mul_(2).flatten(1)[:, :3]
+
+    extra = {
+        "links": lambda field, S: (field * field.roll(1, 1)).flatten(1).sum(1),
+        "wall-average": lambda field, S: field.mean(2),
+        "three": spoils_its_argument,
+        "positive": lambda field, S: field.flatten(1).sum(1) > 0,
+        "S2": lambda field, S: S**2,
+    }
+    out = measure(phi, S, lattice, extra)
+    assert tuple(out) == (*STANDARD, *extra)
+    assert {name: tuple(out[name].shape) for name in extra} == {
+        "links": (5,),
+        "wall-average": (5, 4),
+        "three": (5, 3),
+        "positive": (5,),
+        "S2": (5,),
+    }
+    assert all(value.dtype == torch.float64 for value in out.values())
+    exact = phi.double()
+    torch.testing.assert_close(out["links"], (exact * exact.roll(1, 1)).flatten(1).sum(1))
+    torch.testing.assert_close(out["three"], 2 * exact.flatten(1)[:, :3])
+    torch.testing.assert_close(out["S2"], S.double() ** 2)
+    double = fields((4, 3))
+    before = double.clone()
+    measure(double, S, lattice, {"three": spoils_its_argument})
+    assert torch.equal(double, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "observable", "message"),
+    [
+        ("mine", lambda phi, S: phi.mean(), r"must return shape \(5, ...\)"),
+        ("mine", lambda phi, S: phi.flatten(1).sum(0), r"must return shape \(5, ...\)"),
+        ("mine", lambda phi, S: 1.0, "must return a torch.Tensor, got float"),
+        ("mine", lambda phi, S: torch.fft.fft(phi.flatten(1)), "must return real numbers"),
+        ("mine", lambda phi, S: S / 0, "'mine' returns NaN or infinite values"),
+        ("M2", lambda phi, S: S, "belongs to a standard observable"),
+        ("a/b", lambda phi, S: S, "cannot be called 'a/b'"),
+        ("", lambda phi, S: S, "cannot be called ''"),
+    ],
+)
+def test_bad_observables_are_refused(name, observable, message):
+    with pytest.raises(DmmcError, match=message):
+        measure(fields((4, 4)), torch.ones(5), Lattice((4, 4)), {name: observable})
 
 
 def free_field(lattice: Lattice, mass: float, chains: int, draws: int, seed: int) -> torch.Tensor:

@@ -1,32 +1,32 @@
 """The exactness laboratory: ways to put a diffusion model into Metropolis, side by side, against a known truth."""
 
-from dmmc.studies.exactness.laboratory import (
-    DRAWS,
-    DRAWS_LARGE,
-    LARGE,
-    ExactnessOptions,
-    default_theories,
-    exactness,
-    side_by_side,
-)
-from dmmc.studies.exactness.truth import Agreement, Means, agreement, means, quadrature
+from dmmc.studies.exactness.analysis import OBSERVABLES, Agreement, BiasResult, Means, agreement, biases, means
+from dmmc.studies.exactness.laboratory import run_laboratory, run_side_by_side
+from dmmc.studies.exactness.options import ExactnessOptions, default_draws, default_theories
+from dmmc.studies.exactness.results import RESULT, LaboratoryResult, SideBySide, VariantResult
+from dmmc.studies.exactness.truth import quadrature
 from dmmc.studies.exactness.variants import NAMES, VARIANTS, Bench, Variant
 
 __all__ = [
-    "DRAWS",
-    "DRAWS_LARGE",
-    "LARGE",
     "NAMES",
+    "OBSERVABLES",
+    "RESULT",
     "VARIANTS",
     "Agreement",
     "Bench",
+    "BiasResult",
     "ExactnessOptions",
+    "LaboratoryResult",
     "Means",
+    "SideBySide",
     "Variant",
+    "VariantResult",
     "agreement",
+    "biases",
+    "default_draws",
     "default_theories",
-    "exactness",
     "means",
     "quadrature",
-    "side_by_side",
+    "run_laboratory",
+    "run_side_by_side",
 ]

@@ -1,14 +1,16 @@
-"""The figure of the exactness laboratory: a summary as in ``exactness.json`` in, a matplotlib ``Figure`` out."""
+"""The figure of the exactness laboratory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dmmc.core.errors import DmmcError
-from dmmc.report.figures import MARKERS, OKABE_ITO, make_panels
+from dmmc.report.figures import make_panels
+from dmmc.report.styles import styles
+from dmmc.studies.exactness.analysis import SEEN
+from dmmc.studies.exactness.results import LaboratoryResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,33 +25,33 @@ SYMBOLS = {
 }
 
 LINEAR = 3.0
-"""Standard errors up to which the axis is linear; beyond it is logarithmic."""
+"""Number of standard errors up to which the axis is linear; beyond, it is logarithmic."""
 
 
-def biases(summary: Mapping[str, Any], seen: float = 5.0) -> Figure:
-    """The bias of each observable in units of its error, a row for each variant; exact ones above the others.
+def biases(result: LaboratoryResult, seen: float = SEEN) -> Figure:
+    """The bias of each observable in units of its error: one row per variant, the exact variants above the others.
 
     Args:
-        summary: as in ``exactness.json``.
-        seen: standard errors from which on a bias counts as seen.
+        result: what the laboratory found.
+        seen: number of standard errors from which on a bias counts as seen.
 
     Raises:
         DmmcError: if there is no variant.
     """
-    variants = sorted(summary["variants"], key=lambda result: not result["exact"])
+    variants = (*result.of_kind(exact=True), *result.of_kind(exact=False))
     if not variants:
         raise DmmcError("there is nothing to draw: the laboratory has no variants")
     figure, (ax,) = make_panels(8.4, 1.3 + 0.3 * len(variants))
     ax.axvspan(-seen, seen, color="#d9d9d9", alpha=0.45, linewidth=0, zorder=0)
     ax.axvline(0, color="0.5", linewidth=0.8, zorder=1)
     rows = np.arange(len(variants))
-    for k, (name, symbol) in enumerate(SYMBOLS.items()):
-        z = np.array([result["observables"][name]["z"] for result in variants])
+    for k, ((name, symbol), look) in enumerate(zip(SYMBOLS.items(), styles(), strict=False)):
+        z = np.array([variant.observables[name].z for variant in variants])
         ax.plot(
-            z, rows + 0.1 * (k - 2.5), linestyle="none", marker=MARKERS[k], markersize=5, color=OKABE_ITO[k],
+            z, rows + 0.1 * (k - 2.5), linestyle="none", marker=look.marker, markersize=5, color=look.colour,
             label=symbol, zorder=3
         )  # fmt: skip
-    n_exact = sum(result["exact"] for result in variants)
+    n_exact = len(result.of_kind(exact=True))
     for row in rows:
         if row in (0, n_exact):
             continue
@@ -61,7 +63,7 @@ def biases(summary: Mapping[str, Any], seen: float = 5.0) -> Figure:
     if n_exact < len(variants):
         middle = (n_exact + len(variants) - 1) / 2
         ax.text(1.01, middle, "not exact", rotation=-90, va="center", transform=ax.get_yaxis_transform())
-    largest = max(abs(value["z"]) for result in variants for value in result["observables"].values())
+    largest = max(abs(bias.z) for variant in variants for bias in variant.observables.values())
     edge = max(1.6 * largest, 2 * seen)
     ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.8)
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000) if tick <= edge]
@@ -70,7 +72,7 @@ def biases(summary: Mapping[str, Any], seen: float = 5.0) -> Figure:
     ax.set_xticklabels([*(f"−{tick}" for tick in reversed(ticks)), "0", *map(str, ticks)])
     ax.minorticks_off()
     ax.set(xlim=(-edge, edge), ylim=(len(variants) - 0.5, -0.5), yticks=rows)
-    ax.set_yticklabels([result["label"] for result in variants])
+    ax.set_yticklabels([variant.label for variant in variants])
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(f"bias in standard errors (grey: within {seen:g})")
     figure.legend(loc="outside upper center", ncols=len(SYMBOLS), frameon=False, fontsize=9, handletextpad=0.1)

@@ -1,92 +1,127 @@
-"""What the page shows of an exactness laboratory."""
+"""What a page shows of an exactness laboratory."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dmmc.diagnostics import format_value
+from dmmc.report.judgement import Headline
+from dmmc.report.numbers import Cell, deviation
+from dmmc.report.section import Section, fill
 from dmmc.report.svg import FULL, page_style, picture
-from dmmc.report.wording import deviation, minus, theory
+from dmmc.report.wording import extent, minus
 from dmmc.studies.exactness import figures as exactness_figures
-from dmmc.studies.exactness import table as exactness_table
-from dmmc.studies.folder import load_result
+from dmmc.studies.exactness.analysis import OBSERVABLES, SEEN
+from dmmc.studies.exactness.results import RESULT, LaboratoryResult, VariantResult
+from dmmc.studies.exactness.table import missed, shown_bias, shown_sigma, shown_value, table
+from dmmc.theory.actions import action_label
+
+FALSE_ALARM = 1e-4
+"""The exact kernels are said to disagree with the truth below this p-value, as in the verdicts on chains."""
 
 
-def section(path: Path, id_: str) -> dict[str, Any]:
-    """What the page shows of an exactness laboratory; ``id_`` identifies it there."""
-    summary = load_result(path, exactness_table.RESULT)
-    lattice = summary["plan"]["shape"]
-    name, couplings = theory(summary["plan"]["action"], len(lattice))
-    names = list(exactness_table.OBSERVABLES)
+@dataclass(frozen=True)
+class VariantRow:
+    """One variant, as the page shows it.
+
+    Attributes:
+        label: what it is called.
+        acceptance: its mean acceptance.
+        draws: of all chains together.
+        cells: the difference of each observable from the truth.
+        verdict: how sure the verdict is.
+        largest: the observable that is farthest off; empty for an exact variant.
+        by: by how much that is off, in per cent; likewise.
+        why: why the variant is exact, or not.
+    """
+
+    label: str
+    acceptance: str
+    draws: str
+    cells: tuple[Cell, ...]
+    verdict: str
+    largest: str
+    by: str
+    why: str
+
+
+def section(path: Path, id_: str) -> Section:
+    """The section of an exactness laboratory.
+
+    Args:
+        path: its folder, or the ``exactness.json`` in it.
+        id_: identifies the section within the page.
+
+    Raises:
+        FileError: if there is no finished laboratory.
+    """
+    result = RESULT.read(path)
+    lattice = result.plan.shape
+    name, couplings = action_label(result.plan.action, len(lattice))
     with page_style():
         drawn = picture(
             f"{id_}-bias",
-            exactness_figures.biases(summary, exactness_table.SEEN),
-            "Bias of each observable in standard errors, a row for each variant.",
-            "The difference of every observable from the truth in standard errors, linear up to three and logarithmic "
-            "beyond. Inside the grey band nothing was seen; the exact variants must all lie there.",
+            exactness_figures.biases(result, SEEN),
+            "Bias of each observable in standard errors, one row for each variant.",
+            "The difference of every observable from the truth in standard errors; the axis is linear up to three and "
+            "logarithmic beyond. Inside the grey band nothing was seen; all exact variants must lie there.",
             width=FULL,
         )
-    groups = []
-    for exact, title in ((True, "exact"), (False, "not exact")):
-        of_kind = [
-            {
-                "label": result["label"],
-                "acceptance": f"{result['acceptance']:.2f}",
-                "draws": f"{result['chains'] * result['draws']:,}",
-                "cells": [deviation(result["observables"][key]["z"]) for key in names],
-                **_verdict(result),
-                "why": result["why"],
-            }
-            for result in summary["variants"]
-            if result["exact"] == exact
-        ]
-        if of_kind:
-            groups.append((title, of_kind))
-    truth = summary["truth"]["observables"]
-    return {
-        "id": id_,
-        "name": (path if path.is_dir() else path.parent).resolve().name,
-        "theory": f"{name} on {' × '.join(map(str, lattice))}{' sites' if len(lattice) == 1 else ''}",
-        "couplings": couplings,
-        "method": summary["truth"]["method"],
-        "observables": names,
-        "truth": [minus(exactness_table.shown_truth(**truth[key])) for key in names],
-        "groups": groups,
-        "headline": _agreement(summary),
-        "flow": {"steps": summary["flow"]["steps"], "bound": f"{summary['flow']['limit_95']:.1e}"},
-        "missed": [minus(note) for note in summary["missed"]],
-        "table": summary["table"],
-        "plan": json.dumps(summary["plan"], indent=2, ensure_ascii=False),
-        "version": summary["dmmc"],
-        "pictures": [drawn],
-    }
+    groups = [("exact", _rows(result.of_kind(exact=True))), ("not exact", _rows(result.of_kind(exact=False)))]
+    body = fill(
+        "dmmc.studies.exactness",
+        "section.html",
+        couplings=couplings,
+        method=result.truth.method,
+        observables=OBSERVABLES,
+        truth=[minus(shown_value(result.truth.observables[name])) for name in OBSERVABLES],
+        groups=[(title, rows) for title, rows in groups if rows],
+        headline=_agreement(result),
+        flow_steps=result.flow.steps,
+        flow_bound=f"{result.flow.certificate.limit_95:.1e}",
+        missed=[minus(note) for note in missed(result)],
+        table=table(result),
+        plan=json.dumps(result.plan.to_json(), indent=2, ensure_ascii=False),
+        version=result.dmmc,
+        pictures=[drawn],
+    )
+    where = f"{name} on {extent(lattice)}"
+    return Section(id_, f"What is exact: {where}", f"Exactness, {where}", body, (drawn.name,))
 
 
-def _agreement(summary: Mapping[str, Any]) -> tuple[str, str]:
-    """Level and sentence: whether the exact kernels agree with the truth, and how many of the others were caught."""
-    others = [result for result in summary["variants"] if not result["exact"]]
-    caught = f"{sum(result['seen'] for result in others)} of {len(others)} inexact variants were seen to be wrong."
-    found = summary["agreement"]
-    if found is None:
-        return "good", caught
-    numbers = f"χ²/dof = {found['chi2']:.1f}/{found['dof']}, p = {found['p_value']:.2g}"
-    # The probability of a false alarm is that of the verdicts on chains.
-    if found["p_value"] < 1e-4:
-        return "bad", f"The exact kernels disagree with the truth ({numbers})."
-    return "good", f"The exact kernels agree with the truth ({numbers}); {caught}"
+def _rows(variants: Sequence[VariantResult]) -> list[VariantRow]:
+    return [_row(variant) for variant in variants]
 
 
-def _verdict(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Of one variant: how sure it is, and for one that is not exact the largest bias."""
-    found = result["agreement"]
-    if result["exact"]:
-        return {"verdict": f"p = {found['p_value']:.2g}", "largest": None}
-    largest = result["observables"][result["worst"]]
-    by = minus(format_value(100 * largest["relative"], 100 * largest["relative_error"]))
-    sure = f"{found['sigma']:.0f} σ" if result["seen"] else f"not seen, {found['sigma']:.1f} σ"
-    sign = "+" if largest["relative"] > 0 else ""
-    return {"verdict": sure, "largest": {"name": result["worst"], "by": f"{sign}{by} %"}}
+def _row(variant: VariantResult) -> VariantRow:
+    if variant.exact:
+        verdict, largest, by = f"p = {variant.agreement.p_value:.2g}", "", ""
+    else:
+        verdict = f"{'' if variant.seen else 'not seen, '}{shown_sigma(variant)} σ"
+        largest, by = variant.worst, minus(shown_bias(variant.observables[variant.worst]))
+    return VariantRow(
+        label=variant.label,
+        acceptance=f"{variant.acceptance:.2f}",
+        draws=f"{variant.all_draws:,}",
+        cells=tuple(Cell("", *deviation(variant.observables[name].z)) for name in OBSERVABLES),
+        verdict=verdict,
+        largest=largest,
+        by=by,
+        why=variant.why,
+    )
+
+
+def _agreement(result: LaboratoryResult) -> Headline:
+    """Whether the exact kernels agree with the truth, and how many of the others were caught."""
+    others = result.of_kind(exact=False)
+    seen = sum(variant.seen for variant in others)
+    caught = f"{seen} of {len(others)} inexact variants were seen to be wrong."
+    together = result.agreement
+    if together is None:
+        return Headline("good", caught)
+    numbers = f"χ²/dof = {together.chi2:.1f}/{together.dof}, p = {together.p_value:.2g}"
+    if together.p_value < FALSE_ALARM:
+        return Headline("bad", f"The exact kernels disagree with the truth ({numbers}).")
+    return Headline("good", f"The exact kernels agree with the truth ({numbers}); {caught}")

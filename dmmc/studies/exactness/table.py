@@ -1,94 +1,105 @@
-"""The results of an exactness laboratory as text: a summary as in ``exactness.json`` in, aligned lines out."""
+"""The results of an exactness laboratory as aligned plain text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from dmmc.diagnostics import format_value
-from dmmc.studies.folder import Result
-
-RESULT = Result("exactness.json", "dmmc-exactness", "laboratory")
-
-OBSERVABLES = ("M", "abs_M", "M2", "binder", "S_per_site", "G_min")
-"""G_min is the two-point function at the smallest nonzero momentum."""
+from dmmc.studies.exactness.analysis import OBSERVABLES, SEEN, BiasResult
+from dmmc.studies.exactness.results import LaboratoryResult, SideBySide, Value, VariantResult
 
 SYMBOLS = {"M": "<M>", "abs_M": "<|M|>", "M2": "<M^2>", "binder": "U_L", "S_per_site": "<S>/V", "G_min": "G(p_min)"}
 
-SEEN = 5.0
-"""Standard deviations of a normal number from which on a variant counts as seen to be wrong: p = 5.7e-7."""
+
+def shown_value(truth: Value) -> str:
+    """A value with its error, or alone if the error is zero."""
+    return format_value(truth.value, truth.error) if truth.error else f"{truth.value:.5g}"
 
 
-def shown_truth(value: float, error: float) -> str:
-    """A value with its error; without, where that is zero."""
-    return format_value(value, error) if error else f"{value:.5g}"
+def shown_bias(bias: BiasResult) -> str:
+    """A bias in per cent of the observable; in units of the field where the observable is zero."""
+    if bias.relative is None or bias.relative_error is None:
+        text, sign = format_value(bias.bias, bias.bias_error), bias.bias
+    else:
+        text, sign = f"{format_value(100 * bias.relative, 100 * bias.relative_error)} %", bias.relative
+    return f"+{text}" if sign > 0 else text
 
 
-def verdict(result: Mapping[str, Any]) -> str:
-    """In a few words, what became of a variant."""
-    if result["exact"]:
-        return f"p = {result['agreement']['p_value']:.2g}"
-    largest = result["observables"][result["worst"]]
-    relative = format_value(100 * largest["relative"], 100 * largest["relative_error"])
-    what = f"{SYMBOLS[result['worst']]} by {'+' if largest['relative'] > 0 else ''}{relative} %"
-    sigma = result["agreement"]["sigma"]
-    return f"seen, {sigma:.0f} sigma: {what}" if result["seen"] else f"not seen, {sigma:.1f} sigma: {what}"
+def shown_sigma(variant: VariantResult) -> str:
+    """How surely a variant was seen to be wrong, as a number of standard deviations without its unit."""
+    return f"{variant.agreement.sigma:.0f}" if variant.seen else f"{variant.agreement.sigma:.1f}"
 
 
-def missed(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is not exact and was not seen, in words, with the biases that would have been.
-
-    Args:
-        results: as in ``exactness.json``.
-    """
-    notes = []
-    for result in results:
-        if result["exact"] or result["seen"]:
-            continue
-        limits = ", ".join(
-            f"{SYMBOLS[name]} {100 * SEEN * value['relative_error']:.1f}"
-            for name, value in result["observables"].items()
-        )
-        notes.append(f"{result['label']}: not seen; {SEEN:g} sigma of each observable are, in per cent: {limits}")
-    return notes
+def verdict(variant: VariantResult) -> str:
+    """What became of a variant, in a few words."""
+    if variant.exact:
+        return f"p = {variant.agreement.p_value:.2g}"
+    largest = f"{SYMBOLS[variant.worst]} by {shown_bias(variant.observables[variant.worst])}"
+    return f"{'seen' if variant.seen else 'not seen'}, {shown_sigma(variant)} sigma: {largest}"
 
 
-def table(summary: Mapping[str, Any]) -> str:
-    """The biases in units of their errors as aligned plain text, and what is to be said of them.
+def missed(result: LaboratoryResult) -> list[str]:
+    """One note for each inexact variant that was not seen to be wrong, with the biases that would have been seen."""
+    return [_limits(result.variant(name)) for name in result.missed]
 
-    Args:
-        summary: as in ``exactness.json``.
-    """
+
+def _limits(variant: VariantResult) -> str:
+    limits = ", ".join(
+        f"{SYMBOLS[name]} {100 * SEEN * bias.relative_error:.1f}"
+        for name, bias in variant.observables.items()
+        if bias.relative_error is not None
+    )
+    return f"{variant.label}: not seen; {SEEN:g} sigma of each observable is, in per cent: {limits}"
+
+
+def table(result: LaboratoryResult) -> str:
+    """The biases in units of their errors, with notes."""
     head = ["", "acceptance", "draws", *(SYMBOLS[name] for name in OBSERVABLES), "verdict"]
-    truth = summary["truth"]["observables"]
-    values = [shown_truth(**truth[name]) for name in OBSERVABLES]
-    lines = [head, [f"truth: {summary['truth']['method']}", "", "", *values, ""]]
+    truth = [shown_value(result.truth.observables[name]) for name in OBSERVABLES]
+    rows = [head, [f"truth: {result.truth.method}", "", "", *truth, ""]]
     for exact, title in ((True, "exact"), (False, "not exact")):
-        of_kind = [result for result in summary["variants"] if result["exact"] == exact]
-        lines += [[title, *[""] * (len(head) - 1)]] if of_kind else []
-        for result in of_kind:
-            z = [f"{result['observables'][name]['z']:+.1f}" for name in OBSERVABLES]
-            draws = f"{result['chains'] * result['draws']:,}"
-            lines.append([f"  {result['label']}", f"{result['acceptance']:.2f}", draws, *z, verdict(result)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)][:-1]
-    text = []
-    for *line, last in lines:
-        cells = [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True)), last]
-        text.append("  ".join(cells).rstrip())
+        variants = result.of_kind(exact)
+        rows += [[title, *[""] * (len(head) - 1)]] if variants else []
+        rows += [_row(variant) for variant in variants]
+    text = _aligned(rows)
     text.insert(1, "-" * max(map(len, text)))
     text += [
-        "numbers: difference from the truth in units of its error, the truth's included;",
-        "verdict: of all six together, as p-value or the standard deviations that correspond to it; "
-        "largest difference (<M> in per cent of <|M|>)",
+        "numbers: difference from the truth in standard errors, which include the error of the truth",
+        "verdict: p-value of all six observables together, or the standard deviations that correspond to it; "
+        "then the largest difference (<M> in per cent of <|M|>)",
     ]
-    found = summary["agreement"]
-    if found is not None:
-        text += ["", f"the exact ones, all observables together: chi2/dof = {found['chi2']:.1f}/{found['dof']}, "
-                 f"p = {found['p_value']:.2g}"]  # fmt: skip
-    flow = summary["flow"]
-    bound = f"{flow['limit_95']:.1e}"
-    text += [f"flow: {flow['steps']} steps; the bias of an observable is at most {bound} of its standard deviation"]
-    if summary["missed"]:
-        text += ["", *summary["missed"]]
-    text += ["", *(f"{result['label']}: {result['why']}" for result in summary["variants"])]
+    together, flow = result.agreement, result.flow
+    if together is not None:
+        text += [
+            "",
+            f"all observables of the exact variants together: chi2/dof = {together.chi2:.1f}/{together.dof}, "
+            f"p = {together.p_value:.2g}",
+        ]
+    text.append(
+        f"flow: {flow.steps} steps; its bias of an observable is at most {flow.certificate.limit_95:.1e} of its "
+        "standard deviation"
+    )
+    notes = missed(result)
+    text += ["", *notes] if notes else []
+    text += ["", *(f"{variant.label}: {variant.why}" for variant in result.variants)]
     return "\n".join(text)
+
+
+def _row(variant: VariantResult) -> list[str]:
+    z = [f"{variant.observables[name].z:+.1f}" for name in OBSERVABLES]
+    return [f"  {variant.label}", f"{variant.acceptance:.2f}", f"{variant.all_draws:,}", *z, verdict(variant)]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the first column to the left, the last as it is, and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    lines = []
+    for first, *middle, last in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(middle, widths[1:], strict=True)), last]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def tables(several: SideBySide) -> str:
+    """The tables of several laboratories, one below the other."""
+    return "\n\n\n".join(f"{name}\n\n{table(result)}" for name, result in several.laboratories.items())

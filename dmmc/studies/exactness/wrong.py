@@ -1,7 +1,7 @@
 """Recipes that look like exact kernels and are not, for the exactness laboratory.
 
 The proposals are to be wrapped in :class:`Declared`. :class:`dmmc.kernels.independence.Independence` then refuses them
-without ``allow_inexact=True``, and marks what it makes.
+without ``allow_inexact=True``, and marks the chain inexact in every output.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -21,10 +22,14 @@ from dmmc.kernels.base import Info, Kernel, State, start_state
 from dmmc.proposals.base import LatentProposal, Proposal
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.symmetry import magnetisation
+
+_ATTEMPTS = 100
+"""How often proposals are made in place of those that were dropped: enough if half of them are kept."""
 
 
 class Drawable(Protocol):
-    """What draws fields, whatever density it reports with them."""
+    """Anything that draws fields, whatever density it reports with them."""
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``n`` fields ``(n, *lattice)`` and something that is called their log density, ``(n,)``."""
@@ -45,7 +50,7 @@ class Declared(Proposal):
     """A proposal that declares why its chain does not sample ``exp(-S)``.
 
     Args:
-        proposal: fields and a log density.
+        proposal: gives the fields and a log density.
         inexact: what is wrong with them.
     """
 
@@ -96,25 +101,25 @@ class SdeWithFlowDensity(Proposal):
 
 @dataclass(frozen=True)
 class Pool(Proposal):
-    """Draws with replacement from a few proposals that were made once.
+    """Draws with replacement from a few proposals that are made once.
 
     Args:
-        flow: made them.
+        flow: makes them.
         n: size of the pool.
-        seed: of the random numbers that it was made with.
+        seed: the seed of the random numbers that it is made with.
     """
 
     flow: LatentProposal
     n: int
     seed: int
 
-    def __post_init__(self) -> None:
-        generator = rng.stream(self.seed, "pool", device=self.flow.device)
-        object.__setattr__(self, "_made", self.flow.sample(self.n, generator))
+    @cached_property
+    def _members(self) -> tuple[Tensor, Tensor]:
+        return self.flow.sample(self.n, rng.stream(self.seed, "pool", device=self.flow.device))
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``n`` fields of the pool, with the density that they had when they were made."""
-        phi, log_q = self._made  # type: ignore[attr-defined]
+        phi, log_q = self._members
         which = torch.randint(0, self.n, (n,), generator=generator, device=phi.device)
         return phi[which], log_q[which]
 
@@ -135,27 +140,24 @@ class Collapsed(Proposal):
 
     Args:
         flow: makes the proposals.
-        largest: proposals with ``|M|`` above it are dropped; infinite to drop none.
-        one_sign: whether proposals with M < 0 are reversed.
+        largest: proposals with ``|M|`` above it are dropped; none if it is infinite.
+        positive: whether proposals with M < 0 are dropped.
     """
 
     flow: LatentProposal
     largest: float = math.inf
-    one_sign: bool = False
+    positive: bool = False
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``n`` fields with their density, up to a constant, which Metropolis does not see.
+        """``n`` fields with their log density, up to a constant that Metropolis does not see.
 
         Raises:
             DmmcError: if hardly any proposal is kept.
         """
         fields, densities, missing = list[Tensor](), list[Tensor](), n
-        for _ in range(30):
+        for _ in range(_ATTEMPTS):
             phi, log_q = self.flow.sample(missing, generator)
-            M = phi.flatten(1).mean(1)
-            if self.one_sign:  # q(phi) + q(-phi) = 2 q(phi)
-                phi = phi * torch.where(M < 0, -1.0, 1.0).to(phi).view(-1, *(1,) * (phi.ndim - 1))
-            kept = M.abs() <= self.largest
+            kept = self._keeps(phi)
             fields.append(phi[kept])
             densities.append(log_q[kept])
             missing -= int(kept.sum())
@@ -163,17 +165,22 @@ class Collapsed(Proposal):
                 return torch.cat(fields), torch.cat(densities)
         raise DmmcError("the collapsed model hardly proposes anything; train the model for longer")
 
+    def _keeps(self, phi: Tensor) -> Tensor:
+        M = magnetisation(phi)
+        near = M.abs() <= self.largest
+        return near & (M >= 0) if self.positive else near
+
     def log_q(self, phi: Tensor) -> Tensor:
         return self.flow.log_q(phi)
 
     @property
     def evaluations(self) -> int:
-        """Those of the flow, for a proposal that is kept."""
+        """Evaluations of the flow for a proposal that is kept."""
         return self.flow.evaluations
 
     def describe(self) -> dict[str, Any]:
         largest = self.largest if math.isfinite(self.largest) else None
-        return {"name": "collapsed", "largest": largest, "one_sign": self.one_sign, "flow": self.flow.describe()}
+        return {"name": "collapsed", "largest": largest, "positive": self.positive, "flow": self.flow.describe()}
 
 
 @dataclass(frozen=True)
@@ -208,6 +215,7 @@ class Unadjusted(Kernel[State]):
         return next(self.steps(state, 1, generator))
 
     def steps(self, state: State, n: int, generator: torch.Generator) -> Iterator[tuple[State, Info]]:
+        """``n`` steps, whose proposals are all made at once."""
         chains = len(state.phi)
         phi = self.proposal.sample(n * chains, generator)[0]
         always = torch.ones(chains, dtype=torch.bool, device=phi.device)

@@ -1,1 +1,1 @@
-"""Samplers over many lattice sizes or couplings."""
+"""Samplers over many lattice sizes or couplings: critical slowing down, costs, and where the transition is."""

@@ -1,13 +1,13 @@
-"""The figures of a scan: a summary as in ``scan.json`` (see :func:`dmmc.studies.scan.scan.scan`) in, a matplotlib ``Figure`` out.
+"""The figures of a scan, drawn from its result.
 
-A sampler keeps its colour in all of them, and line style and marker tell several lines of points apart; lines of a
-single sampler have colours of their own.
+A sampler has the same colour in all of them, and line style and marker tell several lines of points apart; the lines of
+a scan with a single sampler have different colours.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,28 +16,31 @@ from numpy.typing import NDArray
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import format_value
-from dmmc.diagnostics.slowing_down import BinderCurve, PowerLaw
-from dmmc.report.figures import LINES, MARKERS, OKABE_ITO, SYMBOLS, make_panels, styles
+from dmmc.report.figures import SYMBOLS, make_panels
+from dmmc.report.styles import COLOURS, LINES, MARKERS, palette, styles
+from dmmc.studies.scan.results import COSTED, TAUS, UNKNOWN, Measured, PointResult, ScanResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
-Summary = Mapping[str, Any]
 
 FIGURES = ("tau_xi", "tau_L", "cost", "acceptance", "binder")
-NAMES = {"hmc": "HMC", "diffusion": "diffusion", "cluster": "cluster"}
 LABELS = {"xi": r"correlation length $\xi$", "L": "lattice size L", "kappa": r"hopping parameter $\kappa$"}
 
 
-def draw(summary: Summary) -> dict[str, Figure]:
-    """Every figure that a scan has, by name, of :data:`FIGURES`."""
-    made = {"tau_xi": tau_int(summary, "xi")}
-    if summary["along"] == "L":
-        made["tau_L"] = tau_int(summary, "L")
-    made |= {"cost": cost(summary), "acceptance": acceptance(summary)}
-    if summary["crossings"]:
-        made["binder"] = binder(summary)
+def draw(scan: ScanResult) -> dict[str, Figure]:
+    """Every figure that a scan has, by name; the names are in :data:`FIGURES`.
+
+    Raises:
+        DmmcError: if the scan has no results.
+    """
+    made = {"tau_xi": tau_int(scan, "xi")}
+    if scan.along == "L":
+        made["tau_L"] = tau_int(scan, "L")
+    made |= {"cost": cost(scan), "acceptance": acceptance(scan)}
+    if scan.crossings:
+        made["binder"] = binder(scan)
     return made
 
 
@@ -48,38 +51,32 @@ class _Curve:
     sampler: str
     line: str
     label: str
-    results: list[Mapping[str, Any]]
+    results: list[PointResult]
     style: dict[str, Any]
 
-    def values(self, *keys: str) -> tuple[Array, Array]:
-        """Value and error of an entry of every result; nan where it is not known."""
-        found = []
-        for result in self.results:
-            entry: Any = result
-            for key in keys:
-                entry = entry.get(key, {})
-            found.append([math.nan if entry.get(end) is None else entry[end] for end in ("value", "error")])
-        value, error = np.array(found).T
+    def values(self, get: Callable[[PointResult], Measured]) -> tuple[Array, Array]:
+        """Value and error of a quantity in every result; nan where it is not known."""
+        value, error = np.array([get(result).numbers for result in self.results]).T
         return value, error
 
 
-def _curves(summary: Summary) -> Iterator[_Curve]:
-    results = summary["results"]
-    if not results:
+def _curves(scan: ScanResult) -> Iterator[_Curve]:
+    if not scan.results:
         raise DmmcError("there is nothing to draw: the scan has no results")
-    present = {result["sampler"] for result in results}
-    samplers = [one for one in zip(NAMES.items(), styles(), strict=False) if one[0][0] in present]
-    lines: list[str] = list(dict.fromkeys(result["line"] for result in results))
-    for (sampler, name), (colour, dashes, marker) in samplers:
+    labels = scan.labels
+    lines = list(dict.fromkeys(result.line for result in scan.results))
+    looks = palette(labels.values())
+    for sampler, name in labels.items():
+        look = looks[name]
         for k, line in enumerate(lines):
+            colour, dashes, marker = look.colour, look.line, look.marker
             if len(lines) > 1:
                 dashes, marker = LINES[k % len(LINES)], MARKERS[k % len(MARKERS)]
-            if len(samplers) == 1:
-                colour = OKABE_ITO[k % len(OKABE_ITO)] if len(lines) > 1 else colour
+                colour = COLOURS[k % len(COLOURS)] if len(labels) == 1 else colour
             style = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.5, "linewidth": 1.2}
             label = f"{name}, {line}" if len(lines) > 1 else name
-            of_curve = [result for result in results if (result["sampler"], result["line"]) == (sampler, line)]
-            of_curve.sort(key=lambda result: result[summary["along"]])
+            of_curve = [result for result in scan.results if (result.sampler, result.line) == (sampler, line)]
+            of_curve.sort(key=lambda result: result.place(scan.along))
             yield _Curve(sampler, line, label, of_curve, style)
 
 
@@ -102,41 +99,40 @@ def _axis(ax: Any, which: str, ticks: Sequence[float] | None = None, log: bool =
     axis.set_major_formatter("{x:g}")
 
 
-def _common_xi(summary: Summary) -> dict[str, tuple[float, float]]:
-    return {point: (xi["value"], xi["error"]) for point, xi in summary["xi"].items()}
-
-
-def tau_int(summary: Summary, against: str = "xi", names: Sequence[str] = ("M2", "S_per_site")) -> Figure:
+def tau_int(scan: ScanResult, against: str = "xi", names: Sequence[str] = TAUS) -> Figure:
     """tau_int in draws against xi or L, both axes logarithmic, with the fitted ``c x^z`` and its error band.
 
     Open symbols with an arrow are lower bounds, which are not fitted.
 
     Args:
-        summary: of a scan.
+        scan: the result of a scan.
         against: ``xi`` or ``L``.
-        names: observables, a panel each.
+        names: the observables, one panel for each.
 
     Raises:
         DmmcError: if the scan has no results.
     """
-    figure, axes = make_panels(1.2 + 4.2 * len(names), 3.9, columns=len(names), sharey=True)
-    xi = _common_xi(summary)
-    fits = {(f["sampler"], f["line"], f["observable"]): f for f in summary["fits"] if f["against"] == against}
+    columns = min(2, len(names)) or 1
+    rows = math.ceil(len(names) / columns) or 1
+    figure, axes = make_panels(1.2 + 4.2 * columns, 0.6 + 3.2 * rows, rows, columns, sharey=True)
+    for ax in axes[len(names) :]:
+        ax.remove()
+    axes = axes[: len(names)]
+    fits = {(fit.sampler, fit.line, fit.observable): fit for fit in scan.fits if fit.against == against}
     for ax, name in zip(axes, names, strict=True):
-        for curve in _curves(summary):
-            tau, error = curve.values("tau_int", name)
+        for curve in _curves(scan):
+            tau, error = curve.values(lambda result, name=name: result.tau_int[name])
             if against == "xi":
-                x, dx = np.array([xi.get(result["point"], (math.nan, math.nan)) for result in curve.results]).T
+                x, dx = curve.values(lambda result: scan.xi.get(result.point, UNKNOWN))
             else:
-                x = np.array([float(result["L"]) for result in curve.results])
-                dx = np.zeros_like(x)
-            resolved = np.array([result["tau_int"][name]["resolved"] for result in curve.results])
+                x, dx = curve.values(lambda result: Measured(float(result.L), 0.0))
+            resolved = np.array([result.tau_int[name].resolved for result in curve.results])
             points = {**curve.style, "linestyle": "none", "elinewidth": 1}
             label = curve.label
             if fit := fits.get((curve.sampler, curve.line, name)):
-                law = _power_law(fit)
+                law = fit.law
                 label += f": z = {format_value(law.z, law.z_error)}"
-                fitted = x[np.isin([result["point"] for result in curve.results], fit["points"])]
+                fitted = x[np.isin([result.point for result in curve.results], fit.points)]
                 t = np.geomspace(0.93 * fitted.min(), 1.07 * fitted.max(), 100)
                 ax.plot(t, law(t), color=curve.style["color"], linestyle=curve.style["linestyle"], linewidth=1.2)
                 below, above = law(t) - law.error(t), law(t) + law.error(t)
@@ -152,75 +148,74 @@ def tau_int(summary: Summary, against: str = "xi", names: Sequence[str] = ("M2",
         ax.set_title(rf"$\tau_{{\rm int}}$ of {SYMBOLS.get(name, name)}", fontsize=10)
         ax.set_yscale("log")
         ax.set_ylim(0.4, max(top, 2.0) * 3.5)  # room for the legend
-        _axis(ax, "x", sorted({result["L"] for result in summary["results"]}) if against == "L" else None)
+        _axis(ax, "x", sorted({result.L for result in scan.results}) if against == "L" else None)
         _axis(ax, "y")
         ax.legend(frameon=False, fontsize=9, loc="upper left")
-    axes[0].set_ylabel(r"$\tau_{\rm int}$ in draws (uncorrelated: 0.5)")
+    for ax in axes[::columns]:
+        ax.set_ylabel(r"$\tau_{\rm int}$ in draws (uncorrelated: 0.5)")
     return figure
 
 
-def _power_law(fit: Mapping[str, Any]) -> PowerLaw:
-    values: dict[str, Any] = {name: fit[name] for name in PowerLaw.__dataclass_fields__}
-    return PowerLaw(**values)
+def _against_along(ax: Any, scan: ScanResult) -> None:
+    """The axis of the quantity that changes along the lines of points."""
+    ticks = sorted({result.place(scan.along) for result in scan.results})
+    _axis(ax, "x", ticks if scan.along == "L" or len(ticks) < 7 else None, log=scan.along == "L")
+    ax.set(xlabel=LABELS[scan.along])
 
 
-def _against_along(ax: Any, summary: Summary) -> None:
-    """The axis of what changes along the lines of points."""
-    along = summary["along"]
-    ticks = sorted({result[along] for result in summary["results"]})
-    _axis(ax, "x", ticks if along == "L" or len(ticks) < 7 else None, log=along == "L")
-    ax.set(xlabel=LABELS[along])
+def _x(curve: _Curve, scan: ScanResult) -> Array:
+    return np.array([result.place(scan.along) for result in curve.results])
 
 
-def _x(curve: _Curve, summary: Summary) -> Array:
-    return np.array([float(result[summary["along"]]) for result in curve.results])
-
-
-def cost(summary: Summary) -> Figure:
-    """Cost of one effective sample of M^2, ``2 tau_int`` draws: wall time, and force or network evaluations.
+def cost(scan: ScanResult) -> Figure:
+    """Cost of one effective sample (``2 tau_int`` draws) of M and of M^2: wall time, and force or network evaluations.
 
     Args:
-        summary: of a scan.
+        scan: the result of a scan.
 
     Raises:
         DmmcError: if the scan has no results.
     """
-    figure, axes = make_panels(9.6, 3.9, columns=2)
-    for curve in _curves(summary):
-        x = _x(curve, summary)
-        for kind in curve.results[0]["cost"]:
-            value, error = curve.values("cost", kind)
-            ax, unit, label = (axes[0], 1e3, curve.label) if kind == "seconds" else (
-                axes[1], 1, f"{curve.label}: {kind}")  # fmt: skip
-            ax.errorbar(x, unit * value, unit * error, label=label, elinewidth=1, **curve.style)
-    for ax, label, title in zip(
-        axes, ("milliseconds", "evaluations"), ("Wall time", "Force or network evaluations"), strict=True
-    ):
-        ax.set_yscale("log")
-        low, high = ax.get_ylim()
-        ax.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
-        _axis(ax, "y")
-        _against_along(ax, summary)
-        ax.set(ylabel=f"{label} per effective sample")
-        ax.set_title(f"{title} per effective sample of $M^2$", fontsize=10)
-        ax.legend(frameon=False, fontsize=9, loc="upper left")
+    figure, axes = make_panels(9.6, 0.6 + 3.3 * len(COSTED), len(COSTED), 2)
+    for row, name in enumerate(COSTED):
+        time, evaluations = axes[2 * row : 2 * row + 2]
+        for curve in _curves(scan):
+            x = _x(curve, scan)
+            for kind in dict.fromkeys(kind for result in curve.results for kind in result.cost[name]):
+                value, error = curve.values(lambda result, name=name, kind=kind: result.cost[name].get(kind, UNKNOWN))
+                ax, unit, label = (
+                    (time, 1e3, curve.label) if kind == "seconds" else (evaluations, 1, f"{curve.label}: {kind}")
+                )
+                ax.errorbar(x, unit * value, unit * error, label=label, elinewidth=1, **curve.style)
+        for ax, label, title in (
+            (time, "milliseconds", "Wall time"),
+            (evaluations, "evaluations", "Force or network evaluations"),
+        ):
+            ax.set_yscale("log")
+            low, high = ax.get_ylim()
+            ax.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
+            _axis(ax, "y")
+            _against_along(ax, scan)
+            ax.set(ylabel=f"{label} per effective sample")
+            ax.set_title(f"{title} per effective sample of {SYMBOLS.get(name, name)}", fontsize=10)
+            ax.legend(frameon=False, fontsize=9, loc="upper left")
     return figure
 
 
-def acceptance(summary: Summary) -> Figure:
+def acceptance(scan: ScanResult) -> Figure:
     """Mean acceptance of each sampler.
 
     Args:
-        summary: of a scan.
+        scan: the result of a scan.
 
     Raises:
         DmmcError: if the scan has no results.
     """
     figure, (ax,) = make_panels(6.4, 3.6)
-    for curve in _curves(summary):
-        value, error = curve.values("acceptance")
-        ax.errorbar(_x(curve, summary), value, error, label=curve.label, elinewidth=1, **curve.style)
-    _against_along(ax, summary)
+    for curve in _curves(scan):
+        value, error = curve.values(lambda result: result.acceptance)
+        ax.errorbar(_x(curve, scan), value, error, label=curve.label, elinewidth=1, **curve.style)
+    _against_along(ax, scan)
     ax.axhline(1, color="0.6", linewidth=0.6, zorder=0)
     ax.set(ylabel="acceptance", ylim=(0, 1.05), yticks=[0, 0.25, 0.5, 0.75, 1])
     ax.set_title("Acceptance", fontsize=10)
@@ -228,46 +223,47 @@ def acceptance(summary: Summary) -> Figure:
     return figure
 
 
-def binder(summary: Summary) -> Figure:
-    """Binder cumulants against kappa, a colour a lattice size and a panel a sampler, with the fits.
+def binder(scan: ScanResult) -> Figure:
+    """Binder cumulants against kappa with their fits: one panel per sampler, one colour per lattice size.
 
-    Bands: the crossing of the two largest sizes (dark), and kappa_c with what is left of its drift (light).
+    The dark band is the crossing of the two largest sizes, the light one kappa_c, whose error includes the drift that
+    is left.
 
     Args:
-        summary: of a scan with crossings.
+        scan: the result of a scan with crossings.
 
     Raises:
         DmmcError: if it has none.
     """
-    found = summary["crossings"]
-    if not found:
+    crossings = scan.crossings
+    if not crossings:
         raise DmmcError("the scan has no crossing of Binder cumulants to draw")
-    figure, axes = make_panels(max(5.2, 0.8 + 4.4 * len(found)), 3.9, columns=len(found), sharey=True)
-    for ax, crossed in zip(axes, found, strict=True):
-        for curve, (colour, dashes, marker) in zip(crossed["curves"], styles(), strict=False):
-            chosen = [
-                r for r in summary["results"] if (r["sampler"], r["L"]) == (crossed["sampler"], curve["size"])
-            ]  # fmt: skip
-            kappa = np.array([result["kappa"] for result in chosen])
-            U, error = np.array([[result["binder"]["value"], result["binder"]["error"]] for result in chosen]).T
-            style = {"color": colour, "marker": marker, "markersize": 4.5, "elinewidth": 1, "linestyle": "none"}
-            ax.errorbar(kappa, U, error, label=f"L = {curve['size']}", **style)
+    figure, axes = make_panels(max(5.2, 0.8 + 4.4 * len(crossings)), 3.9, columns=len(crossings), sharey=True)
+    labels = scan.labels
+    for ax, crossed in zip(axes, crossings, strict=True):
+        for curve, look in zip(crossed.curves, styles(), strict=False):
+            chosen = [one for one in scan.results if (one.sampler, one.L) == (crossed.sampler, curve.size)]
+            kappa = np.array([result.place("kappa") for result in chosen])
+            U, error = np.array([result.binder.numbers for result in chosen]).T
+            style = {
+                "color": look.colour,
+                "marker": look.marker,
+                "markersize": 4.5,
+                "elinewidth": 1,
+                "linestyle": "none",
+            }
+            ax.errorbar(kappa, U, error, label=f"L = {curve.size}", **style)
             t = np.linspace(kappa.min(), kappa.max(), 100)
-            fitted = BinderCurve(**{**curve, "coefficients": tuple(curve["coefficients"])})
-            ax.plot(t, fitted(t), color=colour, linestyle=dashes, linewidth=1.2)
-        best = crossed["crossings"][-1]
-        for middle, half, grey in (
-            (crossed["kappa_c"], crossed["kappa_c_error"], "0.92"),
-            (best["kappa"], best["kappa_error"], "0.8"),
-        ):
+            ax.plot(t, curve.curve(t), color=look.colour, linestyle=look.line, linewidth=1.2)
+        best = crossed.best
+        for place, grey in ((crossed.kappa_c, "0.92"), (best.kappa, "0.8")):
+            middle, half = place.numbers
             ax.axvspan(middle - half, middle + half, color=grey, zorder=0)
         ax.axhline(2 / 3, color="0.6", linewidth=0.6, zorder=0)
-        sizes = " and ".join(map(str, best["sizes"]))
-        crossing = format_value(best["kappa"], best["kappa_error"])
-        kappa_c = format_value(crossed["kappa_c"], crossed["kappa_c_error"])
-        name = NAMES.get(crossed["sampler"], crossed["sampler"])
-        ax.set_title(f"{name}: L = {sizes} cross at {crossing}\n" + rf"$\kappa_c$ = {kappa_c}", fontsize=10)
-        _against_along(ax, summary)
+        sizes = " and ".join(map(str, best.sizes))
+        name = labels[crossed.sampler]
+        ax.set_title(f"{name}: L = {sizes} cross at {best.kappa}\n" + rf"$\kappa_c$ = {crossed.kappa_c}", fontsize=10)
+        _against_along(ax, scan)
         ax.legend(frameon=False, fontsize=9, loc="lower right")
     axes[0].set_ylabel(r"Binder cumulant $U_L$")
     return figure

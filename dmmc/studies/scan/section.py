@@ -1,35 +1,78 @@
-"""What the page shows of a scan."""
+"""What a page shows of a scan."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from dmmc.core.records import plain
 from dmmc.diagnostics import format_value
+from dmmc.report.section import Section, fill
 from dmmc.report.svg import FULL, HALF, page_style, picture
-from dmmc.report.wording import SAMPLERS, minus
-from dmmc.studies.folder import load_result
+from dmmc.report.wording import minus
 from dmmc.studies.scan import figures as scan_figures
-from dmmc.studies.scan import table as scan_table
+from dmmc.studies.scan.results import ScanCrossings, ScanFit, SizeCrossing, load_scan
+from dmmc.studies.scan.table import table
 
 CAPTIONS = {
     "tau_xi": "What a draw is worth as the correlation length grows: on these axes a power law τ = c ξᶻ is a straight "
     "line, and its slope is z. A flat line at ½ means independent draws at any ξ. Open symbols with an arrow are lower "
-    "bounds, from chains too short to tell, and are not fitted.",
+    "bounds from chains that are too short to tell; they are not fitted.",
     "tau_L": "The same against the size of the lattice; at fixed L/ξ both have the same slope.",
-    "cost": "What an effective sample costs, 2τ draws of M²: in wall time of the machine that ran the scan, and in "
-    "evaluations of the force or of the network. Where curves cross, the better one changes. Training is not in it.",
+    "cost": "What an effective sample of M or of M² costs, which is 2τ draws: in wall time of the machine that ran the "
+    "scan, and in evaluations of the force or of the network. Where two curves cross, the cheaper sampler changes. "
+    "Training is not included.",
     "acceptance": "HMC and cluster samplers hold their acceptance by tuning. That of a diffusion model falls with the "
-    "volume, unless the model grows better with it.",
+    "volume, unless the model improves with it.",
     "binder": "Curves of different sizes cross near the critical coupling; the grey band is the crossing of the two "
     "largest sizes with its error. The line at ⅔ is the value deep in the broken phase.",
 }
 
 
-def section(path: Path, id_: str) -> dict[str, Any]:
-    """What the page shows of a scan; ``id_`` identifies it there."""
-    summary = load_result(path, scan_table.RESULT)
+@dataclass(frozen=True)
+class Fit:
+    """One fitted power law, as the page shows it."""
+
+    sampler: str
+    points: str
+    observable: str
+    against: str
+    z: str
+    quality: str
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """The crossing of two Binder cumulants, as the page shows it."""
+
+    sampler: str
+    sizes: str
+    kappa: str
+    binder: str
+
+
+@dataclass(frozen=True)
+class Critical:
+    """The critical coupling of one sampler, as the page shows it."""
+
+    sampler: str
+    kappa_c: str
+    extrapolated: bool
+
+
+def section(path: Path, id_: str) -> Section:
+    """The section of a scan.
+
+    Args:
+        path: its folder, or the ``scan.json`` in it.
+        id_: identifies the section within the page.
+
+    Raises:
+        FileError: if there is no finished scan, or its result is damaged.
+    """
+    scan = load_scan(path)
+    labels = scan.labels
     name = (path if path.is_dir() else path.parent).resolve().name
     with page_style():
         pictures = [
@@ -37,45 +80,41 @@ def section(path: Path, id_: str) -> dict[str, Any]:
                 f"{id_}-{key.replace('_', '-')}",
                 figure,
                 f"{key.replace('_', ' ').capitalize()} of the scan {name}.",
-                CAPTIONS.get(key, ""),
+                CAPTIONS[key],
                 width=FULL if figure.get_size_inches()[0] > 1.4 * HALF else HALF,
             )
-            for key, figure in scan_figures.draw(summary).items()
+            for key, figure in scan_figures.draw(scan).items()
         ]
-    return {
-        "id": id_,
-        "name": name,
-        "along": summary["along"],
-        "fits": [
-            {
-                **fit,
-                "sampler": SAMPLERS.get(fit["sampler"], fit["sampler"]),
-                "z": minus(format_value(fit["z"], fit["z_error"])),
-                "quality": f"{fit['chi2']:.1f} / {fit['dof']}",
-            }
-            for fit in summary["fits"]
-        ],
-        "crossings": [
-            {
-                "sampler": SAMPLERS.get(crossed["sampler"], crossed["sampler"]),
-                "sizes": " and ".join(map(str, one["sizes"])),
-                "kappa": format_value(one["kappa"], one["kappa_error"]),
-                "binder": format_value(one["binder"], one["binder_error"]),
-            }
-            for crossed in summary["crossings"]
-            for one in crossed["crossings"]
-        ],
-        "criticals": [
-            {
-                "sampler": SAMPLERS.get(crossed["sampler"], crossed["sampler"]),
-                "kappa_c": format_value(crossed["kappa_c"], crossed["kappa_c_error"]),
-                "extrapolated": crossed["drift"] is not None,
-            }
-            for crossed in summary["crossings"]
-        ],
-        "notes": summary["notes"],
-        "table": scan_table.table(summary),
-        "version": summary["dmmc"],
-        "plan": json.dumps(summary["plan"], indent=2, ensure_ascii=False),
-        "pictures": pictures,
-    }
+    body = fill(
+        "dmmc.studies.scan",
+        "section.html",
+        along=scan.along,
+        fits=[_fit(fit, labels[fit.sampler]) for fit in scan.fits],
+        crossings=[_crossing(one, labels[crossed.sampler]) for crossed in scan.crossings for one in crossed.crossings],
+        criticals=[_critical(crossed, labels[crossed.sampler]) for crossed in scan.crossings],
+        notes=scan.notes,
+        table=table(scan),
+        version=scan.dmmc,
+        plan=json.dumps({"points": plain(scan.points), "options": plain(scan.options)}, indent=2, ensure_ascii=False),
+        pictures=pictures,
+    )
+    return Section(id_, f"Scan {name}", f"Scan {name}", body, tuple(one.name for one in pictures))
+
+
+def _fit(fit: ScanFit, label: str) -> Fit:
+    return Fit(
+        sampler=label,
+        points=f"{len(fit.points)} of {fit.line}",
+        observable=fit.observable,
+        against="ξ" if fit.against == "xi" else fit.against,
+        z=minus(format_value(fit.z, fit.z_error)),
+        quality=f"{fit.chi2:.1f} / {fit.dof}",
+    )
+
+
+def _crossing(one: SizeCrossing, label: str) -> Crossing:
+    return Crossing(label, " and ".join(map(str, one.sizes)), str(one.kappa), str(one.binder))
+
+
+def _critical(crossed: ScanCrossings, label: str) -> Critical:
+    return Critical(label, str(crossed.kappa_c), crossed.drift.known)

@@ -1,0 +1,55 @@
+"""``dmmc ensemble``: HMC or embedded cluster updates."""
+
+from __future__ import annotations
+
+import argparse
+
+from dmmc.cli.options import add_options, fill
+from dmmc.cli.shared import (
+    action_of,
+    add_action,
+    add_common,
+    add_observables,
+    check_draws,
+    check_out,
+    device_of,
+    observables_of,
+)
+from dmmc.core.errors import DmmcError
+from dmmc.runs.chain import ChainOptions
+from dmmc.runs.summary import RunSummary
+from dmmc.studies.ensemble import METHODS, EnsembleOptions, make_ensemble
+from dmmc.theory.lattice import Lattice
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add_action(parser)
+    parser.add_argument("--shape", type=int, nargs="+", required=True, metavar="L", help="lattice, such as 16 16")
+    add_options(parser, EnsembleOptions, skip=("run",), settings={"method": {"choices": list(METHODS)}})
+    add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 240, "keep_every": 12})
+    add_observables(parser)
+    add_common(parser)
+
+
+def run(args: argparse.Namespace) -> RunSummary:
+    """Make the ensemble and print its summary."""
+    check_out(args.out, args)
+    check_draws(args.draws)
+    lattice = Lattice(tuple(args.shape))
+    action = action_of(args, lattice.dim)
+    if action is None:
+        raise DmmcError("say which action: --kappa and --lam, or --m2 and --lam-mass, or --free-mass")
+    made = make_ensemble(
+        action,
+        lattice,
+        args.out,
+        fill(EnsembleOptions, args, run=fill(ChainOptions, args)),
+        observables=observables_of(args),
+        resume=args.resume,
+        overwrite=args.overwrite,
+        device=device_of(args),
+    )
+    summary = made.summary()
+    print(summary)
+    return summary

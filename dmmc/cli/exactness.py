@@ -1,0 +1,72 @@
+"""``dmmc exactness``: ways to put a model into Metropolis, exact or not, against a known truth."""
+
+from __future__ import annotations
+
+import argparse
+
+from dmmc.cli.options import add_options, fill
+from dmmc.cli.shared import action_of, add_action, add_common, check_folder, device_of
+from dmmc.core.errors import DmmcError
+from dmmc.studies import exactness
+from dmmc.studies.exactness import ExactnessOptions, LaboratoryResult, SideBySide
+from dmmc.studies.exactness.options import DRAWS, DRAWS_LARGE, LARGE, TRAINING_STEPS
+from dmmc.studies.exactness.table import table, tables
+from dmmc.theory.actions import Action
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "--shape", type=int, nargs="+", metavar="L",
+        help="extents of the lattice; 2 stands for two sites, where the truth is known by quadrature; by default 8 8, "
+        "16 16 and 2, one after another",
+    )  # fmt: skip
+    add_action(parser, "; by default kappa = 0.27, lam = 0.022, and on two sites kappa = lam = 0.3")
+    inexact = [variant.name for variant in exactness.VARIANTS if not variant.exact]
+    exact = [variant.name for variant in exactness.VARIANTS if variant.exact]
+    parser.add_argument(
+        "--variants", nargs="+", default=list(exactness.NAMES), metavar="NAME",
+        help=f"which variants to run, by default all: {' '.join(exact)}, and {' '.join(inexact)}, which are not exact",
+    )  # fmt: skip
+    parser.add_argument(
+        "--draws", type=int, metavar="N",
+        help=f"draws of each variant, all chains together; by default {DRAWS}, and {DRAWS_LARGE} from {LARGE} sites on",
+    )  # fmt: skip
+    add_options(
+        parser, ExactnessOptions, skip=("action", "shape", "variants", "draws", "steps", "model", "seed", "device")
+    )
+    trained = parser.add_mutually_exclusive_group()
+    trained.add_argument(
+        "--steps", type=int, default=TRAINING_STEPS, metavar="N", help="training budget in optimiser steps"
+    )
+    trained.add_argument("--model", metavar="FILE", help="a model file to use in place of training one")
+    add_common(parser, out="exactness")
+
+
+def run(args: argparse.Namespace) -> LaboratoryResult | SideBySide:
+    """Run one laboratory or three, and print their tables."""
+    if args.threads is None:  # tensors are too small for a second core to be of use
+        import torch
+
+        torch.set_num_threads(1)
+    theories = exactness.default_theories(action_of(args, len(args.shape or (1, 1))))
+    check_folder(args.out)
+    if args.shape is None:
+        if args.model is not None:
+            raise DmmcError("a --model is of one lattice; name it with --shape")
+        laboratories = {name: _options(args, action, shape) for name, (action, shape) in theories.items()}
+        several = exactness.run_side_by_side(laboratories, args.out, args.resume, args.overwrite)
+        print(f"\n{tables(several)}\n\nlook at {several.report}")
+        print(f"the tables (table.txt), exactness.json, the figures and the chains are in folders of {args.out}/")
+        return several
+    action, _ = theories["two-sites" if args.shape == [2] else "8x8"]
+    options = _options(args, action, tuple(args.shape))
+    result = exactness.run_laboratory(options, args.out, args.resume, args.overwrite)
+    print(f"\n{table(result)}\n\nlook at {args.out / 'report.html'}")
+    print(f"the table (table.txt), exactness.json, the figure and the chains are in {args.out}/")
+    return result
+
+
+def _options(args: argparse.Namespace, action: Action, shape: tuple[int, ...]) -> ExactnessOptions:
+    draws = exactness.default_draws(shape) if args.draws is None else args.draws
+    return fill(ExactnessOptions, args, action=action, shape=shape, draws=draws, device=device_of(args))

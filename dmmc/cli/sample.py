@@ -1,0 +1,64 @@
+"""``dmmc sample``: the exact Metropolis chain of a trained model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dmmc.cli.options import add_options, fill, steps
+from dmmc.cli.shared import (
+    action_of,
+    add_action,
+    add_common,
+    add_observables,
+    check_draws,
+    check_out,
+    device_of,
+    load_model,
+    observables_of,
+)
+from dmmc.kernels.of_model import KERNELS, KernelOptions
+from dmmc.runs.chain import ChainOptions
+from dmmc.runs.summary import RunSummary
+from dmmc.studies.sampling import SampleOptions, sample
+from dmmc.theory.lattice import Lattice
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", type=Path, metavar="FILE", help="model file")
+    which.add_argument("--pretrained", metavar="NAME", help="a model that comes with dmmc, such as phi4-flow-L32")
+    add_action(parser, "; checked against that of the model")
+    parser.add_argument("--shape", type=int, nargs="+", metavar="L", help="lattice; checked against that of the model")
+    add_options(parser, KernelOptions, settings={"kernel": {"choices": list(KERNELS)}})
+    add_options(parser, SampleOptions, skip=("kernel", "run", "proposals"), settings={"flow_steps": {"type": steps}})
+    parser.add_argument(
+        "--reference", metavar="FILE", type=Path, help="ensemble of another sampler, to weigh: it shows missed modes"
+    )
+    add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 256, "keep_every": 8})
+    add_observables(parser)
+    add_common(parser)
+
+
+def run(args: argparse.Namespace) -> RunSummary:
+    """Run the chain and print its summary."""
+    check_out(args.out, args)
+    check_draws(args.draws)
+    options = fill(SampleOptions, args, kernel=fill(KernelOptions, args), run=fill(ChainOptions, args))
+    model = load_model(args.pretrained or args.model, device_of(args))
+    action = action_of(args, model.lattice.dim)
+    model.check_fits(action, Lattice(tuple(args.shape)) if args.shape else None)
+    made = sample(
+        model,
+        args.out,
+        options,
+        action=action,
+        reference=args.reference,
+        observables=observables_of(args),
+        resume=args.resume,
+        overwrite=args.overwrite,
+    )
+    summary = made.summary()
+    print(summary)
+    return summary

@@ -1,0 +1,127 @@
+"""``dmmc train``: a diffusion model of an ensemble."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmmc.cli.options import add_options, fill
+from dmmc.cli.shared import action_of, add_action, add_common, check_out, device_of, load_model
+from dmmc.core.records import Record
+from dmmc.model.options import TrainingOptions
+from dmmc.studies.given import read_ensemble
+from dmmc.studies.stages import Stages
+from dmmc.studies.training import check_resume, train
+
+SIZES = {
+    "filters": "copies of the filtered field; 6 if not given",
+    "hidden1": "channels of the first layer; 48 if not given",
+    "hidden2": "channels of the second layer; 32 if not given",
+}
+"""The sizes of the network of the package that have an option."""
+
+
+@dataclass(frozen=True)
+class TrainSummary(Record):
+    """What a training made.
+
+    Attributes:
+        model: the model file.
+        action: description of the action; empty for data without one.
+        lattice: extents of the lattice.
+        symmetry: the symmetry that the model uses, ``none`` or ``z2``.
+        two_sector: whether it models one sector and mirrors it.
+        steps: optimiser steps.
+        kl_removed: reduction of the path-space KL divergence by the network, from the last validation; None without one.
+        wall_seconds: wall time by stage.
+    """
+
+    model: str
+    action: dict[str, Any]
+    lattice: tuple[int, ...]
+    symmetry: str
+    two_sector: bool
+    steps: int
+    kl_removed: float | None
+    wall_seconds: dict[str, float]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "--ensemble",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="run file, HDF5 file with /cfgs, or .npy: N x lattice",
+    )
+    add_action(parser, "; needed only for an ensemble that does not say it")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, metavar="X", help="training budget in minutes (5 without --steps)")
+    budget.add_argument("--steps", type=int, metavar="N", help="training budget in optimiser steps; reproducible")
+    parser.add_argument(
+        "--init",
+        metavar="MODEL",
+        help="start from this model file or pretrained name, of any lattice size or couplings",
+    )
+    parser.add_argument(
+        "--symmetry", choices=["auto", "none", "z2"], default="auto",
+        help="whether the model uses S(-phi) = S(phi): auto finds out, none does not use it, z2 insists on it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sectors", choices=["auto", "one", "two"], default="auto",
+        help="one centred reference, or the sector M > 0 and its mirror image; auto decides by the histogram of M",
+    )  # fmt: skip
+    parser.add_argument(
+        "--network", default="interaction", metavar="NAME", help="a registered network, for a new model"
+    )
+    for name, text in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    add_options(
+        parser, TrainingOptions, skip=("steps", "minutes", "seed", "average", "validation_every", "checkpoint_seconds")
+    )
+    add_common(parser)
+
+
+def run(args: argparse.Namespace) -> TrainSummary:
+    """Train the model and say what was made."""
+    check_out(args.out, args)
+    if args.resume:
+        check_resume(args.out, args.overwrite)
+    device, stages = device_of(args), Stages()
+    dim = read_ensemble(args.ensemble).lattice.dim if args.m2 is not None else 2
+    minutes = 5.0 if args.minutes is None and args.steps is None else args.minutes
+    model = train(
+        args.ensemble,
+        args.out,
+        fill(TrainingOptions, args, minutes=minutes),
+        action=action_of(args, dim),
+        network=args.network,
+        config={name: getattr(args, name) for name in SIZES if getattr(args, name) is not None},
+        init=load_model(args.init, device) if args.init else None,
+        symmetry=args.symmetry,
+        sectors=args.sectors,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        device=device,
+        stages=stages,
+    )
+    history = model.history
+    summary = TrainSummary(
+        model=str(args.out),
+        action=dict(model.action),
+        lattice=model.lattice.shape,
+        symmetry=model.symmetry,
+        two_sector=model.two_sector,
+        steps=history.steps if history else 0,
+        kl_removed=history.curve[-1].kl_removed if history and history.curve else None,
+        wall_seconds={name: round(seconds, 3) for name, seconds in stages.seconds.items()},
+    )
+    removed = (
+        "" if summary.kl_removed is None else f"; KL removed from the Gaussian reference: {summary.kl_removed:.2f}"
+    )
+    print(f"trained {summary.steps} steps in {stages.seconds['train']:.0f} s{removed}")
+    print(f"model: {args.out}")
+    return summary

@@ -1,0 +1,3 @@
+"""The version of dmmc."""
+
+VERSION = "0.2.0"

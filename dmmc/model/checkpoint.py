@@ -1,0 +1,86 @@
+"""Checkpoints: the file from which an interrupted training goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmmc.core.errors import DmmcError, FileError, MismatchError
+from dmmc.core.records import Record
+from dmmc.model.file import read_tensors, write_tensors
+from dmmc.model.history import TrainingRecord
+from dmmc.model.trainer import Trainer
+
+FORMAT = "dmmc-training"
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class CheckpointHeader(Record):
+    """What a checkpoint holds beside its tensors.
+
+    Attributes:
+        identity: what the numbers of the training depend on; a training is resumed only with the same.
+        step: number of steps done.
+        seconds: what they took.
+        angles: of the posterior chains.
+        curve: the loss curve.
+    """
+
+    identity: dict[str, Any]
+    step: int
+    seconds: float
+    angles: tuple[float, ...]
+    curve: tuple[TrainingRecord, ...]
+
+
+def write_checkpoint(path: str | Path, trainer: Trainer, identity: Mapping[str, Any]) -> None:
+    """Keep the state of a training in a file.
+
+    Raises:
+        FileError: if it cannot be written.
+    """
+    header = CheckpointHeader(
+        dict(identity), trainer.step, trainer.seconds, trainer.angles, tuple(trainer.curve)
+    ).to_json()
+    write_tensors(path, trainer.tensors(), FORMAT, FORMAT_VERSION, header)
+
+
+def read_checkpoint(path: str | Path, trainer: Trainer, identity: Mapping[str, Any]) -> None:
+    """Restore the state of a training from its file.
+
+    Raises:
+        FileError: missing, truncated, damaged or foreign file.
+        MismatchError: if it belongs to another training.
+    """
+    file = read_tensors(path, FORMAT, FORMAT_VERSION)
+    if file.version < FORMAT_VERSION:
+        raise MismatchError(
+            f"{path} belongs to a training that an older dmmc began, with other random numbers; remove it to start "
+            "afresh"
+        )
+    try:
+        header = CheckpointHeader.from_json(file.header)
+    except DmmcError as error:
+        raise FileError(f"{path} is not a complete checkpoint: {error}; remove it to start afresh") from None
+    same = json.loads(json.dumps(identity))
+    differing = [key for key in same if header.identity.get(key) != same[key]]
+    if differing:
+        raise MismatchError(
+            f"{path} belongs to another training run (different {', '.join(differing)}); resume with the options "
+            "it was started with, or remove it to start afresh"
+        )
+    try:
+        trainer.restore(file.tensors)
+    except (KeyError, RuntimeError) as error:
+        raise FileError(f"{path} is not a complete checkpoint: {error}; remove it to start afresh") from None
+    trainer.step, trainer.seconds = header.step, header.seconds
+    trainer.angles, trainer.curve = header.angles, list(header.curve)
+
+
+def remove_checkpoint(path: str | Path) -> None:
+    """Remove a checkpoint that is not needed any more, since the trained model has been saved."""
+    Path(path).unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""The record of a training: what was done, and the loss curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dmmc.core.errors import DmmcError
+from dmmc.core.records import Record
+from dmmc.model.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class TrainingRecord(Record):
+    """A point of the loss curve.
+
+    Attributes:
+        step: number of steps done.
+        loss: of the batch of this step; noisy.
+        validation: loss of the averaged weights on fixed noise and held-out fields.
+        gaussian: the same loss of the Gaussian reference, which has N = 0.
+    """
+
+    step: int
+    loss: float
+    validation: float
+    gaussian: float
+
+    @property
+    def kl_removed(self) -> float:
+        """The part of KL(p || reference) along the path that the network has removed, in nats."""
+        return self.gaussian - self.validation
+
+
+@dataclass(frozen=True)
+class TrainingHistory(Record):
+    """How a model was trained.
+
+    Attributes:
+        options: how.
+        steps: number of steps done.
+        seconds: what they took, in wall time.
+        ensemble: number of configurations, those held out included.
+        curve: the loss curve.
+        before: history of the model from which the training started; None if that was untrained.
+    """
+
+    options: TrainingOptions
+    steps: int
+    seconds: float
+    ensemble: int
+    curve: tuple[TrainingRecord, ...] = ()
+    before: TrainingHistory | None = None
+
+    @classmethod
+    def from_version_1(cls, data: Mapping[str, Any]) -> TrainingHistory | None:
+        """The history in a model file of format 1, None for the empty one of an untrained model.
+
+        Raises:
+            DmmcError: if it is not one.
+        """
+        if not data:
+            return None
+        try:
+            before = cls.from_version_1(data["before"])
+            curve = [
+                {"step": x["step"], "loss": x["loss"], "validation": x["validation"], "gaussian": x["N=0"]}
+                for x in data["validation"]
+            ]
+            kept = {name: data[name] for name in ("options", "steps", "seconds", "ensemble")}
+        except (KeyError, TypeError) as error:
+            raise DmmcError(f"this is not a training history of format 1: {error!r}") from None
+        return cls.from_json(kept | {"curve": curve, "before": None if before is None else before.to_json()})

@@ -1,0 +1,58 @@
+"""How to train."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dmmc.core.errors import DmmcError
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train.
+
+    Attributes:
+        steps: number of optimiser steps; exactly one of ``steps`` and ``minutes`` is given. Only a budget in steps is
+            reproducible, since the learning rate follows the share of the budget that is spent.
+        minutes: wall time.
+        levels: noise levels in a batch, one stratum each.
+        fields_per_level: number of fields at each of them.
+        learning_rate: peak of the schedule (linear warm-up over 5 % of the budget, then a cosine to zero).
+        average: share of the budget over which the weights are averaged (exponentially).
+        trajectories: length of the posterior chain that averages the targets.
+        posterior_steps: integrator steps in one of its trajectories.
+        validation_every: number of steps between validation losses.
+        checkpoint_seconds: least time between two checkpoints.
+        seed: of everything random in training.
+        compile: whether to fuse the site-wise layers with torch.compile where that works; the numbers are the same up
+            to rounding.
+
+    Raises:
+        DmmcError: if a number is out of its range, or not exactly one budget is given.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    levels: int = 64
+    fields_per_level: int = 1
+    learning_rate: float = 5e-3
+    average: float = 0.05
+    trajectories: int = 16
+    posterior_steps: int = 3
+    validation_every: int = 100
+    checkpoint_seconds: float = 30.0
+    seed: int = 0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise DmmcError("give the training budget either in steps or in minutes")
+        if (self.steps is not None and self.steps < 1) or (
+            self.minutes is not None and not 0 < self.minutes < math.inf
+        ):
+            raise DmmcError(f"the training budget must be positive, got steps={self.steps}, minutes={self.minutes}")
+        if min(self.levels, self.fields_per_level, self.posterior_steps, self.validation_every) < 1:
+            raise DmmcError("levels, fields_per_level, posterior_steps and validation_every must be positive")
+        if self.trajectories < 0 or not self.learning_rate > 0 or not 0 < self.average < 1:
+            raise DmmcError("trajectories must be >= 0, learning_rate > 0, average between 0 and 1")

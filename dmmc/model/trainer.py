@@ -1,0 +1,123 @@
+"""The state of a training: weights, their average, optimiser, step and spent time."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dmmc.core.errors import DmmcError
+from dmmc.model.history import TrainingRecord
+from dmmc.model.loss import path_loss
+from dmmc.model.network import Network
+from dmmc.model.options import TrainingOptions
+
+
+class Trainer:
+    """Minimises the loss of a network, which it changes in place.
+
+    Args:
+        network: what is trained.
+        options: how.
+
+    Raises:
+        DmmcError: if the network has no parameters.
+    """
+
+    def __init__(self, network: Network, options: TrainingOptions) -> None:
+        self.options = options
+        self.network = network.requires_grad_(True).train()
+        self.names = [name for name, _ in network.named_parameters()]
+        self.parameters = list(network.parameters())
+        if not self.parameters:
+            raise DmmcError(f"a {type(network).__name__} has no parameters, so there is nothing to train")
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.optimiser = torch.optim.Adam(self.parameters, lr=options.learning_rate, betas=(0.9, 0.99), foreach=True)
+        self.step = 0
+        self.seconds = 0.0
+        self.angles: tuple[float, ...] = ()
+        self.curve: list[TrainingRecord] = []
+
+    @property
+    def spent(self) -> float:
+        """Share of the budget that is spent, 0 to 1."""
+        if self.options.steps is not None:
+            return min(1.0, self.step / self.options.steps)
+        assert self.options.minutes is not None
+        return min(1.0, self.seconds / (60 * self.options.minutes))
+
+    def update(self, noisy: Tensor, target: Tensor, level: Tensor) -> float:
+        """One optimiser step on a batch; returns its loss."""
+        spent = self.spent
+        rate = self.options.learning_rate * min(1.0, (spent + 1e-3) / 0.05) * 0.5 * (1 + math.cos(math.pi * spent))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        loss = path_loss(self.network, self.network.reference, noisy, target, level)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.step += 1
+        return float(loss.detach())
+
+    def average_in(self, share: float) -> None:
+        """Move the averaged weights towards the present ones; ``share`` is the part of the budget of this step."""
+        rate = max(share / self.options.average, 1 / (self.step + 1))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], min(1.0, rate))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that changes with the steps, by name."""
+        state: dict[str, Tensor] = {f"buffer.{name}": value for name, value in self._buffers().items()}
+        for name, p, mean in zip(self.names, self.parameters, self.average, strict=True):
+            state |= {f"weight.{name}": p.detach(), f"average.{name}": mean}
+            # A parameter that no loss has depended on yet has no state of the optimiser.
+            adam = self.optimiser.state.get(p, {})
+            state |= {f"adam.{key}.{name}": torch.as_tensor(value) for key, value in adam.items()}
+        return {name: value.cpu().contiguous().clone() for name, value in state.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from the state that :meth:`tensors` gave.
+
+        Raises:
+            KeyError: if a tensor is missing.
+            RuntimeError: if one has another shape.
+        """
+        with torch.no_grad():
+            for name, buffer in self._buffers().items():
+                buffer.copy_(tensors[f"buffer.{name}"])
+            for name, p, mean in zip(self.names, self.parameters, self.average, strict=True):
+                p.copy_(tensors[f"weight.{name}"])
+                mean.copy_(tensors[f"average.{name}"])
+                if f"adam.step.{name}" in tensors:
+                    state = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                    self.optimiser.state[p] = {
+                        key: value if key == "step" else value.to(p.device) for key, value in state.items()
+                    }
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """The buffers that belong to the state of the network."""
+        return {name: value for name, value in self.network.state_dict().items() if name not in set(self.names)}
+
+    def averaged_network(self) -> Network:
+        """A copy of the network with the averaged weights, ready for use."""
+        network = copy.deepcopy(self.network)
+        network.fused = False
+        with torch.no_grad():
+            for p, mean in zip(network.parameters(), self.average, strict=True):
+                p.copy_(mean)
+        return network.requires_grad_(False).eval()
+
+
+def trainable_copy(network: Network) -> Network:
+    """A copy of a network whose tensors autograd accepts, also if they were made in inference mode."""
+    made = copy.deepcopy(network)
+    for module in made.modules():
+        for name, p in module.named_parameters(recurse=False):
+            if p.is_inference():
+                setattr(module, name, nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_inference():
+                setattr(module, name, buffer.clone())
+    return made

@@ -1,0 +1,97 @@
+"""Runs that stand on one page: their names, whether they belong together, and which of them is the reference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dmmc.core.errors import DmmcError, MismatchError
+from dmmc.runs.run import StoredRun
+from dmmc.theory.actions import action_from_description, declaration, same_action
+
+Runs = Mapping[str, StoredRun]
+
+
+def named(runs: Sequence[StoredRun]) -> dict[str, StoredRun]:
+    """The runs by the label of their kernel; by label and file where a label occurs more than once.
+
+    Raises:
+        DmmcError: if a run is given twice.
+    """
+    twice = [run_id for run_id, n in Counter(run.run_id for run in runs).items() if n > 1]
+    if twice:
+        same = [run.path.name for run in runs if run.run_id == twice[0]]
+        raise DmmcError(f"{' and '.join(same)} are the same run; name it once")
+    of_label = Counter(run.header.facts.label for run in runs)
+    names: dict[str, StoredRun] = {}
+    for run in runs:
+        name = run.header.facts.label
+        if of_label[name] > 1:
+            name = f"{name} {run.path.stem}"
+        if name in names:
+            name = f"{name} ({len(names) + 1})"
+        names[name] = run
+    return names
+
+
+def check_comparable(runs: Runs) -> None:
+    """Check that all runs are of one theory on one lattice.
+
+    Raises:
+        MismatchError: if they are not; the message names the two runs that differ.
+    """
+    first, *others = runs.values()
+    for run in others:
+        here, there = first.header, run.header
+        for what, a, b, same in (
+            ("lattice", list(here.lattice), list(there.lattice), here.lattice == there.lattice),
+            ("action", here.action, there.action, same_action(here.action, there.action)),
+        ):
+            if not same:
+                raise MismatchError(
+                    f"{first.path} and {run.path} cannot stand on one page: their {what} is {a} and {b}; "
+                    "write a page for each"
+                )
+
+
+def choose_reference(runs: Runs, wanted: str | None) -> str | None:
+    """The run that the others are compared with.
+
+    Args:
+        runs: the runs by name, in the order in which they were given.
+        wanted: the name, label or file of a run; None takes the first one whose kernel works without a model.
+
+    Returns:
+        its name; None if no run was asked for and all depend on a model, so that none of them is an independent check.
+
+    Raises:
+        DmmcError: if ``wanted`` fits no run, or more than one.
+    """
+    if wanted is None:
+        return next((name for name, run in runs.items() if run.header.facts.model_free), None)
+    fitting = [
+        name
+        for name, run in runs.items()
+        if wanted.lower() in (name.lower(), run.header.facts.label.lower())
+        or wanted in (str(run.path), run.path.name)
+        or Path(wanted) == run.path
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    problem = f"fits {' and '.join(fitting)}" if fitting else "is none of the runs"
+    raise DmmcError(f"--reference {wanted} {problem}; name one of: {', '.join(runs)}")
+
+
+def has_independent_weights(run: StoredRun) -> bool:
+    """Whether the chain recorded the log weights of independent proposals."""
+    return run.header.facts.independent_weights and "log_w_proposed" in run.stats
+
+
+def is_sign_symmetric(run: StoredRun) -> bool:
+    """Whether ``S(-phi) = S(phi)``, as the run says or else the action declares; otherwise no symmetry is claimed."""
+    finding = run.header.provenance.get("symmetry")
+    if isinstance(finding, Mapping):
+        return finding.get("symmetry") == "z2"
+    action = action_from_description(run.header.action)
+    return action is not None and declaration(action).symmetry == "z2"

@@ -1,0 +1,124 @@
+"""What is known of a run before it begins, and when it ends: the typed parts of a run file."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from dmmc.core.errors import DmmcError, MismatchError
+from dmmc.core.facts import KernelFacts
+from dmmc.core.records import Record
+
+EXTENDABLE = ("n_draws",)
+"""The entry that may differ when a run is resumed: how far it goes."""
+
+_FOLLOWING = ("facts", "cost")
+"""Entries that follow from the description of the kernel, which is compared."""
+
+
+@dataclass(frozen=True)
+class RunHeader(Record):
+    """What a run is. Two runs with the same header and version of dmmc are the same run, bit for bit.
+
+    Attributes:
+        kernel: description of the kernel, ``describe()``.
+        facts: what others need to know about the kernel.
+        cost: what one step of one chain costs: evaluations of the ``force`` or of the ``network``.
+        action: description of the action, ``describe()``.
+        lattice: extents of the lattice.
+        seed: the seed of everything random.
+        steps_per_draw: kernel steps between two recorded draws.
+        keep_every: the fields of every k-th draw are kept; 0 keeps none.
+        block: draws between two writes to disk.
+        n_draws: draws of each chain, as asked for.
+        discard: steps between the initial state and the first recorded draw, which were thrown away.
+        observables: names of the observables that are recorded beside the standard ones.
+        provenance: anything else about the origin of the run, such as the number of chains or the symmetry that was
+            found (``provenance["symmetry"]``, a :class:`dmmc.theory.symmetry.SymmetryFinding` as JSON). It is compared
+            on resumption like everything else.
+    """
+
+    kernel: dict[str, Any]
+    facts: KernelFacts
+    cost: dict[str, int]
+    action: dict[str, Any]
+    lattice: tuple[int, ...]
+    seed: int
+    steps_per_draw: int
+    keep_every: int
+    block: int
+    n_draws: int
+    discard: int = 0
+    observables: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def volume(self) -> int:
+        """Number of sites."""
+        return math.prod(self.lattice)
+
+    def text(self) -> str:
+        """The header as JSON.
+
+        Raises:
+            DmmcError: if it holds something that JSON has no form for.
+        """
+        return json_text(self.to_json(), "header")
+
+    def check_same_run(self, given: RunHeader, where: str) -> None:
+        """Check that ``given`` describes the run with this header; :data:`EXTENDABLE` entries may differ.
+
+        Args:
+            given: the header of the run that is to go on.
+            where: the file of the run with this header, for the message.
+
+        Raises:
+            MismatchError: if it is another run; the message names the entries that differ.
+        """
+        here, there = (json.loads(header.text()) for header in (given, self))
+        differing = [
+            f"{key} is {_text(there, key)} there and {_text(here, key)} here"
+            for key in sorted(there.keys() - {*EXTENDABLE, *_FOLLOWING})
+            if _text(there, key) != _text(here, key)
+        ]
+        if differing:
+            raise MismatchError(
+                f"{where} is another run: {'; '.join(differing)}; use the same options "
+                f"(only {' and '.join(EXTENDABLE)} may change) or another --out"
+            )
+
+
+def _text(header: dict[str, Any], key: str) -> str:
+    return json.dumps(header[key], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class RunRecord(Record):
+    """What is known of a run when it ends.
+
+    Attributes:
+        wall_seconds: wall time by stage; ``chain`` is that of the chain itself. A run that was interrupted knows only
+            about the process that finished it.
+        wall_draws: draws of each chain that were made in this time.
+    """
+
+    wall_seconds: dict[str, float] = field(default_factory=dict)
+    wall_draws: int = 0
+
+
+def json_text(value: dict[str, Any], name: str) -> str:
+    """``value`` as JSON.
+
+    Args:
+        value: a JSON object.
+        name: what the message calls it.
+
+    Raises:
+        DmmcError: if it holds something that JSON has no form for.
+    """
+    try:
+        return json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise DmmcError(f"the {name} of a run must consist of JSON values: {error}") from None

@@ -1,0 +1,138 @@
+"""Baseline ensembles: HMC or embedded cluster updates, tuned, thermalised and stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmmc.core import rng
+from dmmc.core.errors import DmmcError
+from dmmc.kernels import hmc
+from dmmc.kernels.base import Kernel, State
+from dmmc.kernels.cluster import Cluster
+from dmmc.kernels.hmc import HMC
+from dmmc.runs import chain
+from dmmc.runs.chain import ChainOptions
+from dmmc.studies.results import Run, load_run
+from dmmc.studies.stages import Stages
+from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.lattice import Lattice
+from dmmc.theory.observables import Observable
+
+METHODS: dict[str, Callable[[Action, Lattice, float], Kernel[State]]] = {"hmc": HMC.default, "cluster": Cluster.default}
+"""Baseline kernels by name, each made of an action, a lattice and a trajectory length."""
+
+WARM_UP = 60
+"""Steps that tune a kernel; they are not part of its chains."""
+
+STUCK_AFTER = 30
+"""This many rejections in a row are no accident at the acceptance of 0.8 to which HMC is tuned (1e-21)."""
+
+
+@dataclass(frozen=True)
+class EnsembleOptions:
+    """How a baseline ensemble is made.
+
+    Attributes:
+        method: ``hmc``, or ``cluster`` for an action that declares its hopping term.
+        chains: parallel chains.
+        thermalise: steps thrown away at the start.
+        trajectory: length of HMC trajectories, also of those between cluster updates, for the field in the hopping
+            form; see :meth:`dmmc.kernels.hmc.HMC.default`.
+        run: length of the recorded part, and what is kept of it.
+
+    Raises:
+        DmmcError: if a number is out of its range, or the method is unknown.
+    """
+
+    method: str = "hmc"
+    chains: int = 256
+    thermalise: int = 200
+    trajectory: float = hmc.LENGTH
+    run: ChainOptions = field(default_factory=lambda: ChainOptions(draws=240, keep_every=12, seed=1))
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise DmmcError(f"the method of an ensemble must be one of {', '.join(METHODS)}, not {self.method!r}")
+        if self.chains < 1 or self.thermalise < 1:
+            raise DmmcError("an ensemble needs at least one chain and one step of thermalisation")
+        if not 0 < self.trajectory < math.inf:
+            raise DmmcError(f"the trajectory length must be a positive number, got {self.trajectory}")
+
+
+def make_ensemble(
+    action: Action,
+    lattice: Lattice,
+    path: str | Path,
+    options: EnsembleOptions | None = None,
+    *,
+    observables: Mapping[str, Observable] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | torch.device = "cpu",
+    stages: Stages | None = None,
+) -> Run:
+    """Run a baseline sampler and store its chains.
+
+    Args:
+        action: the action that is sampled.
+        lattice: the lattice that the chains live on.
+        path: the HDF5 file.
+        options: the sampler, and the length of its chains.
+        observables: what is measured beside the standard observables, by name.
+        resume: go on with an interrupted run, or extend a finished one.
+        overwrite: replace a finished file.
+        device: where to compute.
+        stages: wall times are added here.
+
+    Raises:
+        FileError: if a file is in the way.
+        MismatchError: if a resumed run had other options.
+        DmmcError: cluster updates of an action that does not declare its hopping term; chains that do not move.
+    """
+    options = EnsembleOptions() if options is None else options
+    stages = Stages() if stages is None else stages
+    check_supported(action)
+    with stages("warm-up"):
+        kernel = METHODS[options.method](action, lattice, options.trajectory)
+        generator = rng.stream(options.run.seed, "warm-up", _identity(kernel))
+        state = kernel.start(kernel.initial(options.chains, generator).phi.to(device), generator)
+        kernel, state = kernel.tune(state, generator, WARM_UP)
+
+    def start() -> State:
+        with stages("thermalise"):
+            moved = torch.zeros(options.chains, dtype=torch.bool, device=device)
+            thermal = state
+            for later, info in kernel.steps(state, options.thermalise, generator):
+                thermal, moved = later, moved | info.accepted
+        stuck = int((~moved).sum())
+        if stuck and options.thermalise >= STUCK_AFTER:
+            raise DmmcError(
+                f"{stuck} of {options.chains} chains did not move in {options.thermalise} steps of thermalisation; "
+                "use shorter trajectories (--trajectory), or another seed"
+            )
+        return thermal
+
+    with stages("chain"):
+        chain.run(
+            kernel,
+            start,
+            options.run,
+            path,
+            resume=resume,
+            overwrite=overwrite,
+            observables=observables,
+            provenance={"chains": options.chains, "thermalise": options.thermalise},
+            device=device,
+        )
+    return load_run(path)
+
+
+def _identity(kernel: Kernel[Any]) -> str:
+    """What is sampled how, as text: ensembles of different theories with one seed share no random numbers."""
+    return repr((kernel.describe(), kernel.action.describe(), kernel.lattice.shape))

@@ -1,0 +1,293 @@
+"""The functions of the front door: one call for each step, with the options that most people need as keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmmc.core import rng
+from dmmc.kernels import hmc
+from dmmc.kernels.base import Kernel
+from dmmc.kernels.of_model import KernelOptions
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.options import TrainingOptions
+from dmmc.report.page import ReportSummary
+from dmmc.runs import chain
+from dmmc.runs.chain import ChainOptions
+from dmmc.runs.run import StoredRun
+from dmmc.studies import ensemble as ensembles
+from dmmc.studies import reporting, sampling
+from dmmc.studies import training as trainings
+from dmmc.studies.ensemble import EnsembleOptions
+from dmmc.studies.given import Source
+from dmmc.studies.results import Run, load_run
+from dmmc.studies.sampling import WARM_UP, FlowSteps, SampleOptions
+from dmmc.studies.training import Asked, Sectors
+from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.lattice import Lattice
+from dmmc.theory.observables import Observable
+
+Observables = Mapping[str, Observable]
+
+
+def make_ensemble(
+    action: Action,
+    lattice: Lattice,
+    path: str | Path,
+    *,
+    method: str = "hmc",
+    chains: int = 256,
+    draws: int = 240,
+    keep_every: int = 12,
+    steps_per_draw: int = 1,
+    thermalise: int = 200,
+    trajectory: float = hmc.LENGTH,
+    observables: Observables | None = None,
+    seed: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | torch.device = "cpu",
+) -> Run:
+    """Make an ensemble with HMC or embedded cluster updates.
+
+    Args:
+        action: the action that is sampled.
+        lattice: the lattice that the chains live on.
+        path: the HDF5 file.
+        method: ``hmc``, or ``cluster`` for an action that declares its hopping term.
+        chains: parallel chains.
+        draws: recorded draws of each chain.
+        keep_every: the fields of every k-th draw are kept; 0 keeps none.
+        steps_per_draw: kernel steps between two draws.
+        thermalise: steps thrown away at the start.
+        trajectory: length of HMC trajectories for the field in the hopping form.
+        observables: what is measured beside the standard observables: functions of the fields ``(n, *lattice)`` and
+            their actions ``(n,)`` that return ``(n, ...)``, by name.
+        seed: seed of all random numbers.
+        resume: go on with an interrupted run, or extend a finished one.
+        overwrite: replace a finished file.
+        device: where to compute.
+
+    Raises:
+        DmmcError: as :func:`dmmc.studies.ensemble.make_ensemble`.
+    """
+    length = ChainOptions(draws, steps_per_draw, keep_every, seed=seed)
+    return ensembles.make_ensemble(
+        action,
+        lattice,
+        path,
+        EnsembleOptions(method, chains, thermalise, trajectory, length),
+        observables=observables,
+        resume=resume,
+        overwrite=overwrite,
+        device=device,
+    )
+
+
+def train(
+    ensemble: Source,
+    path: str | Path,
+    *,
+    action: Action | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    network: str = "interaction",
+    config: Mapping[str, Any] | None = None,
+    init: DiffusionModel | None = None,
+    symmetry: Asked = "auto",
+    sectors: Sectors = "auto",
+    seed: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | torch.device = "cpu",
+) -> DiffusionModel:
+    """Train a diffusion model on an ensemble, and save it.
+
+    Args:
+        ensemble: a finished run, the path of a run or of another file with fields, or fields ``(n, *lattice)``.
+        path: the model file.
+        action: the action of the ensemble, where the ensemble does not say it.
+        minutes: training budget in minutes; 5 without ``steps``.
+        steps: training budget in optimiser steps instead, which is reproducible.
+        network: name of a registered network, for a new model.
+        config: its configuration where it differs from the default, such as ``{"hidden1": 16, "hidden2": 8}``.
+        init: a model to start from, of any lattice size or couplings.
+        symmetry: ``auto`` finds out whether ``S(-phi) = S(phi)``; ``none`` does not use it; ``z2`` insists on it.
+        sectors: ``two`` models the sector M > 0 and mirrors it, ``one`` models all fields at once.
+        seed: seed of all random numbers.
+        resume: go on with an interrupted training.
+        overwrite: replace an earlier model file.
+        device: where to train.
+
+    Raises:
+        DmmcError: as :func:`dmmc.studies.training.train`.
+    """
+    budget = 5.0 if minutes is None and steps is None else minutes
+    return trainings.train(
+        ensemble,
+        path,
+        TrainingOptions(steps=steps, minutes=budget, seed=seed),
+        action=action,
+        network=network,
+        config=config,
+        init=init,
+        symmetry=symmetry,
+        sectors=sectors,
+        resume=resume,
+        overwrite=overwrite,
+        device=device,
+    )
+
+
+def sample(
+    model: DiffusionModel,
+    path: str | Path,
+    *,
+    action: Action | None = None,
+    kernel: str | KernelOptions = "independence",
+    chains: int = 64,
+    draws: int = 256,
+    keep_every: int = 8,
+    steps_per_draw: int = 1,
+    flow_steps: FlowSteps = "auto",
+    discard: int | None = None,
+    reference: Source | None = None,
+    observables: Observables | None = None,
+    seed: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Run:
+    """Run the exact Metropolis chain of a model.
+
+    Args:
+        model: gives the proposals.
+        path: the HDF5 file.
+        action: the action that is sampled; needed only where the model does not say it.
+        kernel: ``independence``, ``latent``, ``path``, ``refresh`` or ``cycle``, or all options of one of them.
+        chains: parallel chains.
+        draws: recorded draws of each chain.
+        keep_every: the fields of every k-th draw are kept; 0 keeps none.
+        steps_per_draw: kernel steps between two draws.
+        flow_steps: integration steps of the probability flow; ``auto`` takes as few as keep its bias below 1 % of the
+            statistical error.
+        discard: steps thrown away at the start; None for five rejection times, as predicted from the weights.
+        reference: configurations of another sampler, to weigh: they show what the model misses.
+        observables: what is measured beside the standard observables, by name.
+        seed: seed of all random numbers.
+        resume: go on with an interrupted run, or extend a finished one.
+        overwrite: replace a finished file.
+
+    Raises:
+        DmmcError: as :func:`dmmc.studies.sampling.sample`.
+    """
+    options = SampleOptions(
+        chains=chains,
+        kernel=kernel if isinstance(kernel, KernelOptions) else KernelOptions(kernel),
+        run=ChainOptions(draws, steps_per_draw, keep_every, seed=seed),
+        flow_steps=flow_steps,
+        discard=discard,
+    )
+    return sampling.sample(
+        model,
+        path,
+        options,
+        action=action,
+        reference=reference,
+        observables=observables,
+        resume=resume,
+        overwrite=overwrite,
+    )
+
+
+def run_chain(
+    kernel: Kernel[Any],
+    path: str | Path,
+    *,
+    chains: int = 64,
+    draws: int = 256,
+    keep_every: int = 0,
+    steps_per_draw: int = 1,
+    discard: int = WARM_UP,
+    tune: bool = True,
+    observables: Observables | None = None,
+    seed: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | torch.device = "cpu",
+) -> Run:
+    """Run chains of any kernel, such as one of your own.
+
+    Args:
+        kernel: the Markov kernel; its chains begin where ``kernel.initial`` says.
+        path: the HDF5 file.
+        chains: parallel chains.
+        draws: recorded draws of each chain.
+        keep_every: the fields of every k-th draw are kept; 0 keeps none.
+        steps_per_draw: kernel steps between two draws.
+        discard: steps thrown away at the start.
+        tune: whether to call ``kernel.tune`` before the chains begin.
+        observables: what is measured beside the standard observables, by name.
+        seed: seed of all random numbers.
+        resume: go on with an interrupted run, or extend a finished one.
+        overwrite: replace a finished file.
+        device: where the random numbers are made.
+
+    Raises:
+        DmmcError: as :func:`dmmc.runs.chain.run`.
+    """
+    check_supported(kernel.action)
+    generator = rng.stream(seed, "warm-up", repr((kernel.describe(), kernel.action.describe())), device=device)
+    state = kernel.initial(chains, generator)
+    if tune:
+        kernel, state = kernel.tune(state, generator, WARM_UP)
+    options = ChainOptions(draws, steps_per_draw, keep_every, seed=seed)
+    chain.run(
+        kernel,
+        lambda: state,
+        options,
+        path,
+        resume=resume,
+        overwrite=overwrite,
+        discard=discard,
+        observables=observables,
+        provenance={"chains": chains},
+        device=device,
+    )
+    return load_run(path)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> DiffusionModel:
+    """Read a model file.
+
+    Raises:
+        FileError: if the file is missing, truncated, damaged or foreign, or was written by a newer version.
+    """
+    return DiffusionModel.load(path, device=device)
+
+
+def report(
+    *inputs: StoredRun | str | Path,
+    out: str | Path = "report.html",
+    reference: str | None = None,
+    title: str | None = None,
+    discard: int | None = None,
+    overwrite: bool = False,
+) -> ReportSummary:
+    """Write one self-contained HTML page about runs, models, scans and exactness laboratories.
+
+    Args:
+        inputs: runs or run files of one lattice and action; model files; folders of scans and laboratories.
+        out: the HTML file.
+        reference: the run that the others are compared with: its label, such as ``HMC``, or its file.
+        title: heading of the page.
+        discard: leave out the first draws of each chain.
+        overwrite: replace an earlier page.
+
+    Raises:
+        DmmcError: as :func:`dmmc.studies.reporting.write_report`.
+    """
+    sources: Sequence[StoredRun | str | Path] = inputs
+    return reporting.write_report(sources, out, reference=reference, title=title, discard=discard, overwrite=overwrite)

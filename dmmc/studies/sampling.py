@@ -1,0 +1,273 @@
+"""From a trained model to an exact chain: steps of the flow, kernel, transient, chain, certificate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmmc.core import rng
+from dmmc.core.errors import DmmcError
+from dmmc.diagnostics.acceptance import rejection_time
+from dmmc.kernels.base import Kernel, State
+from dmmc.kernels.of_model import KernelOptions, make_kernel
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.proposals.base import Steppable
+from dmmc.proposals.certificate import Certificate
+from dmmc.proposals.certify import DETERMINANT_SITES, DETERMINANT_WORK, certify
+from dmmc.proposals.ode import denoise
+from dmmc.proposals.of_model import flow_proposal
+from dmmc.proposals.steps import choose_steps
+from dmmc.runs import chain
+from dmmc.runs.chain import ChainOptions
+from dmmc.runs.run import begun_header
+from dmmc.studies.given import Source, read_ensemble
+from dmmc.studies.results import Run, load_run
+from dmmc.studies.stages import Stages
+from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.observables import Observable
+
+FlowSteps = int | tuple[int, ...] | Literal["auto"]
+
+WARM_UP = 60
+"""Steps that tune a kernel; they are not part of its chains."""
+
+DISCARD_TIMES = 5.0
+"""Rejection times that chains which begin at proposals are given to forget it: exp(-5) is below 1 %."""
+
+DISCARD_UNKNOWN = 60
+"""Steps thrown away of a kernel without weights, whose rejection time cannot be predicted."""
+
+WEIGHED = 256
+"""Proposals, at least, from whose weights the rejection time is predicted."""
+
+REFERENCE_FIELDS = 512
+"""Reference configurations that are weighed."""
+
+DENOISING_TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Times tau of the denoising sequence that is stored with a chain: noise at 0, a field of the theory at 1.
+
+The noise level is ``1 - tau`` on the logarithmic scale of :meth:`dmmc.model.reference.GaussianReference.level`, which is
+the time of the variance-expanding process of Wang, Aarts, Zhou, JHEP 05 (2024) 060.
+"""
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How an exact chain is run.
+
+    Attributes:
+        chains: parallel chains, which start at proposals.
+        kernel: the Metropolis kernel that uses the model.
+        run: length of the recorded part, and what is kept of it.
+        flow_steps: integration steps of the probability flow. ``auto`` takes as many as keep the bound on every bias
+            below 1 % of the statistical error that this many independent draws would have. Kernels of paths have no
+            integrator and ignore it.
+        discard: steps thrown away at the start; if not given, five rejection times, as predicted from the weights.
+        proposals: proposals on which the certificate is measured.
+        determinants: of how many of these proposals the certificate takes the determinant of the flow's map, up to 256
+            sites; at least 8 to count. If not given, all of them where that is cheap, else none.
+
+    Raises:
+        DmmcError: if a number is out of its range.
+    """
+
+    chains: int = 64
+    kernel: KernelOptions = field(default_factory=KernelOptions)
+    run: ChainOptions = field(default_factory=lambda: ChainOptions(draws=256, keep_every=8, seed=1))
+    flow_steps: FlowSteps = "auto"
+    discard: int | None = None
+    proposals: int = 16
+    determinants: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.chains < 1:
+            raise DmmcError(f"the number of chains must be positive, got {self.chains}")
+        if self.discard is not None and self.discard < 0:
+            raise DmmcError(f"discard must not be negative, got {self.discard}")
+        steps = (self.flow_steps,) if isinstance(self.flow_steps, int) else self.flow_steps
+        if steps != "auto" and (isinstance(steps, str) or not steps or min(steps) < 1):
+            raise DmmcError(f"flow_steps must be positive numbers of steps or 'auto', got {self.flow_steps!r}")
+        if self.proposals < 2:
+            raise DmmcError(f"a certificate needs at least 2 proposals, got {self.proposals}")
+
+    def determinants_on(self, volume: int) -> int:
+        """Number of determinants on a lattice of so many sites.
+
+        Raises:
+            DmmcError: if more are asked for than is possible.
+        """
+        if self.determinants is None:
+            cheap = self.kernel.uses_flow and self.proposals * volume**2 <= DETERMINANT_WORK
+            return self.proposals if cheap else 0
+        possible = volume <= DETERMINANT_SITES and self.kernel.uses_flow
+        if not 0 <= self.determinants <= self.proposals or (self.determinants and not possible):
+            raise DmmcError(
+                f"determinants are for at most {DETERMINANT_SITES} sites, for kernels with a flow, and for no more than "
+                f"the {self.proposals} proposals of the certificate; got {self.determinants} on {volume} sites with "
+                f"{self.kernel.kernel}"
+            )
+        return self.determinants
+
+
+def sample(
+    model: DiffusionModel,
+    path: str | Path,
+    options: SampleOptions | None = None,
+    *,
+    action: Action | None = None,
+    reference: Source | None = None,
+    observables: Mapping[str, Observable] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    stages: Stages | None = None,
+) -> Run:
+    """Run the exact diffusion chain.
+
+    Stored beside the chain, in ``Run.evaluation``: the arrays of a :class:`~dmmc.proposals.certificate.Certificate`, if
+    the chain depends on an integrator; ``log_w_reference`` of the reference configurations, if there are any; and
+    ``denoising``, a field at the times ``denoising_time``, with noise of standard deviation ``denoising_noise``.
+
+    Args:
+        model: gives the proposals.
+        path: the HDF5 file.
+        options: kernel, length of the chains, steps of the flow.
+        action: the action that is sampled; needed only where the model does not say it.
+        reference: configurations of another sampler, to weigh: they show what the model misses.
+        observables: what is measured beside the standard observables, by name.
+        resume: go on with, or extend, a run. A resumed run keeps the steps of its flow and its discarded steps.
+        overwrite: replace a finished file.
+        stages: wall times are added here.
+
+    Raises:
+        MismatchError: if the model was trained for another action, the reference belongs to another one, or a resumed
+            run had other options.
+        DmmcError: if a number is out of its range, or the model does not say its action and none is given.
+    """
+    options = SampleOptions() if options is None else options
+    stages = Stages() if stages is None else stages
+    action = action or model.known_action()
+    if action is None:
+        raise DmmcError("the model does not say its action, so it must be given")
+    check_supported(action)
+    model.check_fits(action)
+    determinants = options.determinants_on(model.lattice.volume)
+    weighed = None if reference is None else _reference_fields(reference, action, model)
+    begun = begun_header(path) if resume else None
+    settings: dict[str, Any] = {} if begun is None else begun.provenance
+    flow = _flow(model, options, settings, stages) if options.kernel.uses_flow else None
+    seed, device = options.run.seed, model.device
+    with stages("warm-up"):
+        kernel = make_kernel(options.kernel, action, model, flow)
+        generator = rng.stream(seed, "warm-up", repr((kernel.describe(), action.describe())), device=device)
+        kernel, state, log_w = _ready(kernel, options.chains, generator)
+    discard = options.discard
+    if discard is None:
+        discard = begun.discard if begun is not None else predicted_discard(log_w)
+
+    def evaluate() -> dict[str, NDArray[np.float64]]:
+        arrays: dict[str, Tensor] = {}
+        if weighed is not None:
+            with stages("reference weights"):
+                weights = rng.stream(seed, "reference weights", device=device)
+                carried = kernel.start(weighed.to(device), weights).tensors()
+                arrays |= {"log_w_reference": carried["log_w"]} if "log_w" in carried else {}
+        levels = [1.0 - time for time in DENOISING_TIMES]
+        noise = torch.randn(
+            (1, *model.lattice.shape),
+            generator=rng.stream(seed, "denoising", device=device),
+            dtype=model.dtype,
+            device=device,
+        )
+        arrays["denoising"] = torch.cat(denoise(model, noise, levels))
+        arrays["denoising_time"] = torch.tensor(DENOISING_TIMES, dtype=torch.float64)
+        arrays["denoising_noise"] = model.reference.variance(torch.tensor(levels, dtype=torch.float64)).sqrt()
+        measured = {name: x.double().cpu().numpy() for name, x in arrays.items()}
+        return measured if flow is None else _certificate(flow, path, options, determinants, stages).arrays() | measured
+
+    with stages("chain"):
+        chain.run(
+            kernel,
+            lambda: state,
+            options.run,
+            path,
+            resume=resume,
+            overwrite=overwrite,
+            discard=discard,
+            observables=observables,
+            provenance={
+                "chains": options.chains,
+                "symmetry": model.symmetry,
+                **({} if flow is None else {"flow": {"n_steps": list(flow.schedule), "method": flow.method}}),
+            },
+            device=device,
+            evaluate=evaluate,
+        )
+    return load_run(path)
+
+
+def _reference_fields(reference: Source, action: Action, model: DiffusionModel) -> Tensor:
+    """A few hundred of the reference configurations, spread evenly over all of them."""
+    given = read_ensemble(reference, action, model.lattice.shape)
+    given.check(model.symmetry)
+    return given.phi[:: max(1, len(given.phi) // REFERENCE_FIELDS)][:REFERENCE_FIELDS]
+
+
+def _flow(model: DiffusionModel, options: SampleOptions, settings: Mapping[str, Any], stages: Stages) -> Steppable:
+    """The probability flow: with the steps that were asked for, those of the run that goes on, or chosen now."""
+    if options.flow_steps != "auto":
+        return flow_proposal(model, options.flow_steps)
+    if "flow" in settings:
+        return flow_proposal(model, tuple(settings["flow"]["n_steps"]), method=settings["flow"]["method"])
+    with stages("choice of steps"):
+        generator = rng.stream(options.run.seed, "choice of steps", device=model.device)
+        likely = flow_proposal(model, method="dopri5")
+        return choose_steps(likely, options.chains * options.run.draws, generator=generator).proposal
+
+
+def _ready(
+    kernel: Kernel[Any], chains: int, generator: torch.Generator
+) -> tuple[Kernel[Any], State, NDArray[np.float64] | None]:
+    """The tuned kernel, the state of its chains, and log weights of independent proposals, if it has such weights."""
+    state = kernel.initial(max(chains, WEIGHED), generator)
+    kernel, state = kernel.tune(state, generator, WARM_UP)
+    tensors = state.tensors()
+    log_w = tensors["log_w"].cpu().numpy() if kernel.facts.independent_weights else None
+    return kernel, kernel.restore({name: x[:chains] for name, x in tensors.items()}), log_w
+
+
+def predicted_discard(log_w: NDArray[np.float64] | None) -> int:
+    """Steps after which chains that began at proposals have forgotten it.
+
+    Args:
+        log_w: log weights of proposals, ``(n,)``; None for a kernel without weights.
+    """
+    if log_w is None:
+        return DISCARD_UNKNOWN
+    return math.ceil(DISCARD_TIMES * rejection_time(log_w))
+
+
+def _certificate(
+    flow: Steppable, path: str | Path, options: SampleOptions, determinants: int, stages: Stages
+) -> Certificate:
+    # A chain that is extended has the proposal and the seed that it had, and so the certificate.
+    stored = Certificate.stored(load_run(path).evaluation) if Path(path).exists() else None
+    if stored is not None and len(stored.delta) == options.proposals and len(stored.delta_determinant) >= determinants:
+        return stored
+    with stages("certificate"):
+        # Cheap beside the chain: few probes, whose noise makes the bound larger. A bound that was asked for is not to
+        # be lost in that noise.
+        return certify(
+            flow,
+            options.proposals,
+            rng.stream(options.run.seed, "certificate", device=flow.device),
+            probes=16 if options.flow_steps == "auto" else 2,
+            determinants=determinants,
+        )

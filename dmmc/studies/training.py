@@ -1,0 +1,154 @@
+"""From an ensemble to a trained model: checks, symmetry, reference, training, file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dmmc.core import rng
+from dmmc.core.errors import FileError, MismatchError
+from dmmc.model.checkpoint import remove_checkpoint
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.options import TrainingOptions
+from dmmc.model.reference import GaussianReference
+from dmmc.model.training import fit
+from dmmc.studies.given import Source, read_ensemble
+from dmmc.studies.stages import Stages
+from dmmc.theory.actions import Action, Symmetry, check_supported
+from dmmc.theory.symmetry import align, find_symmetry, is_broken
+
+Asked = Literal["auto", "none", "z2"]
+Sectors = Literal["auto", "one", "two"]
+
+
+def note(text: str) -> None:
+    """Print a remark on standard error, where it does not mix with results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def train(
+    ensemble: Source,
+    path: str | Path,
+    options: TrainingOptions | None = None,
+    *,
+    action: Action | None = None,
+    network: str = "interaction",
+    config: Mapping[str, Any] | None = None,
+    init: DiffusionModel | None = None,
+    symmetry: Asked = "auto",
+    sectors: Sectors = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | torch.device = "cpu",
+    stages: Stages | None = None,
+    say: Callable[[str], None] = note,
+) -> DiffusionModel:
+    """Train a model on an ensemble and save it.
+
+    Before the training, the ensemble is checked against its action, and it is found out whether ``S(-phi) = S(phi)``.
+    Only under that symmetry is the network odd, or one sector of a broken phase modelled and mirrored; without it the
+    model has a mean and biases.
+
+    Args:
+        ensemble: a finished run, the path of a run or of another file with fields, or fields ``(n, *lattice)``.
+        path: the model file; ``<path>.checkpoint`` holds the state of a training that is not finished.
+        options: budget and details of the training; five minutes by default.
+        action: the action of the ensemble, where the ensemble does not say it. None for data without an action.
+        network: name of a registered network, for a new model.
+        config: its configuration where it differs from the default; for the network of the package the fields of
+            :class:`dmmc.model.interaction.NetworkSize`.
+        init: a model to start from, of any lattice size or couplings.
+        symmetry: ``auto`` finds out whether the theory has the symmetry Z2; ``none`` does not use it; ``z2`` asks for
+            it, and is refused if the action does not have it.
+        sectors: ``two`` models the sector M > 0 and mirrors it, ``one`` models all fields at once; ``auto`` decides by
+            the histogram of M.
+        resume: go on from the checkpoint, if there is one.
+        overwrite: replace an earlier model file.
+        device: where to train.
+        stages: wall times are added here.
+        say: is told what was found out about the ensemble.
+
+    Returns:
+        the trained model.
+
+    Raises:
+        FileError: if a file is in the way or cannot be written.
+        MismatchError: if the ensemble does not fit its action, the asked symmetry is not one of the action, ``init`` has
+            other sectors or dimensions, or the checkpoint belongs to another training.
+        DmmcError: if the ensemble is too small or not finite.
+    """
+    path, stages = Path(path), Stages() if stages is None else stages
+    options = TrainingOptions(minutes=5.0, seed=1) if options is None else options
+    if path.is_dir():
+        raise FileError(f"{path} is a directory; name a file in it")
+    if path.exists() and not (overwrite or resume):
+        raise FileError(f"{path} exists; choose another path, or allow overwriting")
+    given = read_ensemble(ensemble, action)
+    action, lattice = given.action, given.lattice
+    if action is not None:
+        check_supported(action)
+    with stages("checks"):
+        finding = find_symmetry(action, given.phi, symmetry)
+        check = given.check(finding.symmetry)
+    say(f"symmetry: {finding.evidence}")
+    for remark in () if check is None else check.notes:
+        say(f"note: {remark}")
+    two_sector = _two_sectors(sectors, finding.symmetry == "z2" and is_broken(given.phi), finding.symmetry, init)
+    # Fields of one chain follow each other; the held-out part must not be a single stretch of one of them.
+    order = torch.randperm(len(given.phi), generator=rng.stream(options.seed, "training", "order"))
+    phi = given.phi[order].float()
+    if two_sector:
+        phi = align(phi)
+    with stages("train"):
+        # Under the symmetry, and with both signs in the model, the mean is zero and need not be measured.
+        connected = two_sector or finding.symmetry == "none"
+        reference = GaussianReference.measure(phi, lattice, connected, action)
+        if init is not None:
+            model = init.moved_to(reference, action)
+        else:
+            model = DiffusionModel.untrained(
+                reference,
+                action,
+                network,
+                config,
+                symmetry=finding.symmetry,
+                two_sector=two_sector,
+                generator=rng.stream(options.seed, "network"),
+            )
+        model.network.to(device)
+        checkpoint = f"{path}.checkpoint"
+        model = fit(model, action, phi, options, checkpoint=checkpoint, resume=resume)
+        model.save(path)
+        remove_checkpoint(checkpoint)
+    return model
+
+
+def _two_sectors(asked: Sectors, broken: bool, symmetry: Symmetry, init: DiffusionModel | None) -> bool:
+    if asked == "two" and symmetry == "none":
+        raise MismatchError(
+            "one sector can be mirrored only in a theory with the symmetry S(-phi) = S(phi), and this one does not have "
+            "it; leave the sectors to be chosen automatically"
+        )
+    if init is None:
+        return broken if asked == "auto" else asked == "two"
+    if asked != "auto" and (asked == "two") != init.two_sector:
+        raise MismatchError("a model of one sector cannot start one of two, nor the other way round; train afresh")
+    if init.symmetry != symmetry:
+        raise MismatchError(
+            f"the model to start from has the symmetry {init.symmetry!r} and this theory {symmetry!r}; train afresh"
+        )
+    return init.two_sector
+
+
+def check_resume(path: Path, overwrite: bool) -> None:
+    """Refuse to resume a training that is finished.
+
+    Raises:
+        FileError: if there is nothing to go on with.
+    """
+    if path.exists() and not Path(f"{path}.checkpoint").exists() and not overwrite:
+        raise FileError(f"{path} is finished, there is nothing to resume; to train on, pass it as --init")

@@ -1,0 +1,62 @@
+"""Every recorded observable appears in a summary, whoever made it; the standard ones are tested with the theory."""
+
+import math
+
+import numpy as np
+import pytest
+
+from dmmc import diagnostics
+from dmmc.core.errors import DmmcError
+from dmmc.diagnostics import DiagnosticsWarning
+from dmmc.theory import symmetry
+from helpers import ar1
+
+CHAINS, DRAWS = 8, 500
+
+
+def record(seed=1):
+    rng = np.random.default_rng(seed)
+    M = ar1(2.0, CHAINS, DRAWS, rng)
+    standard = {"M": M, "abs_M": abs(M), "M2": M**2, "M4": M**4, "phi2": M**2 + 1, "S_per_site": ar1(1.0, 8, 500, rng)}
+    two_point = np.stack([5 + M**2, 1 + 0.1 * rng.normal(size=M.shape)], -1)
+    return {**standard, "two_point": two_point}
+
+
+def test_extra_observables_are_not_dropped():
+    standard = record()
+    rng = np.random.default_rng(2)
+    own = {
+        "plaquette": rng.normal(1, 0.1, (CHAINS, DRAWS)),
+        "wall": rng.normal(size=(CHAINS, DRAWS, 3)),
+        "tensor": rng.normal(size=(CHAINS, DRAWS, 2, 2)),
+        "parity": rng.random((CHAINS, DRAWS)) < 0.5,
+    }
+    estimates = diagnostics.summary({**standard, **own}, 16, 0.5)
+    assert set(estimates) == {*standard, "chi2", "chi2_signed", "binder", "xi"} - {"two_point"} | {
+        *("plaquette", "parity", "wall[0]", "wall[1]", "wall[2]"),
+        *("tensor[0,0]", "tensor[0,1]", "tensor[1,0]", "tensor[1,1]"),
+    }
+    assert estimates["wall[2]"] == diagnostics.gamma_method(own["wall"][:, :, 2])
+    assert estimates["tensor[1,0]"] == diagnostics.gamma_method(own["tensor"][:, :, 1, 0])
+    assert estimates["plaquette"] == diagnostics.gamma_method(own["plaquette"])
+    assert estimates["parity"].value == own["parity"].mean()
+
+
+def test_a_bad_observable_does_not_hide_the_others():
+    bad = np.random.default_rng(3).normal(size=(CHAINS, DRAWS, 2))
+    bad[3, 7, 1] = np.inf
+    with pytest.warns(DiagnosticsWarning, match=r"ratio\[1\] has NaN or infinite values"):
+        estimates = diagnostics.summary({**record(), "ratio": bad}, 16)
+    assert math.isnan(estimates["ratio[1]"].value) and math.isfinite(estimates["ratio[0]"].error)
+    with pytest.raises(DmmcError, match="shape"):
+        diagnostics.summary({**record(), "mean": np.zeros(CHAINS)}, 16)
+
+
+def test_broken_and_symmetric_magnetisations():
+    rng = np.random.default_rng(4)
+    sign = np.where(rng.random((CHAINS, DRAWS)) < 0.5, -1, 1)
+    assert not diagnostics.is_broken(record()["M"])
+    assert diagnostics.is_broken(sign * (1 + 0.1 * rng.normal(size=(CHAINS, DRAWS))))
+    assert diagnostics.is_broken(1 + 0.1 * rng.normal(size=(CHAINS, DRAWS)))
+    assert not diagnostics.is_broken(sign * (1 + 0.4 * rng.normal(size=(CHAINS, DRAWS))))
+    assert diagnostics.observables.WELL_SEPARATED == symmetry.WELL_SEPARATED

@@ -1,0 +1,142 @@
+"""Reports find out what their inputs are, and are written as a whole or not at all."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+
+import h5py
+import numpy as np
+import pytest
+
+from dmmc.core.errors import DmmcError, FileError
+from dmmc.core.facts import KernelFacts
+from dmmc.diagnostics.slowing_down import fit_power_law
+from dmmc.report.page import Page, ReportSummary
+from dmmc.studies import reporting
+from dmmc.studies.reporting import write_report
+from dmmc.studies.scan.table import TAUS
+from stored_runs import store
+
+HMC = KernelFacts("hmc", "HMC", model_free=True)
+ACTION = {"name": "phi4", "kappa": 0.25, "lam": 0.022, "scale": 1.0}
+
+
+def write_run(path, draws=60, discard=0, seed=1):
+    rng = np.random.default_rng(seed)
+    M = 0.4 * rng.standard_normal((8, draws))
+    observables = {"M": M, "abs_M": abs(M), "M2": M**2, "M4": M**4}
+    observables |= {name: rng.normal(0.8, 0.1, (8, draws)) for name in ("phi2", "S_per_site")}
+    observables["two_point"] = rng.exponential(1.0, (8, draws, 6))
+    stats = {"accepted": rng.random((8, draws)) < 0.8}
+    return store(path, observables, stats, kernel=HMC, lattice=(4, 4), action=ACTION, discard=discard)
+
+
+def pair(value, error):
+    return {"value": value, "error": error}
+
+
+def write_scan(folder):
+    """The result of a scan along L with one sampler, whose tau_int is xi^2."""
+    xi = {f"L{L}": pair(L / 4, 0.01 * L) for L in (8, 12, 16)}
+    results = [
+        {
+            "point": point, "line": "L/4", "L": L, "sampler": "cluster", "chains": 4, "draws": 100,
+            "acceptance": pair(0.8, 0.01), "binder": pair(0.6, 0.01), "xi": xi[point],
+            "tau_int": {name: pair((L / 4) ** 2, 0.02 * L) | {"resolved": True} for name in TAUS},
+            "cost": {"seconds": pair(1e-3 * L, 1e-5), "force": pair(5.0 * L, 0.1)},
+        }
+        for point, L in zip(xi, (8, 12, 16), strict=True)
+    ]  # fmt: skip
+    x = np.array([2.0, 3.0, 4.0])
+    law = fit_power_law(x, x**2, 0.08 * x, 0.04 * x, "tau")
+    fits = [
+        {"sampler": "cluster", "line": "L/4", "observable": name, "against": "xi", "points": list(xi), **asdict(law)}
+        for name in TAUS
+    ]
+    summary = {
+        "format": "dmmc-scan", "dmmc": "0.1.0", "plan": {"samplers": ["cluster"]}, "along": "L", "xi": xi,
+        "results": results, "fits": fits, "crossings": [], "notes": ["a <note>"],
+    }  # fmt: skip
+    folder.mkdir()
+    (folder / "scan.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_runs_and_a_scan_on_one_page(tmp_path):
+    folder = write_scan(tmp_path / "two <sizes>")
+    out = tmp_path / "report.html"
+    summary = write_report([write_run(tmp_path / "hmc.h5"), folder], out)
+    text = out.read_text(encoding="utf-8")
+    assert summary.path == str(out)
+    assert ReportSummary.from_json(summary.to_json()) == summary
+    assert summary.runs == {"HMC": "hmc.h5"}
+    assert summary.sections == ("Scan two <sizes>",)
+    assert "<h2>Scan two &lt;sizes&gt;</h2>" in text
+    assert "a &lt;note&gt;" in text
+    assert [x for x in summary.figures if "section" in x] == [
+        "section-1-tau-xi", "section-1-tau-L", "section-1-cost", "section-1-acceptance"
+    ]  # fmt: skip
+    # The slope that was put in, for M too.
+    assert text.count("<strong>2.00(") == len(TAUS)
+    alone = write_report([folder / "scan.json"], tmp_path / "alone.html")
+    assert alone.title == "Scan two <sizes>"
+    assert alone.runs == {}
+
+
+def test_draws_are_discarded_by_the_run_or_by_the_reader(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(reporting, "render", lambda runs, **_: given.extend(runs) or Page("", ReportSummary("")))
+    path = write_run(tmp_path / "run.h5", discard=10)
+    for discard, left in ((None, 50), (0, 60), (25, 35)):
+        write_report([path], tmp_path / "page.html", discard=discard, overwrite=True)
+        assert given.pop().n_draws == left
+    with pytest.raises(DmmcError, match="cannot be discarded"):
+        write_report([path], tmp_path / "page.html", discard=60, overwrite=True)
+
+
+def test_refusals_leave_no_file(tmp_path):
+    out, path = tmp_path / "report.html", write_run(tmp_path / "run.h5")
+    foreign, text = tmp_path / "foreign.h5", tmp_path / "notes.txt"
+    with h5py.File(foreign, "w") as file:
+        file["cfgs"] = np.zeros((2, 4, 4))
+    text.write_text("notes")
+    copy, truncated = tmp_path / "copy.h5", tmp_path / "truncated.h5"
+    shutil.copy(path, copy)
+    truncated.write_bytes(path.read_bytes()[:-2000])
+    for inputs, error, match in (
+        ([], DmmcError, "nothing to report on"),
+        ([tmp_path / "none.h5"], FileError, "there is no file"),
+        ([tmp_path], FileError, "not the result of a finished scan"),
+        ([foreign], FileError, "not a dmmc run"),
+        ([text], FileError, "not an HDF5 file"),
+        ([truncated], FileError, "restore it from a copy"),
+        ([path, copy], DmmcError, "are the same run"),
+        ([path, path], DmmcError, "named twice"),
+    ):
+        with pytest.raises(error, match=match):
+            write_report(inputs, out)
+    for place, match in ((tmp_path, "is a directory"), (tmp_path / "no" / "report.html", "no directory")):
+        with pytest.raises(FileError, match=match):
+            write_report([path], place)
+    assert [path.name for path in tmp_path.iterdir() if "html" in path.name] == []
+
+
+def test_an_earlier_page_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting, "render", lambda *_, **__: Page("new", ReportSummary("new")))
+    out = tmp_path / "report.html"
+    out.write_text("earlier")
+    with pytest.raises(FileError, match="--overwrite"):
+        write_report([], out)
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="no space"):
+            write_report([], out, overwrite=True)
+    assert out.read_text() == "earlier"
+    write_report([], out, overwrite=True)
+    assert out.read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

@@ -1,0 +1,165 @@
+"""An ensemble of its action is accepted; the usual mistakes are refused, with the number and the likely cause."""
+
+import math
+
+import pytest
+import torch
+
+from dmmc.core.errors import DmmcError, MismatchError
+from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+from dmmc.theory.ensemble import EnsembleCheck, check_ensemble
+from dmmc.theory.lattice import Lattice
+from dmmc.theory.symmetry import align
+from helpers import free_draws, free_reference, hmc_ensemble, rng
+
+ACTION, CHAINS = Phi4(0.27, 0.022), 100
+
+
+@pytest.fixture(scope="module")
+def phi():
+    return hmc_ensemble(ACTION, (16, 16), n=1000)
+
+
+@pytest.mark.parametrize("chains", [None, CHAINS, 7], ids=["one sequence", "chains", "no divisor"])
+def test_a_right_ensemble_is_accepted(phi, chains):
+    check = check_ensemble(phi, ACTION, chains=chains)
+    assert abs(check.virial - 1) < 0.03 and 0.001 < check.virial_error < 0.01
+    assert check.virial_z == pytest.approx((check.virial - 1) / check.virial_error) and abs(check.virial_z) < 5
+    assert abs(check.axes_z) < 5 and abs(check.mean_z) < 5
+    assert (check.n, check.distinct, check.notes) == (1000, 1000, ())
+    assert EnsembleCheck.from_json(check.to_json()) == check
+    assert str(check).startswith("1000 configurations, <phi dS/dphi>/V = ")
+
+
+@pytest.mark.parametrize("shape", [(1,), (6,), (4, 4), (3, 5), (2, 3, 2)])
+def test_free_fields_are_accepted_in_all_dimensions(shape):
+    draws = free_draws(free_reference(Lattice(shape), 0.7), 2000)
+    check = check_ensemble(draws, FreeField(0.7))
+    # phi dS/dphi / V is the mean of V squares of normal numbers.
+    assert check.virial_error == pytest.approx(math.sqrt(2 / (2000 * math.prod(shape))), rel=0.3)
+    assert (check.axes_z is None) == (len(set(shape)) == len(shape))
+
+
+def test_the_error_accounts_for_autocorrelation():
+    # An autoregressive chain of free fields: a thousand draws are worth 1000 / (2 tau_int), and here 2 tau_int = 19.
+    reference = free_reference(Lattice((4, 4)), 0.7)
+    steps = free_draws(reference, 20 * 1000).view(20, 1000, 4, 4)
+    a = math.sqrt(0.9)  # squares decorrelate with a^2
+    chain = [steps[:, 0]]
+    for k in range(1, 1000):
+        chain.append(a * chain[-1] + math.sqrt(1 - a * a) * steps[:, k])
+    draws = torch.stack(chain, 1).flatten(0, 1)
+    for chains in (20, None):
+        check = check_ensemble(draws, FreeField(0.7), chains=chains)
+        assert check.virial_error == pytest.approx(math.sqrt(2 * 19 / (20_000 * 16)), rel=0.3)
+        assert abs(check.virial_z) < 5
+
+
+def refusal(*args, **options):
+    with pytest.raises(MismatchError, match=r"does not fit the action: <phi dS/dphi>/V should be 1 and is ") as caught:
+        check_ensemble(*args, chains=CHAINS, **options)
+    message = str(caught.value)
+    return float(message.split("should be 1 and is ")[1].split("(")[0]), message
+
+
+def test_other_couplings_are_refused(phi):
+    for action, exact in ((Phi4(0.25, 0.022), 1.18), (Phi4(0.27, 0.05), 1.42)):
+        value, message = refusal(phi, action)
+        assert value == pytest.approx(exact, abs=0.05)
+        assert "other couplings, another normalisation (multiplied by about 0.9" in message
+
+
+def test_other_normalisations_are_refused_by_name(phi):
+    value, message = refusal(math.sqrt(0.27) * phi, ACTION)
+    assert value == pytest.approx(0.19, abs=0.01)
+    assert "in the normalisation of the mass form: multiply them by 1.9245" in message
+    _, message = refusal(math.sqrt(0.54) * phi, ACTION)
+    assert "in the normalisation of the textbook form: multiply them by 1.3608" in message
+    _, message = refusal(phi, ACTION.rescaled(math.sqrt(0.27)))
+    assert "in the normalisation of the hopping form: multiply them by 0.519615" in message
+    # Of an action that names no other conventions the factor is told all the same.
+    foreign = AutogradAction(ACTION, "foreign")
+    assert "(multiplied by about 2 they would fit)" in refusal(phi / 2, foreign)[1]
+
+
+def test_fields_that_no_factor_mends_are_refused(phi):
+    assert (
+        "have other couplings, or another lattice shape"
+        in refusal(phi, AutogradAction(lambda x: -ACTION(x), "minus"))[1]
+    )
+
+
+def test_axes_in_the_wrong_order_are_refused():
+    draws = hmc_ensemble(ACTION, (8, 16), n=1000)
+    check_ensemble(draws, ACTION, chains=CHAINS)
+    check_ensemble(draws.transpose(1, 2), ACTION, chains=CHAINS)
+    _, message = refusal(draws.reshape(-1, 16, 8), ACTION)
+    assert "the fields fit if their axes are read as (8, 16)" in message
+
+
+def test_axes_that_are_not_alike(phi):
+    # An anisotropic theory: its fields are right for its own action, and worth a note only.
+    def anisotropic(x):
+        return Phi4(0.27, 0.1)(x) - 0.2 * (x * x.roll(1, 1)).flatten(1).sum(1)
+
+    action = AutogradAction(anisotropic, "anisotropic", symmetry="z2")
+    draws = hmc_ensemble(action, (6, 6), n=2000)
+    check = check_ensemble(draws, action, chains=200)
+    assert abs(check.axes_z) > 6 and "neighbours along axes 0 and 1 are not equally correlated" in check.notes[0]
+    assert "not equally correlated" in check_ensemble(draws, None).notes[0]
+    # An isotropic action whose virial happens to agree is told by its axes.
+    mean = float((draws * Phi4(0.3, 0.1).grad(draws)).mean())
+    isotropic = AutogradAction(lambda x: Phi4(0.3, 0.1)(x) / mean, "isotropic")
+    with pytest.raises(MismatchError, match="although the action treats these axes alike"):
+        check_ensemble(draws, isotropic, chains=200)
+
+
+def test_one_sided_ensembles_are_noted(phi):
+    check = check_ensemble(align(phi), ACTION, chains=CHAINS)
+    assert len(check.notes) == 1 and "all fields have M > 0, although the theory is symmetric" in check.notes[0]
+    assert "all fields have M < 0" in check_ensemble(-align(phi), ACTION, chains=CHAINS).notes[0]
+    uneven = torch.where((torch.arange(1000) % 4 > 0).view(-1, 1, 1), align(phi), phi)
+    check = check_ensemble(uneven, ACTION, chains=CHAINS)
+    assert abs(check.mean_z) > 5 and "is far from 0, although the theory is symmetric" in check.notes[0]
+    # Nothing is expected of a theory without the symmetry.
+    assert check_ensemble(align(phi), ACTION, symmetry="none").notes == ()
+    assert check_ensemble(align(phi), AutogradAction(ACTION, "undeclared")).notes == ()
+    assert len(check_ensemble(align(phi), None, symmetry="z2").notes) == 1
+
+
+def test_repeated_configurations_are_noted_or_refused(phi):
+    repeated = phi[:400].repeat_interleave(2, 0)
+    check = check_ensemble(repeated, ACTION)
+    assert check.distinct == 400 and "400 of 800 configurations repeat others exactly" in check.notes[0]
+    assert check_ensemble(torch.cat([phi, phi[:100]]), ACTION).notes == ()
+    for few in (phi[:23], phi[:23].repeat(10, 1, 1)):
+        with pytest.raises(DmmcError, match=rf"23 distinct configurations in {len(few)}; at least 24"):
+            check_ensemble(few, ACTION)
+
+
+def test_float32_and_chunks_do_not_matter(phi, monkeypatch):
+    whole = check_ensemble(phi, ACTION)
+    monkeypatch.setattr("dmmc.theory.ensemble.CHUNK_SITES", 7 * 256)
+    assert check_ensemble(phi, ACTION) == whole
+    assert check_ensemble(phi.float(), ACTION).virial == pytest.approx(whole.virial, rel=1e-6)
+
+
+def test_refused_input(phi):
+    for bad, message in [
+        (torch.full((30, 4, 4), math.nan), "NaN"),
+        (torch.zeros(30, 4, 4, dtype=torch.int64), "real floating"),
+        (phi.numpy(), "torch.Tensor"),
+        (torch.zeros(3), "must have shape"),
+    ]:
+        with pytest.raises(DmmcError, match=message):
+            check_ensemble(bad, ACTION)
+    with pytest.raises(DmmcError, match="components are not supported"):
+        check_ensemble(phi, AutogradAction(ACTION, "vector", components=2))
+
+
+def test_wrong_ensembles_are_never_taken_for_right_ones_by_rounding():
+    # A single field, repeated with noise of rounding size: it has no fluctuations, and is no ensemble.
+    one = torch.randn(1, 4, 4, generator=rng(), dtype=torch.float64)
+    draws = one * (1 + 1e-15 * torch.arange(40, dtype=torch.float64)).view(-1, 1, 1)
+    with pytest.raises(DmmcError):
+        check_ensemble(draws, ACTION)
