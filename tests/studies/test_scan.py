@@ -19,7 +19,7 @@ from dmmc.studies.scan import figures as scan_figures
 from dmmc.studies.scan.netcdf import to_xarray
 from dmmc.studies.scan.options import ScanOptions
 from dmmc.studies.scan.points import flow_benchmark, grid
-from dmmc.studies.scan.results import COSTED, TAUS, UNKNOWN, Measured, PointResult, ScanResult, TauInt, load_scan
+from dmmc.studies.scan.results import COSTED, RESULT, TAUS, UNKNOWN, Measured, PointResult, ScanResult, TauInt
 from dmmc.studies.scan.run import analysed, scan
 from dmmc.studies.scan.samplers import SAMPLERS
 from dmmc.studies.scan.table import table
@@ -75,7 +75,7 @@ def copied(made, tmp_path):
 
 def numbers(out):
     """All of a scan that does not depend on the clock."""
-    result = load_scan(out)
+    result = RESULT.read(out)
     timeless = [
         replace(
             one,
@@ -91,7 +91,7 @@ def numbers(out):
 
 
 def test_a_scan_measures_every_sampler_at_every_point(made):
-    result = load_scan(made)
+    result = RESULT.read(made)
     assert result == ScanResult.from_json(json.loads((made.parent / "summary.json").read_text()))
     places = [(one.point, one.sampler) for one in result.results]
     assert places == [(f"phi4_L{L}", sampler) for L in (4, 6) for sampler in ("hmc", "diffusion", "cluster")]
@@ -121,7 +121,7 @@ def test_the_command_says_where_its_results_are(made, capsys, no_pictures):
 
 
 def test_chains_are_as_long_as_their_tau_int_asks(made):
-    for one in load_scan(made).results:
+    for one in RESULT.read(made).results:
         tau = max(tau.value for tau in one.tau_int.values())
         assert one.chains * one.draws >= 150 * tau or one.draws == 96
         assert one.draws >= 16
@@ -158,7 +158,7 @@ def test_the_second_model_starts_from_the_first(made, tmp_path, monkeypatch, no_
 
 
 def test_netcdf_holds_the_same_numbers(made):
-    result = load_scan(made)
+    result = RESULT.read(made)
     with xr.open_dataset(made / "scan.nc", engine="h5netcdf") as data:
         assert data.sizes == {"sampler": 3, "point": 2}
         assert data.L.values.tolist() == [4, 6] and data.kappa.values.tolist() == [0.2, 0.2]
@@ -182,7 +182,7 @@ def test_netcdf_holds_the_same_numbers(made):
 
 
 def test_table_and_figures(made):
-    result = load_scan(made)
+    result = RESULT.read(made)
     lines = (made / "table.txt").read_text().splitlines()
     assert [line.split()[:2] for line in lines[2:8]] == [[one.point, one.label] for one in result.results]
     assert sum("z = " in line for line in lines) == len(result.fits)
@@ -205,7 +205,7 @@ def test_a_theory_of_ones_own_is_scanned(tmp_path, no_pictures):
     ]
     assert result.results[0].acceptance.value > 0.5
     assert to_xarray(result).g.values.tolist() == [0.2, 0.2]
-    assert load_scan(tmp_path / "scan") == result
+    assert RESULT.read(tmp_path / "scan") == result
     with pytest.raises(DmmcError, match="needs actions with a hopping term"):
         scan(grid({"sextic": sextic(0.2)}, [4], 1, "L"), tmp_path / "other", replace(SMALL, samplers=("cluster",)))
     assert not (tmp_path / "other").exists()
@@ -246,7 +246,7 @@ def test_a_scan_interrupted_within_its_first_chain_goes_on(made, tmp_path, monke
     assert "--resume" in capsys.readouterr().err
     assert not (tmp_path / "scan" / "scan.json").exists()
     with pytest.raises(FileError, match="not the result of a finished scan"):
-        load_scan(tmp_path / "scan")
+        RESULT.read(tmp_path / "scan")
     assert dmmc(*TINY, "--out", tmp_path / "scan", "--resume") == 0
     assert numbers(tmp_path / "scan") == numbers(made)
 
@@ -547,7 +547,7 @@ def test_damaged_results_are_refused_in_one_line(damage, message, copied, tmp_pa
     content = damage(json.loads(path.read_text()))
     path.write_text(json.dumps(content))
     with pytest.raises(FileError, match=message):
-        load_scan(copied)
+        RESULT.read(copied)
     assert dmmc("report", copied, "--out", tmp_path / "report.html") == 2
     error = capsys.readouterr().err
     assert str(copied) in error and message in error and error.count("\n") == 1
@@ -557,9 +557,9 @@ def test_truncated_results_are_refused(copied):
     path = copied / "scan.json"
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(FileError, match="not the result of a finished scan"):
-        load_scan(copied)
+        RESULT.read(copied)
     with pytest.raises(FileError, match="not the result of a finished scan"):
-        load_scan(copied / "none.json")
+        RESULT.read(copied / "none.json")
 
 
 def test_resuming_with_other_points_names_them(tmp_path, no_pictures):

@@ -18,7 +18,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import format_value
 from dmmc.report.figures import SYMBOLS, make_panels
 from dmmc.report.styles import COLOURS, LINES, MARKERS, palette, styles
-from dmmc.studies.scan.results import COSTED, TAUS, UNKNOWN, Measured, PointResult, ScanResult
+from dmmc.studies.scan.results import COSTED, TAUS, UNKNOWN, Measured, PointResult, ScanResult, cost_of, tau_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,7 +121,7 @@ def tau_int(scan: ScanResult, against: str = "xi", names: Sequence[str] = TAUS) 
     fits = {(fit.sampler, fit.line, fit.observable): fit for fit in scan.fits if fit.against == against}
     for ax, name in zip(axes, names, strict=True):
         for curve in _curves(scan):
-            tau, error = curve.values(lambda result, name=name: result.tau_int[name])
+            tau, error = curve.values(tau_of(name))
             if against == "xi":
                 x, dx = curve.values(lambda result: scan.xi.get(result.point, UNKNOWN))
             else:
@@ -182,7 +182,7 @@ def cost(scan: ScanResult) -> Figure:
         for curve in _curves(scan):
             x = _x(curve, scan)
             for kind in dict.fromkeys(kind for result in curve.results for kind in result.cost[name]):
-                value, error = curve.values(lambda result, name=name, kind=kind: result.cost[name].get(kind, UNKNOWN))
+                value, error = curve.values(cost_of(name, kind))
                 ax, unit, label = (
                     (time, 1e3, curve.label) if kind == "seconds" else (evaluations, 1, f"{curve.label}: {kind}")
                 )

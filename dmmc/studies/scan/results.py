@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from dmmc.core.errors import DmmcError, FileError
+from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.diagnostics import format_value
 from dmmc.diagnostics.autocorrelation import Estimate
 from dmmc.diagnostics.slowing_down import BinderCrossings, BinderCurve, PowerLaw
-from dmmc.studies.folder import Result, load_result
+from dmmc.studies.folder import Result
 from dmmc.studies.scan.options import ScanOptions
 from dmmc.studies.scan.points import Along, Point, coupling
-
-RESULT = Result("scan.json", "dmmc-scan", "scan")
 
 TAUS = ("M", "M2", "abs_M", "S_per_site")
 """Observables whose autocorrelation time is measured. M is usually the slowest, since it changes sign."""
@@ -324,28 +321,20 @@ class ScanResult(Record):
         """What the samplers are called, by name, in the order in which they were run."""
         return {result.sampler: result.label for result in self.results}
 
-    def text(self) -> str:
-        """The content of ``scan.json``."""
-        return json.dumps({"format": RESULT.format, **self.to_json()}, indent=2, allow_nan=False) + "\n"
 
+RESULT = Result("scan.json", "dmmc-scan", "scan", ScanResult)
 
 UNKNOWN = Measured(None, None)
 
 
-def load_scan(path: str | Path) -> ScanResult:
-    """Read the result of a finished scan.
+def tau_of(name: str) -> Callable[[PointResult], TauInt]:
+    """Reads tau_int of the observable ``name``."""
+    return lambda result: result.tau_int[name]
 
-    Args:
-        path: the folder of the scan, or the ``scan.json`` in it.
 
-    Raises:
-        FileError: if there is none, or it is damaged.
-    """
-    content = load_result(path, RESULT)
-    try:
-        return ScanResult.from_json(content)
-    except DmmcError as error:
-        raise FileError(f"{path} does not hold the result of a scan: {error}; run the scan with --resume") from None
+def cost_of(name: str, kind: str) -> Callable[[PointResult], Measured]:
+    """Reads the cost of an effective sample of the observable ``name``, in units of ``kind``."""
+    return lambda result: result.cost[name].get(kind, UNKNOWN)
 
 
 def _known(value: float) -> float | None:

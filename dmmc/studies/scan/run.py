@@ -164,7 +164,7 @@ def _written(out: Path, result: ScanResult) -> ScanResult:
     replace_file(out / NETCDF, lambda path: data.to_netcdf(path, engine="h5netcdf"))
     for name, figure in scan_figures.draw(result).items():
         figures.save(figure, out / _picture(name))
-    replace_file(out / RESULT.file, lambda path: path.write_text(result.text()))
+    RESULT.write(out, result)
     return result
 
 

@@ -12,7 +12,7 @@ from dmmc.report.section import Section, fill
 from dmmc.report.svg import FULL, HALF, page_style, picture
 from dmmc.report.wording import minus
 from dmmc.studies.scan import figures as scan_figures
-from dmmc.studies.scan.results import ScanCrossings, ScanFit, SizeCrossing, load_scan
+from dmmc.studies.scan.results import RESULT, ScanCrossings, ScanFit, SizeCrossing
 from dmmc.studies.scan.table import table
 
 CAPTIONS = {
@@ -71,7 +71,7 @@ def section(path: Path, id_: str) -> Section:
     Raises:
         FileError: if there is no finished scan, or its result is damaged.
     """
-    scan = load_scan(path)
+    scan = RESULT.read(path)
     labels = scan.labels
     name = (path if path.is_dir() else path.parent).resolve().name
     with page_style():
