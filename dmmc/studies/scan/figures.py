@@ -54,10 +54,14 @@ class _Curve:
     results: list[PointResult]
     style: dict[str, Any]
 
-    def values(self, get: Callable[[PointResult], Measured]) -> tuple[Array, Array]:
-        """Value and error of a quantity in every result; nan where it is not known."""
-        value, error = np.array([get(result).numbers for result in self.results]).T
+    def values(self, get: Callable[..., Measured], *args: str) -> tuple[Array, Array]:
+        """Value and error of ``get(result, *args)`` for every result; nan where they are not known."""
+        value, error = np.array([get(result, *args).numbers for result in self.results]).T
         return value, error
+
+
+def _tau(result: PointResult, name: str) -> Measured:
+    return result.tau_int[name]
 
 
 def _curves(scan: ScanResult) -> Iterator[_Curve]:
@@ -121,7 +125,7 @@ def tau_int(scan: ScanResult, against: str = "xi", names: Sequence[str] = TAUS) 
     fits = {(fit.sampler, fit.line, fit.observable): fit for fit in scan.fits if fit.against == against}
     for ax, name in zip(axes, names, strict=True):
         for curve in _curves(scan):
-            tau, error = curve.values(lambda result, name=name: result.tau_int[name])
+            tau, error = curve.values(_tau, name)
             if against == "xi":
                 x, dx = curve.values(lambda result: scan.xi.get(result.point, UNKNOWN))
             else:
@@ -182,7 +186,7 @@ def cost(scan: ScanResult) -> Figure:
         for curve in _curves(scan):
             x = _x(curve, scan)
             for kind in dict.fromkeys(kind for result in curve.results for kind in result.cost[name]):
-                value, error = curve.values(lambda result, name=name, kind=kind: result.cost[name].get(kind, UNKNOWN))
+                value, error = curve.values(PointResult.cost_of, name, kind)
                 ax, unit, label = (
                     (time, 1e3, curve.label) if kind == "seconds" else (evaluations, 1, f"{curve.label}: {kind}")
                 )

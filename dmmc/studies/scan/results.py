@@ -125,6 +125,10 @@ class PointResult:
         """Observables whose tau_int is only a lower bound, since the chains are too short."""
         return tuple(name for name, tau in self.tau_int.items() if not tau.resolved)
 
+    def cost_of(self, observable: str, kind: str) -> Measured:
+        """What an effective sample of an observable costs; unknown for a kind that the sampler does not have."""
+        return self.cost[observable].get(kind, UNKNOWN)
+
     def place(self, along: Along) -> float:
         """Where the point lies along its line.
 
