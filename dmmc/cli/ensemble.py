@@ -17,7 +17,7 @@ from dmmc.cli.shared import (
 )
 from dmmc.core.errors import DmmcError
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.summary import RunSummary
+from dmmc.runs.summary import RunSummary, summarise
 from dmmc.studies.ensemble import METHODS, EnsembleOptions, make_ensemble
 from dmmc.theory.lattice import Lattice
 
@@ -50,6 +50,6 @@ def run(args: argparse.Namespace) -> RunSummary:
         overwrite=args.overwrite,
         device=device_of(args),
     )
-    summary = made.summary()
+    summary = summarise(made)
     print(summary)
     return summary

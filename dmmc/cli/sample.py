@@ -19,7 +19,7 @@ from dmmc.cli.shared import (
 )
 from dmmc.kernels.of_model import KERNELS, KernelOptions
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.summary import RunSummary
+from dmmc.runs.summary import RunSummary, summarise
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.theory.lattice import Lattice
 
@@ -59,6 +59,6 @@ def run(args: argparse.Namespace) -> RunSummary:
         resume=args.resume,
         overwrite=args.overwrite,
     )
-    summary = made.summary()
+    summary = summarise(made)
     print(summary)
     return summary

@@ -18,7 +18,7 @@ from dmmc.kernels.cluster import Cluster
 from dmmc.kernels.hmc import HMC
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
-from dmmc.studies.results import Run, load_run
+from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, check_supported
 from dmmc.theory.lattice import Lattice
@@ -76,7 +76,7 @@ def make_ensemble(
     overwrite: bool = False,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
-) -> Run:
+) -> StoredRun:
     """Run a baseline sampler and store its chains.
 
     Args:

@@ -75,7 +75,7 @@ def make_ensemble(
         DmmcError: as :func:`dmmc.studies.ensemble.make_ensemble`.
     """
     length = ChainOptions(draws, steps_per_draw, keep_every, seed=seed)
-    return ensembles.make_ensemble(
+    made = ensembles.make_ensemble(
         action,
         lattice,
         path,
@@ -85,6 +85,7 @@ def make_ensemble(
         overwrite=overwrite,
         device=device,
     )
+    return Run.of(made)
 
 
 def train(
@@ -190,7 +191,7 @@ def sample(
         flow_steps=flow_steps,
         discard=discard,
     )
-    return sampling.sample(
+    made = sampling.sample(
         model,
         path,
         options,
@@ -200,6 +201,7 @@ def sample(
         resume=resume,
         overwrite=overwrite,
     )
+    return Run.of(made)
 
 
 def run_chain(

@@ -15,11 +15,11 @@ from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.model.options import TrainingOptions
 from dmmc.report import figures, table
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.summary import RunSummary, estimates
+from dmmc.runs.run import StoredRun
+from dmmc.runs.summary import RunSummary, estimates, summarise
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
 from dmmc.studies.given import read_ensemble
 from dmmc.studies.reporting import write_report
-from dmmc.studies.results import Run
 from dmmc.studies.sampling import FlowSteps, SampleOptions, sample
 from dmmc.studies.stages import Stages
 from dmmc.studies.training import train
@@ -120,7 +120,7 @@ def quickstart(options: QuickstartOptions, out: Path) -> QuickstartSummary:
     action, lattice = Phi4(options.kappa, options.lam), Lattice(options.shape)
     stages = {name: Stages() for name in ("HMC", "cluster", "training", "diffusion")}
 
-    def baseline(method: str, name: str, keep_every: int) -> Run:
+    def baseline(method: str, name: str, keep_every: int) -> StoredRun:
         length = ChainOptions(options.baseline_draws, keep_every=keep_every, block=40, seed=options.seed)
         return make_ensemble(
             action,
@@ -166,8 +166,8 @@ def quickstart(options: QuickstartOptions, out: Path) -> QuickstartSummary:
     report = out / "report.html"
     write_report([cluster, hmc, sampled, out / "model.safetensors"], report, overwrite=True)
     return QuickstartSummary(
-        chain=sampled.summary(),
-        baselines={run.header.facts.label: run.summary() for run in (hmc, cluster)},
+        chain=summarise(sampled),
+        baselines={run.header.facts.label: summarise(run) for run in (hmc, cluster)},
         table=text,
         report=str(report),
         figures=draw(runs, sampled, out),
@@ -179,7 +179,7 @@ def quickstart(options: QuickstartOptions, out: Path) -> QuickstartSummary:
     )
 
 
-def draw(runs: Mapping[str, Run], sampled: Run, out: Path) -> tuple[str, ...]:
+def draw(runs: Mapping[str, StoredRun], sampled: StoredRun, out: Path) -> tuple[str, ...]:
     """The figures of the demonstration, as PNG files in ``out``; returns their paths."""
     phat2 = momenta.orbit_phat2(sampled.header.lattice)
     observables = {label: run.observables for label, run in runs.items()}

@@ -24,8 +24,8 @@ from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.symmetry import magnetisation
 
-_ATTEMPTS = 100
-"""How often proposals are made in place of those that were dropped: enough if half of them are kept."""
+_ATTEMPTS = 40
+"""How often proposals are made in place of those that were dropped; where half are kept, some 20 do for a million."""
 
 
 class Drawable(Protocol):

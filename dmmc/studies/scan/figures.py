@@ -18,7 +18,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import format_value
 from dmmc.report.figures import SYMBOLS, make_panels
 from dmmc.report.styles import COLOURS, LINES, MARKERS, palette, styles
-from dmmc.studies.scan.results import COSTED, TAUS, UNKNOWN, Measured, PointResult, ScanResult
+from dmmc.studies.scan.results import COSTED, TAUS, UNKNOWN, Measured, PointResult, ScanResult, cost_of, tau_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,14 +54,10 @@ class _Curve:
     results: list[PointResult]
     style: dict[str, Any]
 
-    def values(self, get: Callable[..., Measured], *args: str) -> tuple[Array, Array]:
-        """Value and error of ``get(result, *args)`` for every result; nan where they are not known."""
-        value, error = np.array([get(result, *args).numbers for result in self.results]).T
+    def values(self, get: Callable[[PointResult], Measured]) -> tuple[Array, Array]:
+        """Value and error of a quantity in every result; nan where it is not known."""
+        value, error = np.array([get(result).numbers for result in self.results]).T
         return value, error
-
-
-def _tau(result: PointResult, name: str) -> Measured:
-    return result.tau_int[name]
 
 
 def _curves(scan: ScanResult) -> Iterator[_Curve]:
@@ -125,7 +121,7 @@ def tau_int(scan: ScanResult, against: str = "xi", names: Sequence[str] = TAUS) 
     fits = {(fit.sampler, fit.line, fit.observable): fit for fit in scan.fits if fit.against == against}
     for ax, name in zip(axes, names, strict=True):
         for curve in _curves(scan):
-            tau, error = curve.values(_tau, name)
+            tau, error = curve.values(tau_of(name))
             if against == "xi":
                 x, dx = curve.values(lambda result: scan.xi.get(result.point, UNKNOWN))
             else:
@@ -186,7 +182,7 @@ def cost(scan: ScanResult) -> Figure:
         for curve in _curves(scan):
             x = _x(curve, scan)
             for kind in dict.fromkeys(kind for result in curve.results for kind in result.cost[name]):
-                value, error = curve.values(PointResult.cost_of, name, kind)
+                value, error = curve.values(cost_of(name, kind))
                 ax, unit, label = (
                     (time, 1e3, curve.label) if kind == "seconds" else (evaluations, 1, f"{curve.label}: {kind}")
                 )

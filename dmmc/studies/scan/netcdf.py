@@ -12,7 +12,7 @@ import xarray as xr
 
 from dmmc.core.records import plain
 from dmmc.studies.scan.points import coupling
-from dmmc.studies.scan.results import COSTED, TAUS, Measured, PointResult, ScanResult
+from dmmc.studies.scan.results import COSTED, TAUS, Measured, PointResult, ScanResult, cost_of, tau_of
 
 COUPLINGS = {"kappa": "hopping parameter", "lam": "quartic coupling of the hopping form"}
 """What couplings of known names mean."""
@@ -41,14 +41,18 @@ def to_xarray(result: ScanResult) -> xr.Dataset:
     add_pair("binder", "Binder cumulant 1 - <M^4> / (3 <M^2>^2)", "1", lambda one: one.binder)
     add_pair("acceptance", "mean acceptance", "1", lambda one: one.acceptance)
     for name in TAUS:
-        add_pair(f"tau_int_{name}", f"tau_int of {name}, 0.5 for a white series", "draws", partial(_tau, name))
+        meaning = f"tau_int of {name}, 0.5 for a white series"
+        add_pair(f"tau_int_{name}", meaning, "draws", tau_of(name))
         meaning = f"1 where tau_int_{name} was measured, 0 where it is a lower bound"
-        add(f"tau_int_{name}_resolved", meaning, "1", partial(_is_resolved, name), dtype=np.int8)
+        add(f"tau_int_{name}_resolved", meaning, "1", partial(_resolved, name), dtype=np.int8)
     for name in COSTED:
         for kind in dict.fromkeys(kind for one in result.results for kind in one.cost[name]):
-            meaning = f"cost of an effective sample of {name}, 2 tau_int draws of one chain"
-            units = "s" if kind == "seconds" else f"{kind} evaluations"
-            add_pair(f"cost_{name}_{kind}", meaning, units, partial(_cost, name, kind))
+            add_pair(
+                f"cost_{name}_{kind}",
+                f"cost of an effective sample of {name}, 2 tau_int draws of one chain",
+                "s" if kind == "seconds" else f"{kind} evaluations",
+                cost_of(name, kind),
+            )
     add("n_chains", "number of chains", "1", lambda one: one.chains, dtype=np.int64)
     add("n_draws", "number of draws of each chain", "1", lambda one: one.draws, dtype=np.int64)
 
@@ -79,13 +83,5 @@ def to_xarray(result: ScanResult) -> xr.Dataset:
     return xr.Dataset(variables, coords, attrs)
 
 
-def _tau(name: str, result: PointResult) -> Measured:
-    return result.tau_int[name]
-
-
-def _is_resolved(name: str, result: PointResult) -> bool:
-    return result.tau_int[name].resolved
-
-
-def _cost(name: str, kind: str, result: PointResult) -> Measured:
-    return result.cost_of(name, kind)
+def _resolved(name: str, result: PointResult) -> float:
+    return float(result.tau_int[name].resolved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -124,10 +125,6 @@ class PointResult:
     def unresolved(self) -> tuple[str, ...]:
         """Observables whose tau_int is only a lower bound, since the chains are too short."""
         return tuple(name for name, tau in self.tau_int.items() if not tau.resolved)
-
-    def cost_of(self, observable: str, kind: str) -> Measured:
-        """What an effective sample of an observable costs; unknown for a kind that the sampler does not have."""
-        return self.cost[observable].get(kind, UNKNOWN)
 
     def place(self, along: Along) -> float:
         """Where the point lies along its line.
@@ -330,6 +327,16 @@ class ScanResult(Record):
 
 
 RESULT = Result("scan.json", "dmmc-scan", "scan", ScanResult)
+
+
+def tau_of(name: str) -> Callable[[PointResult], TauInt]:
+    """Reads tau_int of the observable ``name``."""
+    return lambda result: result.tau_int[name]
+
+
+def cost_of(name: str, kind: str) -> Callable[[PointResult], Measured]:
+    """Reads the cost of an effective sample of the observable ``name``, in units of ``kind``."""
+    return lambda result: result.cost[name].get(kind, UNKNOWN)
 
 
 def _known(value: float) -> float | None:

@@ -19,9 +19,8 @@ from dmmc.core.rng import child_seed
 from dmmc.core.version import VERSION
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.report import figures
-from dmmc.runs.run import StoredRun
+from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.folder import PLAN, open_folder
-from dmmc.studies.results import load_run
 from dmmc.studies.scan import figures as scan_figures
 from dmmc.studies.scan.analysis import autocorrelation_times, common_xi, crossings, point_result, power_laws
 from dmmc.studies.scan.netcdf import to_xarray

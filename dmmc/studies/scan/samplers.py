@@ -11,10 +11,10 @@ from dmmc.core.errors import DmmcError
 from dmmc.kernels import hmc
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.runs.chain import ChainOptions
+from dmmc.runs.run import StoredRun
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
 from dmmc.studies.folder import begun, remove_run
 from dmmc.studies.given import read_ensemble
-from dmmc.studies.results import Run
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.scan.options import ScanOptions
 from dmmc.studies.scan.points import Point
@@ -62,10 +62,10 @@ class Chains:
 
     path: Path
     first: ChainOptions
-    go: Callable[[ChainOptions, bool], Run]
+    go: Callable[[ChainOptions, bool], StoredRun]
     training_seconds: float | None = None
 
-    def begin(self, draws: int | None = None) -> Run:
+    def begin(self, draws: int | None = None) -> StoredRun:
         """Begin the chains or go on with them, up to so many draws; by default to their first length."""
         options = self.first if draws is None else replace(self.first, draws=draws)
         return self.go(options, begun(self.path))
@@ -108,7 +108,7 @@ class _Baseline:
     trajectory: Callable[[ScanOptions], float]
     thermalise: Callable[[Point], int]
 
-    def ensemble(self, task: Task, path: Path, chains: int, run: ChainOptions, resume: bool) -> Run:
+    def ensemble(self, task: Task, path: Path, chains: int, run: ChainOptions, resume: bool) -> StoredRun:
         """Make an ensemble with it, or go on with one."""
         point, options = task.point, task.options
         asked = EnsembleOptions(
@@ -174,7 +174,7 @@ def _diffusion(task: Task) -> Chains:
     model = _model(task, task.folder / "model.safetensors")
     task.models[task.point.L] = model
 
-    def go(run: ChainOptions, resume: bool) -> Run:
+    def go(run: ChainOptions, resume: bool) -> StoredRun:
         asked = SampleOptions(chains=options.chains, run=run, flow_steps=options.flow_steps)
         return sample(model, path, asked, action=task.point.action, resume=resume)
 

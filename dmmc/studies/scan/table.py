@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmmc.diagnostics import format_value
-from dmmc.studies.scan.results import COSTED, TAUS, Measured, PointResult, ScanCrossings, ScanFit, ScanResult
+from dmmc.studies.scan.results import COSTED, TAUS, UNKNOWN, Measured, PointResult, ScanCrossings, ScanFit, ScanResult
 
 _SYMBOLS = {"M": "M", "M2": "M^2", "abs_M": "|M|", "S_per_site": "S/V"}
 
@@ -48,7 +48,7 @@ def _row(result: PointResult, kinds: list[str]) -> list[str]:
     costs = []
     for kind in kinds:
         for name in COSTED:
-            shown = _scaled(result.cost_of(name, kind), 1e3 if kind == "seconds" else 1.0)
+            shown = _scaled(result.cost[name].get(kind, UNKNOWN), 1e3 if kind == "seconds" else 1.0)
             costs.append(shown if shown == "-" or result.tau_int[name].resolved else f">{shown}")
     taus = [result.tau_int[name] for name in TAUS]
     return [
