@@ -81,11 +81,11 @@ def test_runs_and_a_scan_on_one_page(tmp_path):
     assert alone.runs == {}
 
 
-def test_draws_are_discarded_by_the_run_or_by_the_reader(tmp_path, monkeypatch):
+def test_the_reader_discards_draws(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(reporting, "render", lambda runs, **_: given.extend(runs) or Page("", ReportSummary("")))
     path = write_run(tmp_path / "run.h5", discard=10)
-    for discard, left in ((None, 50), (0, 60), (25, 35)):
+    for discard, left in ((None, 60), (0, 60), (25, 35)):
         write_report([path], tmp_path / "page.html", discard=discard, overwrite=True)
         assert given.pop().n_draws == left
     with pytest.raises(DmmcError, match="cannot be discarded"):
