@@ -65,27 +65,32 @@ def files(tmp_path_factory):
     return out
 
 
-def with_options(function, **options):
-    """The function with some options replaced by cheap ones, whatever the page says."""
-    return lambda *args, **given: function(*args, **(given | options))
+def give_options(monkeypatch, name, **options):
+    """Give a function of the front door options that make it cheap, whatever the page says."""
+    function = getattr(dmmc, name)
+    monkeypatch.setattr(dmmc, name, lambda *args, **given: function(*args, **(given | options)))
+
+
+def make_small(monkeypatch, model):
+    """Small lattices, few draws, hardly any training: seconds in place of minutes."""
+    lattice = dmmc.Lattice
+    monkeypatch.setattr(dmmc, "Lattice", lambda shape: lattice((4,) * len(shape)))
+    monkeypatch.setattr(dmmc, "load_pretrained", functools.cache(lambda name: dmmc.load_model(model)))
+    give_options(monkeypatch, "make_ensemble", chains=16, draws=40, keep_every=5)
+    give_options(monkeypatch, "train", minutes=None, steps=4, config={"filters": 2, "hidden1": 4, "hidden2": 3})
+    give_options(monkeypatch, "sample", chains=8, draws=40, flow_steps=2)
 
 
 @each_page
 def test_python_runs(page, files, tmp_path, monkeypatch):
-    if page != README:  # which makes all of its files itself
+    monkeypatch.chdir(tmp_path)
+    give_options(monkeypatch, "make_ensemble", thermalise=20, trajectory=1.0)
+    give_options(monkeypatch, "sample", discard=4)
+    if page == README:
+        make_small(monkeypatch, files / "model.safetensors")  # and it makes all of its files itself
+    else:
         for path in files.iterdir():
             shutil.copy(path, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    lattice, small = dmmc.Lattice, {"filters": 2, "hidden1": 4, "hidden2": 3}
-    cheap = {
-        "Lattice": lambda shape: lattice((4,) * len(shape)),
-        "make_ensemble": with_options(dmmc.make_ensemble, chains=16, draws=40, keep_every=5, thermalise=20, trajectory=1.0),
-        "train": with_options(dmmc.train, minutes=None, steps=4, config=small if page == README else None),
-        "sample": with_options(dmmc.sample, chains=8, draws=40, flow_steps=2, discard=4),
-        "load_pretrained": functools.cache(lambda name: dmmc.load_model(files / "model.safetensors")),
-    }
-    for name, function in cheap.items():
-        monkeypatch.setattr(dmmc, name, function)
     namespace = {"__name__": page.stem}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticsWarning)  # of short chains
