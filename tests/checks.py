@@ -20,7 +20,7 @@ from dmmc.kernels import invariance as testing
 from dmmc.kernels.base import advance
 from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
-from helpers import SIGMA, random_model, rng
+from helpers import SIGMA, Grid, noise, random_model, rng
 
 CHANCE = 2 * scipy.stats.norm.sf(SIGMA)
 """Probability with which a check of a correct sampler may fail."""
@@ -92,6 +92,27 @@ def invariance(kernel, phi, steps=1, seed=9):
     generator = rng(seed)
     state = advance(kernel, kernel.start(phi, generator), steps, generator)
     return mean_shift(observables(state.phi, kernel.lattice) - observables(phi, kernel.lattice))
+
+
+def bulk(phi, S):
+    """``phi^2, phi^4, M^2, |M|, S / V`` of fields ``(n, *lattice)`` with their actions, side by side, ``(n, 5)``."""
+    flat = phi.flatten(1)
+    M = flat.mean(1)
+    return torch.stack([flat.square().mean(1), flat.pow(4).mean(1), M.square(), M.abs(), S / flat.shape[1]], 1)
+
+
+def chain_averages(kernel, n_chains, n_thermal, n_steps, seed=1):
+    """Time averages of :func:`bulk`, ``(n_chains, 5)``, from a start narrow enough not to stick in the tail."""
+    generator = rng(seed)
+    state = kernel.start(0.3 * noise(kernel.lattice, n_chains, seed + 1000), generator)
+    *_, (state, _) = kernel.steps(state, n_thermal, generator)
+    return torch.stack([bulk(state.phi, state.S) for state, _ in kernel.steps(state, n_steps, generator)]).mean(0)
+
+
+def quadrature(action, n_sites):
+    """The exact means of :func:`bulk` on one or two sites, ``(5,)``."""
+    grid = Grid.make(n_sites, half_width=8, n=401)
+    return grid.probabilities(action) @ bulk(grid.phi, action(grid.phi))
 
 
 def phi4_draws(action: Phi4, lattice: Lattice, n, c=0.0, seed=1):

@@ -128,3 +128,89 @@ def write_format1(path: Path, kernel: dict, observables, stats, *, summary=None,
         for name, value in (("header", header | changes), ("summary", summary), ("versions", {"dmmc": "0.1.0"})):
             file.attrs[name] = np.bytes_(json.dumps(value).encode())
     return path
+
+
+def free_chains(path: Path, kind: str, shape=(6, 4), chains=4, draws=400, steps_per_draw=1, seed=1, version=2) -> Path:
+    """Chains of a free field of mass 0.7 by NumPy alone, with every configuration kept.
+
+    Args:
+        path: the run file.
+        kind: ``hmc``, or ``independence`` with proposals that are 1.2 times as wide as the target.
+        shape: extents of the lattice.
+        chains: parallel chains.
+        draws: draws of each.
+        steps_per_draw: steps between two draws.
+        seed: of everything random.
+        version: format version of the file; version 1 has no acceptance rates, and keeps no configurations.
+    """
+    rng, V = np.random.default_rng(seed), int(np.prod(shape))
+    unit = np.eye(V).reshape(V, *shape)
+    matrix = 0.49 * unit
+    for axis in range(1, 1 + len(shape)):
+        matrix = matrix + 2 * unit - np.roll(unit, 1, axis) - np.roll(unit, -1, axis)
+    matrix = matrix.reshape(V, V)
+    root = np.linalg.cholesky(np.linalg.inv(matrix))
+
+    def action(phi):
+        return 0.5 * np.einsum("ni,ij,nj->n", phi, matrix, phi)
+
+    def hmc(phi):
+        p, x = rng.normal(size=phi.shape), phi
+        before, length, n = action(phi) + 0.5 * (p**2).sum(1), 0.45, 3
+        for _ in range(n):
+            x = x + 0.5 * length * p
+            p = p - length * x @ matrix
+            x = x + 0.5 * length * p
+        energy = action(x) + 0.5 * (p**2).sum(1)
+        settings = {"diverging": False, "step_size": length, "n_steps": n}
+        facts = {name: np.full(chains, value) for name, value in settings.items()}
+        return x, before - energy, lambda accepted: {"energy_error": energy - before, "energy": energy, **facts}
+
+    def log_q(phi):
+        return -action(phi) / 1.44
+
+    def independence(phi):
+        x = 1.2 * rng.normal(size=phi.shape) @ root.T
+        here, there = -action(phi) - log_q(phi), -action(x) - log_q(x)
+
+        def stats(accepted):
+            log_w = np.where(accepted, there, here)
+            return {"log_q": np.where(accepted, log_q(x), log_q(phi)), "log_w": log_w, "log_w_proposed": there}
+
+        return x, there - here, stats
+
+    phi = rng.normal(size=(chains, V)) @ root.T
+    steps: list[dict] = []
+    fields = []
+    for step in range(draws * steps_per_draw):
+        proposed, log_ratio, stats = {"hmc": hmc, "independence": independence}[kind](phi)
+        rate = np.exp(np.minimum(log_ratio, 0))
+        accepted = rng.random(chains) < rate
+        phi = np.where(accepted[:, None], proposed, phi)
+        steps.append({"accepted": accepted, "acceptance_rate": rate} | stats(accepted))
+        if (step + 1) % steps_per_draw == 0:
+            fields.append(phi)
+    stats = {name: np.stack([s[name] for s in steps[steps_per_draw - 1 :: steps_per_draw]], 1) for name in steps[0]}
+    for name in ("accepted", "acceptance_rate"):
+        stats[name] = np.stack([s[name] for s in steps], 1).reshape(chains, draws, steps_per_draw).mean(2)
+    cfgs = np.stack(fields).reshape(-1, *shape)
+    observables = measured(cfgs, action(cfgs.reshape(-1, V)), shape, chains)
+    index = np.array([(chain, draw) for draw in range(draws) for chain in range(chains)])
+    if version == 1:
+        del stats["acceptance_rate"]
+        name = {"name": kind}
+        return write_format1(path, name, observables, stats, lattice=list(shape), steps_per_draw=steps_per_draw)
+    facts = KernelFacts(kind, {"hmc": "HMC"}.get(kind, "diffusion"), kind == "independence", kind == "hmc")
+    options = {"steps_per_draw": steps_per_draw, "cfgs": cfgs, "cfg_index": index}
+    return store(path, observables, stats, kernel=facts, lattice=shape, **options)
+
+
+def measured(phi, S, shape, chains) -> dict:
+    """The standard observables of fields ``(draw * chain, *shape)``, each ``(chain, draw, ...)``."""
+    import torch
+
+    from dmmc.theory.lattice import Lattice
+    from dmmc.theory.observables import measure
+
+    values = measure(torch.from_numpy(phi), torch.from_numpy(S), Lattice(shape))
+    return {name: np.swapaxes(x.numpy().reshape(-1, chains, *x.shape[1:]), 0, 1) for name, x in values.items()}

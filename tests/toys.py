@@ -64,7 +64,7 @@ class ShiftedGaussian(Measurable):
 
 @dataclass(frozen=True)
 class OneNoise(Paths):
-    """Paths of one step: ``phi_1 = phi_0 + s noise``, and back to ``Normal(mean + a (phi_1 - mean), b^2)`` on each site.
+    """Paths of one step: ``phi_1 = phi_0 + s noise``, and back to ``Normal(mean + a (phi_1 - mean), b^2)``.
 
     Attributes:
         lattice: the lattice.

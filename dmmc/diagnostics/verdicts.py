@@ -115,7 +115,7 @@ def judge(
         z2_symmetric: whether ``S(-phi) = S(phi)``.
 
     Raises:
-        DmmcError: on wrong shapes, fewer than four draws a chain, or values that are not finite.
+        DmmcError: on wrong shapes, fewer than four draws per chain, or values that are not finite.
     """
     with warnings.catch_warnings():
         # What the estimators warn of, the verdicts say.
@@ -168,7 +168,7 @@ def judge_chain(
         z2_symmetric: whether ``S(-phi) = S(phi)``.
 
     Raises:
-        DmmcError: on wrong shapes, fewer than four draws a chain, or values that are not finite.
+        DmmcError: on wrong shapes, fewer than four draws per chain, or values that are not finite.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticsWarning)

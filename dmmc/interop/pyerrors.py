@@ -10,9 +10,9 @@
     print(binder)
 
 pyerrors (F. Joswig et al., Comput. Phys. Commun. 288 (2023) 108750) takes fluctuations about the mean of each replicum,
-:mod:`dmmc.diagnostics` about the mean over all chains. The errors differ by a fraction of about window / draws, and only
-the latter grow if chains disagree with each other: with many short chains, rely on those. In both, tau_int is in draws
-and 1/2 for a white series. This module does not import torch.
+:mod:`dmmc.diagnostics` about the mean over all chains. The errors differ by a fraction of about window / draws, and
+only the latter grow if chains disagree with each other: with many short chains, rely on those. In both, tau_int is in
+draws and 1/2 for a white series. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def to_pyerrors(run: StoredRun | str | Path, ensemble: str | None = None) -> dic
 
     Returns:
         Obs by the name of the observable. One number per configuration gives one Obs; an observable with more, such as
-        ``two_point`` ``(chain, draw, orbit)`` or one of the user's own, gives an array of Obs of its trailing shape. The
-        order of momentum orbits is that of :mod:`dmmc.theory.momenta`. Replica are called ``"<ensemble>|r0001"``,
+        ``two_point`` ``(chain, draw, orbit)`` or one of the user's own, gives an array of Obs of its trailing shape.
+        The order of momentum orbits is that of :mod:`dmmc.theory.momenta`. Replica are called ``"<ensemble>|r0001"``,
         ``r0002`` ... in the order of the chains, draws are configurations 1, 2 ..., and ``tag`` is the name of the
         observable. Derived quantities are written as formulas; ``gamma_method()`` of the result gives its error.
 

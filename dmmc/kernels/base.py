@@ -79,8 +79,8 @@ class Kernel(Protocol[StateT]):
     """A Markov kernel that leaves ``exp(-S)`` invariant.
 
     A kernel of your own derives from this class and defines ``action``, ``lattice``, ``facts``, ``describe``,
-    ``initial`` and ``step``; without one of the last four Python refuses to make an instance. Where the state holds more
-    than fields and actions, define ``start`` and ``restore`` as well. The rest has defaults.
+    ``initial`` and ``step``; without one of the last four Python refuses to make an instance. Where the state holds
+    more than fields and actions, define ``start`` and ``restore`` as well. The rest has defaults.
     """
 
     if TYPE_CHECKING:  # a dataclass would take these properties for the defaults of its fields of the same name
@@ -194,7 +194,7 @@ def valid_or_rejected(log_ratio: Tensor, phi: Tensor) -> Tensor:
 
 
 def choose(accepted: Tensor, proposed: StateT, state: StateT) -> StateT:
-    """The state whose chains are those of ``proposed`` where ``accepted`` ``(n,)``, and those of ``state`` elsewhere."""
+    """The state that takes its chains from ``proposed`` where ``accepted`` ``(n,)``, and from ``state`` elsewhere."""
     new, old = proposed.tensors(), state.tensors()
     chosen = {
         name: torch.where(accepted.view(-1, *(1,) * (value.ndim - 1)), new[name], value) for name, value in old.items()

@@ -150,6 +150,7 @@ def check_hopping(action: Action) -> float:
     if hopping is None:
         name = action.describe().get("name")
         raise DmmcError(
-            f"cluster updates need an action that declares its hopping term, such as Phi4, and {name!r} does not; use HMC"
+            "cluster updates need an action that declares its hopping term, such as Phi4, "
+            f"and {name!r} does not; use HMC"
         )
     return hopping

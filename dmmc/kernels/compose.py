@@ -2,8 +2,8 @@
 
 Each part leaves ``exp(-S)`` invariant, so their composition does too (it is not reversible). A kernel that carries
 something along (log q, a latent field, the weight of a path) would find it stale after another kernel has moved the
-fields. Each part therefore begins from the fields alone: it computes what it carries, or draws it anew from the law that
-its target gives it for these fields.
+fields. Each part therefore begins from the fields alone: it computes what it carries, or draws it anew from the law
+that its target gives it for these fields.
 """
 
 from __future__ import annotations
@@ -73,19 +73,19 @@ class Cycle(Kernel[State]):
 
     @property
     def facts(self) -> KernelFacts:
-        # Whatever the weights of the first part are, its rejections do not follow the law of an independence chain, since
-        # the other parts move the fields in between.
+        # Whatever the weights of the first part are, its rejections do not follow the law of an independence chain,
+        # since the other parts move the fields in between.
         facts = [kernel.facts for kernel, _ in self.parts]
         return KernelFacts(
             "cycle",
             label=" + ".join(fact.label for fact in facts),
             model_free=all(fact.model_free for fact in facts),
-            inexact="; ".join(fact.inexact for fact in facts if fact.inexact),
+            inexact="; ".join(dict.fromkeys(fact.inexact for fact in facts if fact.inexact)),
         )
 
     @property
     def cost(self) -> dict[str, int]:
-        """The sum over a cycle. A part with a network evaluates it once more, to weigh the fields that it is given."""
+        """The sum over a cycle. A part with a network needs it once more, to weigh the fields that it is given."""
         total: dict[str, int] = {}
         for kernel, n in self.parts:
             for name, count in kernel.cost.items():

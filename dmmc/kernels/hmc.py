@@ -191,7 +191,8 @@ class HMC(Kernel[State]):
             trial = replace(self, step_size=step, n_leapfrog=max(1, round(self.length / step)))
             if trial.n_leapfrog > _MAX_LEAPFROG:
                 raise DmmcError(
-                    f"HMC rejects even with {trial.n_leapfrog} steps per trajectory; is grad() the gradient of the action?"
+                    f"HMC rejects even with {trial.n_leapfrog} steps per trajectory; "
+                    "is grad() the gradient of the action?"
                 )
             state, info = trial.step(state, generator)
             log_step += 2 * (float(info.acceptance_rate.mean()) - self.target_acceptance) / math.sqrt(t + 1)

@@ -1,7 +1,7 @@
 """Independence Metropolis: the proposal does not look at the present configuration.
 
-With ``log w = -S(phi) - log q(phi)`` a proposal is accepted with probability ``min(1, w'/w)`` (Tierney, Ann. Statist. 22
-(1994) 1701; on lattices Albergo et al., 1904.12072). The state carries the log w of its own configuration.
+With ``log w = -S(phi) - log q(phi)`` a proposal is accepted with probability ``min(1, w'/w)`` (Tierney, Ann. Statist.
+22 (1994) 1701; on lattices Albergo et al., 1904.12072). The state carries the log w of its own configuration.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ probability ``alpha`` at most: measured on 10,000 tests of exact kernels (HMC an
 phi^4 each) 3.2 % at alpha = 5 %, 0.73 % at 1 %, 0.04 % at 0.1 %. Apart from chance, the S and log w that a state
 carries must be those of its fields.
 
-No such test can see that a kernel is invariant but not ergodic, a constant factor of q (it cancels), a wrong gradient in
-HMC (which is still exact, only slow), errors below :attr:`Invariance.resolution`, such as those of float32 in an
+No such test can see that a kernel is invariant but not ergodic, a constant factor of q (it cancels), a wrong gradient
+in HMC (which is still exact, only slow), errors below :attr:`Invariance.resolution`, such as those of float32 in an
 acceptance, or faults in regions that exact draws hardly ever visit. It does see, beyond invariance, chains that share
 random numbers.
 """
@@ -156,7 +156,7 @@ def check_invariance(
 
     Raises:
         DmmcError: if the draws are too few or not finite fields on the kernel's lattice, a number is out of its range,
-            or no chain moved, which would make the test empty.
+            an observable of the draws is not finite, or no chain moved, which would make the test empty.
     """
     if len(exact_draws) < 100:
         raise DmmcError(f"a test of invariance needs at least 100 exact draws, got {len(exact_draws)}")
@@ -173,6 +173,10 @@ def check_invariance(
         return Invariance({"finite fields": 0.0}, {}, {}, tuple(faults), moved, len(x), steps, alpha)
     measure = observables or (lambda phi: {**standard_observables(phi, kernel.lattice), "S": kernel.action(phi)})
     before, after = measure(x), measure(y)
+    if not all(bool(torch.isfinite(values).all()) for values in before.values()):
+        raise DmmcError("an observable of the exact draws is not finite; take others")
+    if not all(bool(torch.isfinite(values).all()) for values in after.values()):
+        return Invariance({"finite observables": 0.0}, {}, {}, tuple(faults), moved, len(x), steps, alpha)
     p_values = compare(before, after, reversible)
     z: dict[str, float] = {}
     resolution: dict[str, float] = {}
@@ -227,12 +231,13 @@ def hotelling(differences: Tensor) -> tuple[float, int]:
         differences: ``(n, k)`` float64, n well above k; linearly dependent columns are allowed.
 
     Returns:
-        T^2 and the number of independent columns: chi^2 of so many degrees of freedom for large n.
+        T^2 and the number of independent columns: for large n, chi^2 with so many degrees of freedom.
     """
     n = len(differences)
     mean, std = differences.mean(0), differences.std(0)
     varies = std > 0
-    if bool((mean[~varies] != 0).any()):
+    # No chance explains a shift without any spread, or differences so large that their squares overflow.
+    if bool((mean[~varies] != 0).any()) or not bool(torch.isfinite(std).all()):
         return math.inf, 1
     if not bool(varies.any()):
         return 0.0, 1

@@ -13,8 +13,8 @@ The price is acceptance, ``erfc((s2 / 8)^(1/2))`` at equal weights. With k estim
 
 the first terms of the function with ``E[exp(-u)] = exp(-s2 / 2)``. Detailed balance is violated by ``O(s2^2/k^2)`` (by
 ``O(s2^2/k)`` with ``x/2`` alone) if the noise is Gaussian, and by its third cumulant if it is not. The method is
-therefore an approximate correction. Keep ``x < k / 4``, where the series makes sense; the statistic ``noise_variance`` of
-the chain shows x.
+therefore an approximate correction. Keep ``x < k / 4``, where the series makes sense; the statistic
+``noise_variance`` of the chain shows x.
 """
 
 from __future__ import annotations

@@ -88,8 +88,14 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
-        """The arguments, as JSON values, with which :meth:`from_config` makes this network again."""
-        raise NotImplementedError
+        """The arguments, as JSON values, with which :meth:`from_config` makes this network again.
+
+        Raises:
+            DmmcError: if the class of the network does not define it.
+        """
+        raise DmmcError(
+            f"a {type(self).__name__} cannot be made again: define its config(), which returns its arguments"
+        )
 
     @classmethod
     def from_config(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.linalg import log_abs_det
 from dmmc.model import splines
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals import ode
@@ -233,9 +234,7 @@ class FlowProposal(Steppable):
         )
         jacobian = (up - down).view(-1, volume, volume) / (2 * step)
         log_normal = -0.5 * latents.square().flatten(1).sum(1) - 0.5 * volume * math.log(2 * math.pi)
-        # One matrix at a time: batched LU decompositions on several threads have been wrong on CPUs (pytorch #142815).
-        log_det = torch.stack([torch.linalg.slogdet(matrix).logabsdet for matrix in jacobian])
-        return phi, log_q, log_q - (log_normal - log_det)
+        return phi, log_q, log_q - (log_normal - log_abs_det(jacobian))
 
     def _generator(self, generator: torch.Generator | None) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(0) if generator is None else generator

@@ -63,6 +63,8 @@ def choose_steps(
     relative: float = 0.01,
     *,
     n: int = 16,
+    probes: int = 16,
+    determinants: int | None = None,
     generator: torch.Generator | None = None,
 ) -> StepChoice[P]:
     """About the fewest steps with which the integrator cannot be noticed.
@@ -80,6 +82,9 @@ def choose_steps(
         n_effective: number of independent draws that the chain will be worth.
         relative: bias that is tolerated, in units of the statistical error.
         n: number of proposals on which the choice is verified.
+        probes: random vectors of each step doubling. Fewer are cheaper, and their noise makes the choice take more
+            steps than it needs.
+        determinants: for how many of the proposals the determinant decides; None for all of them where that is cheap.
         generator: random numbers on the proposal's device; None for a fixed seed.
 
     Returns:
@@ -104,15 +109,16 @@ def choose_steps(
         if wanted == schedule:
             break
         schedule = wanted
-    # Determinants are paid for only where they decide, not where they would merely check.
-    determinants = None if n * proposal.lattice.volume**2 <= DETERMINANT_WORK else 0
+    if determinants is None:
+        # They are paid for only where they decide, not where they would merely check.
+        determinants = n if n * proposal.lattice.volume**2 <= DETERMINANT_WORK else 0
     # Every try is on the same proposals: the best of several tries on proposals of their own would be a lucky one.
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
     def tried(schedule: tuple[int, ...]) -> StepChoice[P]:
         candidate = proposal.with_schedule(schedule)
         again = torch.Generator(proposal.device).manual_seed(seed)
-        return StepChoice(candidate, certify(candidate, n, again, determinants=determinants), target)
+        return StepChoice(candidate, certify(candidate, n, again, probes=probes, determinants=determinants), target)
 
     choice = tried(schedule)
     for _ in range(4):

@@ -21,7 +21,7 @@ from dmmc.kernels.of_model import KernelOptions, make_kernel
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals.base import Steppable
 from dmmc.proposals.certificate import Certificate
-from dmmc.proposals.certify import DETERMINANT_SITES, DETERMINANT_WORK, certify
+from dmmc.proposals.certify import DETERMINANT_SITES, certify
 from dmmc.proposals.ode import denoise
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.proposals.steps import choose_steps
@@ -49,6 +49,12 @@ WEIGHED = 256
 
 REFERENCE_FIELDS = 512
 """Reference configurations that are weighed."""
+
+CHOICE_PROPOSALS, CHOICE_PROBES = 8, 8
+"""Proposals and random vectors of the automatic choice of steps, which must be cheap beside the chain itself."""
+
+DETERMINANT_SHARE = 0.1
+"""Part of the work of the chain, at most, that determinants may cost if nobody asked for them."""
 
 DENOISING_TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Times tau of the denoising sequence that is stored with a chain: noise at 0, a field of the theory at 1.
@@ -104,8 +110,10 @@ class SampleOptions:
             DmmcError: if more are asked for than is possible.
         """
         if self.determinants is None:
-            cheap = self.kernel.uses_flow and self.proposals * volume**2 <= DETERMINANT_WORK
-            return self.proposals if cheap else 0
+            # A determinant takes two integrations in float64 for each site.
+            work = 4 * self.proposals * volume
+            cheap = work <= DETERMINANT_SHARE * self.chains * self.run.draws * self.run.steps_per_draw
+            return self.proposals if cheap and self.kernel.uses_flow else 0
         possible = volume <= DETERMINANT_SITES and self.kernel.uses_flow
         if not 0 <= self.determinants <= self.proposals or (self.determinants and not possible):
             raise DmmcError(
@@ -228,7 +236,15 @@ def _flow(model: DiffusionModel, options: SampleOptions, settings: Mapping[str, 
     with stages("choice of steps"):
         generator = rng.stream(options.run.seed, "choice of steps", device=model.device)
         likely = flow_proposal(model, method="dopri5")
-        return choose_steps(likely, options.chains * options.run.draws, generator=generator).proposal
+        choice = choose_steps(
+            likely,
+            options.chains * options.run.draws,
+            n=CHOICE_PROPOSALS,
+            probes=CHOICE_PROBES,
+            determinants=0,
+            generator=generator,
+        )
+        return choice.proposal
 
 
 def _ready(
@@ -267,6 +283,6 @@ def _certificate(
             flow,
             options.proposals,
             rng.stream(options.run.seed, "certificate", device=flow.device),
-            probes=16 if options.flow_steps == "auto" else 2,
+            probes=CHOICE_PROBES if options.flow_steps == "auto" else 2,
             determinants=determinants,
         )

@@ -10,64 +10,77 @@ from pathlib import Path
 import arviz as az
 import numpy as np
 import pytest
-import torch
 
 from arviz_checks import CHECKS
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.interop.arviz import to_arviz
-from dmmc.kernels.cluster import Cluster
-from dmmc.kernels.hmc import HMC
-from dmmc.kernels.independence import Independence
-from dmmc.proposals.flow import FlowProposal
-from dmmc.runs import chain
-from dmmc.runs.chain import ChainOptions
-from dmmc.runs.storage import RunWriter, load_run
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.runs.run import load_run
 from dmmc.theory.lattice import Lattice
-from helpers import free_reference, random_model, rng
+from stored_runs import free_chains, store
 
 ROOT = Path(__file__).parents[2]
-LATTICE, CHAINS = Lattice((6, 4)), 4
-OPTIONS = ChainOptions(draws=400, keep_every=1, block=100, seed=3)
-
-
-def hmc_run(path, options=OPTIONS, lattice=LATTICE, wrap=lambda kernel: kernel):
-    kernel = wrap(HMC(Phi4(0.2, 0.1), lattice, step_size=0.3, n_leapfrog=3))
-    return chain.run(kernel, lambda: kernel.start(torch.zeros(CHAINS, *lattice.shape)), options, path, progress=False)
-
-
-def flow_run(path):
-    model = random_model(free_reference(LATTICE), strength=0.03)
-    kernel = Independence(FreeField(0.7), LATTICE, FlowProposal(model, n_steps=2))
-    return chain.run(kernel, lambda: kernel.start_from_proposals(CHAINS, rng(5)), OPTIONS, path, progress=False)
+SHAPE, CHAINS = (6, 4), 4
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    return {"hmc": hmc_run(folder / "hmc.h5"), "flow": flow_run(folder / "flow.h5")}
+    return {kind: free_chains(folder / f"{kind}.h5", kind, SHAPE, CHAINS) for kind in ("hmc", "independence")}
 
 
-@pytest.mark.parametrize("name", ["hmc", "flow"])
+@pytest.mark.parametrize("name", ["hmc", "independence"])
 @pytest.mark.parametrize("check", CHECKS)
 def test_promises(check, name, runs):
     check(runs[name])
 
 
-def test_several_steps_a_draw(tmp_path):
-    options = ChainOptions(draws=20, steps_per_draw=2)
-    run = load_run(hmc_run(tmp_path / "run.h5", options, wrap=Cluster))
+def test_several_steps_per_draw(tmp_path):
+    run = load_run(free_chains(tmp_path / "run.h5", "hmc", SHAPE, CHAINS, draws=20, steps_per_draw=2))
     stats = to_arviz(run)["sample_stats"]
-    assert set(stats.data_vars) == {"lp", "accepted", "acceptance_rate", "energy_error", "n_clusters"}
-    # Only the last of a draw's steps has left its probability: what remains is the fraction accepted.
     assert {0.5, 1.0} <= set(np.unique(stats["accepted"])) <= {0.0, 0.5, 1.0}
-    np.testing.assert_array_equal(stats["acceptance_rate"].values, run.stats["accepted"])
+    for name, array in run.stats.items():
+        np.testing.assert_array_equal(stats[name].values, array)
     assert to_arviz(run).attrs["steps_per_draw"] == 2
+
+
+def test_energies(runs):
+    stats = to_arviz(runs["hmc"])["sample_stats"]
+    # H of a harmonic system has the mean V: V / 2 from the momenta, V / 2 from the fields, spread sqrt(V).
+    assert float(stats["energy"].mean()) == pytest.approx(24, abs=5 * np.sqrt(24 / 100))
+    assert stats["diverging"].dtype == bool and not stats["diverging"].any()
+    assert (stats["step_size"] == 0.45).all() and (stats["n_steps"] == 3).all()
+    assert "energy" not in to_arviz(runs["independence"])["sample_stats"]
+
+
+@pytest.mark.parametrize("kind", ["hmc", "independence"])
+def test_old_files_have_acceptance_rates_without_nan(kind, runs, tmp_path):
+    old = to_arviz(free_chains(tmp_path / "old.h5", kind, SHAPE, CHAINS, version=1))["sample_stats"]
+    new = to_arviz(runs[kind])["sample_stats"]
+    rate, expected = old["acceptance_rate"].values, new["acceptance_rate"].values
+    np.testing.assert_allclose(rate[:, 1:], expected[:, 1:], rtol=1e-9)
+    known = np.isclose(rate[:, 0], expected[:, 0], rtol=1e-9)
+    # What an accepted first proposal was compared with is not recorded: then it is what happened.
+    assert (known | (new["accepted"].values[:, 0] & (rate[:, 0] == 1))).all()
+    np.testing.assert_array_equal(old["accepted"].values, new["accepted"].values)
+
+
+def test_extra_observables(tmp_path):
+    record = {"M": np.zeros((2, 30)), "plaquette": np.ones((2, 30)), "wall": np.ones((2, 30, 5))}
+    posterior = to_arviz(store(tmp_path / "run.h5", record, {"accepted": np.ones((2, 30))}))["posterior"]
+    assert set(posterior.data_vars) == set(record)
+    assert posterior["plaquette"].dims == ("chain", "draw")
+    assert posterior["wall"].dims == ("chain", "draw", "wall_dim_0")
+
+
+def test_acceptance_of_a_kernel_of_parts(tmp_path):
+    accepted = np.random.default_rng(1).integers(0, 5, (2, 30)) / 4
+    stats = to_arviz(store(tmp_path / "run.h5", {"M": accepted}, {"accepted": accepted}))["sample_stats"]
+    np.testing.assert_array_equal(stats["accepted"].values, accepted)
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 3), (2, 3, 2), (2, 2, 2, 3)])
 def test_any_dimension(shape, tmp_path):
-    data = to_arviz(hmc_run(tmp_path / "run.h5", ChainOptions(draws=5), Lattice(shape)))
+    data = to_arviz(free_chains(tmp_path / "run.h5", "hmc", shape, draws=5))
     labels = data["posterior"]["momentum"].values.tolist()
     assert labels[0] == ",".join("0" * len(shape)) and len(set(labels)) == len(labels)
     assert data["constant_data"]["mode"].shape == (len(labels), len(shape))
@@ -84,11 +97,16 @@ def test_statistics_of_more_dimensions(runs):
 
 
 def test_one_chain(tmp_path):
-    kernel = HMC(Phi4(0.2, 0.1), LATTICE, step_size=0.3, n_leapfrog=3)
-    options = ChainOptions(draws=50)
-    data = to_arviz(chain.run(kernel, lambda: kernel.start(torch.zeros(1, 6, 4)), options, tmp_path / "run.h5"))
+    data = to_arviz(free_chains(tmp_path / "run.h5", "hmc", SHAPE, chains=1, draws=50))
     assert data["posterior"]["M"].shape == (1, 50)
     assert np.isfinite(float(az.ess(data)["M2"]))
+
+
+def test_without_the_first_draws(runs):
+    run = load_run(runs["hmc"]).discarding(100)
+    data = to_arviz(run)
+    np.testing.assert_array_equal(data["posterior"]["M2"].values, run.observables["M2"])
+    np.testing.assert_array_equal(data["sample_stats"]["energy"].values, run.stats["energy"])
 
 
 def test_refusals(runs, tmp_path):
@@ -96,14 +114,7 @@ def test_refusals(runs, tmp_path):
         to_arviz(tmp_path / "none.h5")
     run = load_run(runs["hmc"])
     with pytest.raises(DmmcError, match=r"12\), but the lattice \(4, 4\) has 6 momentum orbits"):
-        to_arviz(replace(run, header={**run.header, "lattice": [4, 4]}))
-    with RunWriter.create(tmp_path / "foreign.h5", {"author": "somebody else"}) as writer:
-        writer.append({"M": np.zeros((1, 5))}, {"accepted": np.ones((1, 5))}, None, {})
-        path = writer.finish({})
-    with pytest.raises(
-        DmmcError, match=r"header of .*foreign.h5 has no 'kernel'; store the run with dmmc.runs.chain.run"
-    ):
-        to_arviz(path)
+        to_arviz(replace(run, header=replace(run.header, lattice=(4, 4))))
 
 
 @pytest.mark.parametrize("module", ["arviz", "pyerrors"])
@@ -112,10 +123,12 @@ def test_no_torch(module, runs):
         f"import sys; from dmmc.interop.{module} import to_{module}; to_{module}(sys.argv[1]); "
         "sys.exit('torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code, str(runs["flow"])], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", code, str(runs["independence"])], check=True, cwd=ROOT)
 
 
 # ArviZ 1
+
+PACKAGES = ["arviz>=1", "numpy", "h5py", "h5netcdf", "matplotlib", "msgspec"]
 
 
 def pythons():
@@ -141,11 +154,10 @@ def test_arviz_1(runs, request):
     # In pytest's cache, so that only the first run installs; the rest of dmmc's requirements, torch first, stays out.
     venv = request.config.cache.mkdir("arviz_1") / "venv"
     installed = venv / "installed"
-    if not installed.exists():
+    if not installed.exists() or installed.read_text() != repr(PACKAGES):
         subprocess.run([python, "-m", "venv", "--clear", venv], check=True)
-        packages = ["arviz>=1", "numpy", "h5py", "h5netcdf", "matplotlib"]
-        subprocess.run([venv / "bin" / "python", "-m", "pip", "install", "--quiet", *packages], check=True)
-        installed.touch()
+        subprocess.run([venv / "bin" / "python", "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        installed.write_text(repr(PACKAGES))
     done = subprocess.run(
         [venv / "bin" / "python", ROOT / "tests" / "arviz_checks.py", *runs.values()],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -15,8 +15,8 @@ from checks import Gaussian, Mixture, bonferroni, mean_shift, mutate, observable
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.interop.emcee import DiffusionMove, lattice_log_prob
-from dmmc.kernels.independence import Proposal
 from dmmc.proposals import dense
+from dmmc.proposals.base import Proposal
 from dmmc.proposals.divergence import Hutchinson
 from dmmc.proposals.flow import FlowProposal
 from dmmc.theory.actions import FreeField, Phi4
@@ -60,7 +60,7 @@ def mixed_invariance():
     """The same for steps of which about half are local ones of another move, walkers independent of each other."""
     phi = phi4_draws(ACTION, TWO_SITES, 20_000, c=0.5)
     moves = [emcee.moves.GaussianMove(0.3), DiffusionMove(lopsided(TWO_SITES))]
-    after = last_fields(moves, phi, ACTION, TWO_SITES, 8)
+    after = last_fields(moves, phi, ACTION, TWO_SITES, 12)
     return mean_shift(observables(after, TWO_SITES) - observables(phi, TWO_SITES))
 
 
@@ -222,7 +222,7 @@ def test_resumption_with_and_without_blobs_and_vectorisation(tmp_path, vectorize
     ("function", "old", "new"),
     [
         ("propose", "self._log_q(coords, phi.shape)", "_.double().numpy()"),
-        ("propose", "torch.Generator(self.device).manual_seed(seed)", "torch.default_generator"),
+        ("propose", 'stream(seed, "emcee", device=self.device)', "torch.default_generator"),
         ("propose", "-model.random.standard_exponential(n)", "-np.random.standard_exponential(n)"),
         (
             "_log_q_of_walkers",

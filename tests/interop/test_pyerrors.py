@@ -5,20 +5,13 @@ import sys
 import numpy as np
 import pyerrors as pe
 import pytest
-import torch
 
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.interop.pyerrors import to_pyerrors
-from dmmc.kernels.hmc import HMC
-from dmmc.kernels.independence import Independence
-from dmmc.proposals.flow import FlowProposal
-from dmmc.runs import chain
-from dmmc.runs.chain import ChainOptions
-from dmmc.runs.storage import RunWriter, load_run
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.runs.run import load_run
 from dmmc.theory.lattice import Lattice
-from helpers import free_reference, random_model, rng
+from stored_runs import free_chains, store
 
 LATTICE = Lattice((4, 3))
 VOLUME, PHAT2_MIN = LATTICE.volume, float(LATTICE.orbit_phat2[1])
@@ -30,29 +23,19 @@ DERIVED = {
 }
 
 
-def hmc_run(path, chains, draws):
-    kernel = HMC(Phi4(0.2, 0.1), LATTICE, step_size=0.3, n_leapfrog=3)
-    options = ChainOptions(draws, block=500, seed=4)
-    return load_run(chain.run(kernel, lambda: kernel.start(torch.zeros(chains, 4, 3)), options, path, progress=False))
-
-
 @pytest.fixture(scope="module")
 def one_chain(tmp_path_factory):
-    return hmc_run(tmp_path_factory.mktemp("one") / "run.h5", chains=1, draws=2000)
+    return load_run(free_chains(tmp_path_factory.mktemp("one") / "run.h5", "hmc", LATTICE.shape, 1, 2000))
 
 
 @pytest.fixture(scope="module")
 def four_chains(tmp_path_factory):
-    return hmc_run(tmp_path_factory.mktemp("four") / "run.h5", chains=4, draws=2000)
+    return load_run(free_chains(tmp_path_factory.mktemp("four") / "run.h5", "hmc", LATTICE.shape, 4, 2000))
 
 
 @pytest.fixture(scope="module")
 def flow_run(tmp_path_factory):
-    model = random_model(free_reference(LATTICE), strength=0.03)
-    kernel = Independence(FreeField(0.7), LATTICE, FlowProposal(model, n_steps=2))
-    path = tmp_path_factory.mktemp("flow") / "run.h5"
-    chain.run(kernel, lambda: kernel.start_from_proposals(12, rng(5)), ChainOptions(400), path, progress=False)
-    return load_run(path)
+    return load_run(free_chains(tmp_path_factory.mktemp("flow") / "run.h5", "independence", LATTICE.shape, 12, 400))
 
 
 def test_names_and_values(flow_run):
@@ -72,6 +55,15 @@ def test_names_and_values(flow_run):
     assert [orbit.tag for orbit in two_point] == [f"two_point[{k}]" for k in range(len(two_point))]
     for k, orbit in enumerate(two_point):
         assert orbit.value == pytest.approx(flow_run.observables["two_point"][:, :, k].mean(), rel=1e-12)
+
+
+def test_extra_observables(tmp_path):
+    rng = np.random.default_rng(1)
+    record = {"M": rng.normal(size=(2, 30)), "wall": rng.normal(size=(2, 30, 5)), "parity": rng.random((2, 30)) < 0.5}
+    obs = to_pyerrors(store(tmp_path / "run.h5", record, {"accepted": np.ones((2, 30))}))
+    assert obs.keys() == record.keys() and obs["wall"].shape == (5,)
+    assert obs["wall"][3].tag == "wall[3]" and obs["wall"][3].value == pytest.approx(record["wall"][:, :, 3].mean())
+    assert obs["parity"].value == pytest.approx(record["parity"].mean())
 
 
 def test_two_runs_are_two_ensembles(one_chain, four_chains):
@@ -131,11 +123,9 @@ def test_refusals(tmp_path, monkeypatch):
         to_pyerrors(tmp_path / "none.h5")
 
     def stored(name, M):
-        with RunWriter.create(tmp_path / name, {"kernel": {"name": "hmc"}}) as writer:
-            writer.append({"M": M}, {"accepted": np.ones(M.shape)}, None, {})
-            return writer.finish({})
+        return store(tmp_path / name, {"M": M}, {"accepted": np.ones(M.shape)})
 
-    with pytest.raises(DmmcError, match=r"5 draws a chain or more, .*short.h5 has 4; run longer"):
+    with pytest.raises(DmmcError, match=r"5 draws per chain or more, .*short.h5 has 4; run longer"):
         to_pyerrors(stored("short.h5", np.zeros((2, 4))))
     with pytest.raises(DmmcError, match=r"M of .*bad.h5 has NaN or infinite values"):
         to_pyerrors(stored("bad.h5", np.array([[1.0, 2.0, np.nan, 3.0, 4.0]])))

@@ -4,32 +4,35 @@ Bounds are those of ``checks``: 5 sigma, or the same probability for several num
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from checks import Gaussian, invariance, mutate, phi4_draws
+from checks import Gaussian, inject, invariance, phi4_draws
 from dmmc.core.errors import DmmcError, MismatchError
+from dmmc.core.rng import stream
+from dmmc.kernels.base import State
 from dmmc.kernels.cluster import Cluster
-from dmmc.kernels.compose import Hybrid
+from dmmc.kernels.compose import Cycle, CycleInfo
 from dmmc.kernels.hmc import HMC
 from dmmc.kernels.independence import Independence
+from dmmc.kernels.invariance import assert_invariant
 from dmmc.kernels.latent import Latent
-from dmmc.kernels.path import Path, PathRefresh
+from dmmc.kernels.path import PathIndependence
+from dmmc.kernels.refresh import PathRefresh
 from dmmc.model.reference import GaussianReference
-from dmmc.proposals.divergence import Hutchinson
-from dmmc.proposals.flow import FlowProposal
-from dmmc.proposals.path import PathProposal
-from dmmc.runs import chain, storage
-from dmmc.runs.chain import ChainOptions
+from dmmc.proposals.of_model import flow_proposal, path_proposal
 from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import random_model, rng
+from user_kernel import GuidedWalk
 
 TWO_SITES = Lattice((2,))
 PHI4 = Phi4(0.22, 0.1)
 LOCAL = HMC(PHI4, TWO_SITES, step_size=0.6, n_leapfrog=3)
+WALK = GuidedWalk(PHI4, TWO_SITES)
 
 
 @functools.cache
@@ -46,147 +49,253 @@ def model(two_sector=False):
 
 @pytest.fixture(autouse=True, scope="module")
 def before_any_mutant():
-    draws(), model()
+    draws(), model(), model(two_sector=True)
+
+
+@dataclass(frozen=True)
+class Costly(Gaussian):
+    """A proposal that says that it takes four evaluations of a network."""
+
+    evaluations = 4
 
 
 def wide():
-    return Independence(PHI4, TWO_SITES, Gaussian.of(TWO_SITES, torch.tensor([2.5, 1.2]).double(), mean=1.0))
+    return Independence(PHI4, TWO_SITES, Costly.of(TWO_SITES, torch.tensor([2.5, 1.2]).double(), mean=1.0))
 
 
-def paths(two_sector=False):
-    return PathProposal.of(model(two_sector), 4)
+def latent(two_sector=False):
+    return Latent(PHI4, TWO_SITES, flow_proposal(model(two_sector), 8), 0.8)
+
+
+def path(two_sector=False):
+    return PathIndependence(PHI4, TWO_SITES, path_proposal(model(two_sector), 4))
+
+
+def refresh():
+    return PathRefresh(PHI4, TWO_SITES, path_proposal(model(), 4), 0.4)
 
 
 CYCLES = {
     "independence, hmc": lambda: ((wide(), 2), (LOCAL, 2)),
     "hmc, independence": lambda: ((LOCAL, 1), (wide(), 1)),
-    "latent, hmc": lambda: ((Latent(PHI4, TWO_SITES, FlowProposal(model(), 8), 0.8), 2), (LOCAL, 1)),
-    "two-sector latent, hmc": lambda: ((Latent(PHI4, TWO_SITES, FlowProposal(model(True), 8), 0.8), 2), (LOCAL, 1)),
-    "path, hmc": lambda: ((Path(PHI4, TWO_SITES, paths()), 2), (LOCAL, 1)),
-    "two-sector path, hmc": lambda: ((Path(PHI4, TWO_SITES, paths(True)), 2), (LOCAL, 1)),
-    "path, refresh, cluster": lambda: (
-        (Path(PHI4, TWO_SITES, paths()), 1),
-        (PathRefresh(PHI4, TWO_SITES, paths(), 0.4), 2),
-        (Cluster(LOCAL, 1), 1),
-    ),
+    "independence, walk, cluster": lambda: ((wide(), 1), (WALK, 2), (Cluster(LOCAL, 1), 1)),
+    "walk, hmc": lambda: ((WALK, 3), (LOCAL, 1)),
+    "cycle, walk": lambda: ((Cycle(((wide(), 1), (LOCAL, 1))), 2), (WALK, 1)),
+    "latent, hmc": lambda: ((latent(), 2), (LOCAL, 1)),
+    "two-sector latent, hmc": lambda: ((latent(True), 2), (LOCAL, 1)),
+    "path, hmc": lambda: ((path(), 2), (LOCAL, 1)),
+    "two-sector path, hmc": lambda: ((path(True), 2), (LOCAL, 1)),
+    "path, refresh, cluster": lambda: ((path(), 1), (refresh(), 2), (Cluster(LOCAL, 1), 1)),
 }
 
 
-def hybrid_keeps_phi4(name="independence, hmc", cycles=3):
+def cycle_keeps_phi4(name="independence, hmc", cycles=3):
     n = 6000 if "latent" in name else 20_000
-    return invariance(Hybrid(CYCLES[name]()), draws()[:n], cycles)
+    return invariance(Cycle(CYCLES[name]()), draws()[:n], cycles)
 
 
 @pytest.mark.parametrize("name", CYCLES)
 def test_cycles_keep_phi4(name):
-    assert hybrid_keeps_phi4(name) < 1
+    assert cycle_keeps_phi4(name) < 1
 
 
-@dataclass(frozen=True)
-class Keeping:
-    """A kernel that moves the fields and leaves what others have stored beside them: the classic bug."""
-
-    kernel: HMC
-
-    def steps(self, state, n, generator):
-        for new, statistics in self.kernel.steps(state, n, generator):
-            yield replace(state, phi=new.phi, S=new.S), statistics
+def test_cycles_pass_the_test_for_users():
+    assert_invariant(Cycle(CYCLES["independence, walk, cluster"]()), draws(), rng(3))
 
 
 def test_stale_weights_would_be_found():
-    # Two kernels in turn without the care of Hybrid.
-    first, second = wide(), Keeping(LOCAL)
-    state = first.start(draws())
+    # Two kernels in turn without the care that Cycle takes. HMC needs a state of fields and actions only.
+    first, second = wide(), LOCAL
+    state = first.start(draws(), rng())
     for seed in range(3):
-        *_, (state, _) = second.steps(state, 2, rng(seed))
+        *_, (moved, _) = second.steps(State(state.phi, state.S), 2, rng(seed))
+        state = replace(state, phi=moved.phi, S=moved.S)
         *_, (state, _) = first.steps(state, 2, rng(100 + seed))
 
     class Done:
         lattice = TWO_SITES
 
-        def start(self, phi):
+        def start(self, phi, generator):
             return None
 
         def steps(self, _, n, generator):
-            yield state, {}
+            yield state, None
 
     assert invariance(Done(), draws()) > 2
 
 
-def test_statistics_of_all_parts():
-    found = Hybrid(CYCLES["path, refresh, cluster"]())
-    start = found.start(draws()[:50])
+def test_reports_of_all_parts():
+    cycle = Cycle(CYCLES["independence, walk, cluster"]())
+    start = cycle.start(draws()[:50], rng())
     assert set(start.tensors()) == {"phi", "S"}
-    for state, statistics in found.steps(start, 3, rng(2)):
-        assert set(statistics) == {
-            *("accepted", "log_q", "log_w", "log_w_proposed"),
-            *("path_refresh_accepted", "path_refresh_log_w_ratio"),
-            *("cluster_accepted", "cluster_energy_error", "cluster_n_clusters"),
+    for state, info in cycle.steps(start, 3, rng(2)):
+        assert isinstance(info, CycleInfo)
+        reports = info.tensors()
+        assert set(reports) == {
+            *("accepted", "acceptance_rate", "log_q", "log_w", "log_w_proposed"),
+            *("guided_walk_accepted", "guided_walk_acceptance_rate", "guided_walk_forward"),
+            *("cluster_accepted", "cluster_acceptance_rate", "cluster_energy_error", "cluster_energy"),
+            *("cluster_diverging", "cluster_step_size", "cluster_n_steps", "cluster_n_clusters"),
         }
-        assert all(x.shape == (50,) for x in statistics.values())
-        assert set((2 * statistics["path_refresh_accepted"]).tolist()) <= {0.0, 1.0, 2.0}
+        assert all(x.shape == (50,) for x in reports.values())
+        # Means over the steps of a part: of one step, and of two.
+        assert set(info.accepted.tolist()) <= {0.0, 1.0} and info.accepted.dtype == torch.float64
+        assert set((2 * reports["guided_walk_accepted"]).tolist()) <= {0.0, 1.0, 2.0}
+        rates = reports["guided_walk_acceptance_rate"]
+        assert bool((rates >= 0).all()) and bool((rates <= 1).all()) and len(rates.unique()) > 10
         assert torch.equal(state.S, PHI4(state.phi))
-    # 4 steps and 4 to begin with; twice 2 * 3, and once more; one trajectory of three and its neighbourhood.
-    assert found.evaluations == {"network": 8 + 3 * 2 * 3, "force": 4}
-    twice = Hybrid(((LOCAL, 1), (LOCAL, 1), (LOCAL, 1)))
-    _, statistics = next(twice.steps(twice.start(draws()[:5]), 1, rng()))
-    assert set(statistics) >= {"accepted", "hmc2_accepted", "hmc3_accepted"}
+    # Four evaluations for the proposal and four to weigh the fields that are given; a trajectory of three forces, and a
+    # cluster update that takes as long as one.
+    assert cycle.cost == {"network": 8, "force": 4}
+
+
+def test_reports_of_paths_and_refreshes():
+    cycle = Cycle(CYCLES["path, refresh, cluster"]())
+    for state, info in cycle.steps(cycle.start(draws()[:50], rng()), 3, rng(2)):
+        reports = info.tensors()
+        assert set(reports) == {
+            *("accepted", "acceptance_rate", "log_q", "log_w", "log_w_proposed"),
+            *("path_refresh_accepted", "path_refresh_acceptance_rate", "path_refresh_log_w_ratio"),
+            *("cluster_accepted", "cluster_acceptance_rate", "cluster_energy_error", "cluster_energy"),
+            *("cluster_diverging", "cluster_step_size", "cluster_n_steps", "cluster_n_clusters"),
+        }
+        assert all(x.shape == (50,) for x in reports.values())
+        assert set((2 * reports["path_refresh_accepted"]).tolist()) <= {0.0, 1.0, 2.0}
+        assert torch.equal(state.S, PHI4(state.phi))
+    # A path of 4 steps and another to begin with; two refreshes and the allowance for a beginning; one trajectory of
+    # three forces and a cluster update.
+    assert cycle.cost == {"network": 2 * 4 + 3 * refresh().cost["network"], "force": 4}
+
+
+def test_parts_of_the_same_name_are_told_apart():
+    thrice = Cycle(((LOCAL, 1), (LOCAL, 1), (LOCAL, 1)))
+    _, info = thrice.step(thrice.start(draws()[:5], rng()), rng())
+    assert set(info.tensors()) >= {"accepted", "hmc2_accepted", "hmc3_accepted", "energy", "hmc2_energy", "hmc3_energy"}
+    assert thrice.cost == {"force": 9}
 
 
 def test_one_part_alone_is_that_kernel():
-    alone, found = LOCAL.start(draws()[:20]), Hybrid(((LOCAL, 3),))
-    *_, (last, _) = LOCAL.steps(alone, 6, rng())
-    *_, (state, _) = found.steps(found.start(draws()[:20]), 2, rng())
-    assert torch.equal(state.phi, last.phi) and torch.equal(state.S, last.S)
+    alone, cycle = LOCAL.start(draws()[:20], rng()), Cycle(((LOCAL, 3),))
+    steps = list(LOCAL.steps(alone, 6, rng()))
+    *_, (state, info) = cycle.steps(cycle.start(draws()[:20], rng()), 2, rng())
+    assert torch.equal(state.phi, steps[-1][0].phi) and torch.equal(state.S, steps[-1][0].S)
+    # The last cycle: means over its three steps, and what its last step reported.
+    for name in ("accepted", "acceptance_rate"):
+        expected = torch.stack([getattr(step, name).double() for _, step in steps[3:]]).mean(0)
+        torch.testing.assert_close(getattr(info, name), expected)
+    assert torch.equal(info.tensors()["energy_error"], steps[-1][1].energy_error)
 
 
-def test_a_stored_hybrid_goes_on_where_it_was(tmp_path):
-    found, options = Hybrid(CYCLES["path, hmc"]()), ChainOptions(draws=12, block=3, keep_every=1)
+@pytest.mark.parametrize("name", [name for name in CYCLES if "two-sector" not in name])
+def test_a_stored_cycle_goes_on_where_it_was(name):
+    # Each block of a chain has a stream of its own; the second begins from what the first has stored.
+    cycle = Cycle(CYCLES[name]())
+    *_, (state, _) = cycle.steps(cycle.initial(5, rng()), 3, stream(1, "block", 0))
+    stored = {key: torch.from_numpy(value.numpy().copy()) for key, value in state.tensors().items()}
+    whole, parts = (list(cycle.steps(begin, 3, stream(1, "block", 1))) for begin in (state, cycle.restore(stored)))
+    for (a, info_a), (b, info_b) in zip(whole, parts, strict=True):
+        assert torch.equal(a.phi, b.phi) and torch.equal(a.S, b.S)
+        assert all(torch.equal(value, info_b.tensors()[key]) for key, value in info_a.tensors().items())
 
-    def start():
-        return found.start(draws()[:5])
 
-    whole = storage.load_run(chain.run(found, start, options, tmp_path / "whole.h5", progress=False))
-    chain.run(found, start, replace(options, draws=6), tmp_path / "parts.h5", progress=False)
-    parts = storage.load_run(chain.run(found, start, options, tmp_path / "parts.h5", resume=True, progress=False))
-    assert (whole.cfgs() == parts.cfgs()).all()
-    assert whole.header["kernel"] == found.describe()
-    assert all((whole.stats[name] == parts.stats[name]).all() for name in whole.stats)
+def test_a_cycle_begins_where_its_first_part_does():
+    for parts in (CYCLES["independence, hmc"](), CYCLES["hmc, independence"]()):
+        state = Cycle(parts).initial(10, rng())
+        assert type(state) is State and torch.equal(state.phi, parts[0][0].initial(10, rng()).phi)
+
+
+def test_tuning_tunes_every_part():
+    coarse = HMC(PHI4, TWO_SITES, step_size=0.05, n_leapfrog=40)
+    cycle = Cycle(((wide(), 2), (coarse, 3), (Cluster(coarse), 1)))
+    tuned, state = cycle.tune(cycle.start(draws()[:200], rng()), rng(2), 40)
+    (first, _), (local, n), (cluster, _) = tuned.parts
+    assert n == 3 and first.describe() == wide().describe()
+    for part in (local, cluster.local):
+        # The acceptance of steps of 0.05 is nearly 1; longer ones are chosen, of the same length together.
+        assert part.step_size > 0.3 and part.length == pytest.approx(2.0)
+    assert type(state) is State and state.phi.shape == (200, 2)
+    assert torch.equal(state.S, PHI4(state.phi))
+
+
+def test_facts():
+    facts = Cycle(CYCLES["independence, walk, cluster"]()).facts
+    assert (facts.name, facts.label) == ("cycle", "diffusion + guided walk + cluster")
+    # The weights are independent of each other, but the chain is not an independence chain.
+    assert not facts.independent_weights and not facts.model_free and facts.inexact == ""
+    assert Cycle(CYCLES["walk, hmc"]()).facts.model_free
+
+    @dataclass(frozen=True)
+    class Estimated(Gaussian):
+        inexact = "log q is estimated"
+
+    proposal = Estimated.of(TWO_SITES, torch.tensor([2.5, 1.2]).double())
+    noisy = Independence(PHI4, TWO_SITES, proposal, allow_inexact=True)
+    assert Cycle(((LOCAL, 1), (noisy, 1))).facts.inexact == "log q is estimated"
+    assert Cycle(((noisy, 1), (noisy, 1))).facts.inexact == "log q is estimated"
+
+
+def test_describe():
+    described = Cycle(((LOCAL, 2), (WALK, 1))).describe()
+    assert described == {"name": "cycle", "parts": [LOCAL.describe(), WALK.describe()], "steps": [2, 1]}
 
 
 def test_bad_input():
     for parts in [(), ((LOCAL, 0),), ((LOCAL, 1.5),)]:
         with pytest.raises(DmmcError, match="at least one kernel"):
-            Hybrid(parts)
+            Cycle(parts)
     for other in (HMC(PHI4, Lattice((3,)), 0.1, 3), HMC(Phi4(0.23, 0.1), TWO_SITES, 0.1, 3)):
-        with pytest.raises(MismatchError, match="one action and one lattice"):
-            Hybrid(((LOCAL, 1), (other, 1)))
-    noisy = FlowProposal(model(), 8, divergence=Hutchinson())
-    inexact = Hybrid(((LOCAL, 1), (Independence(PHI4, TWO_SITES, noisy, allow_inexact=True), 1))).describe()
-    assert inexact["inexact"] is True and inexact["inexact_reason"]
-    assert "inexact" not in Hybrid(((LOCAL, 1),)).describe()
+        with pytest.raises(MismatchError, match="the same action and the same lattice"):
+            Cycle(((LOCAL, 1), (other, 1)))
+
+
+# Bugs
+
+
+def lose_the_last_part(step):
+    def wrong(self, state, generator):
+        new, info = step(self, state, generator)
+        return State(-new.phi.abs(), new.S), info
+
+    return wrong
+
+
+def weigh_other_fields(start):
+    def wrong(self, phi, generator):
+        state = start(self, phi, generator)
+        return replace(state, log_w=state.log_w.roll(1))
+
+    return wrong
+
+
+def always_go_up(start):
+    def wrong(self, phi, generator):
+        state = start(self, phi, generator)
+        return replace(state, direction=state.direction.abs())
+
+    return wrong
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A function that is replaced, and the check that must find it."""
+
+    owner: type
+    function: str
+    bug: Callable
+    check: Callable[[], float]
 
 
 MUTANTS = {
-    "fields of the last part lost": (
-        Hybrid,
-        "steps",
-        "yield State(state.phi, state.S), statistics",
-        "yield State(-state.phi.abs(), state.S), statistics",
-        hybrid_keeps_phi4,
-    ),
-    "weights of other fields": (
-        Hybrid,
-        "steps",
-        "kernel.start(state.phi)",
-        "(lambda s: s if s.log_w is None else State(s.phi, s.S, s.log_q, s.log_w.roll(1)))(kernel.start(state.phi))",
-        hybrid_keeps_phi4,
+    "fields of the last part lost": Mutant(Cycle, "step", lose_the_last_part, cycle_keeps_phi4),
+    "weights of other fields": Mutant(Independence, "start", weigh_other_fields, cycle_keeps_phi4),
+    "what a part carries is not drawn anew": Mutant(
+        GuidedWalk, "start", always_go_up, functools.partial(cycle_keeps_phi4, "walk, hmc")
     ),
 }
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_found(name, monkeypatch):
-    *bug, check = MUTANTS[name]
-    mutate(monkeypatch, *bug)
-    assert check() > 2
+    mutant = MUTANTS[name]
+    inject(monkeypatch, mutant.owner, mutant.function, mutant.bug)
+    assert mutant.check() > 2

@@ -14,12 +14,11 @@ import torch
 from checks import CHANCE, Gaussian, Mixture, bonferroni, invariance, mean_shift, observables, phi4_draws, steep_model
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
-from dmmc.kernels.base import State
 from dmmc.kernels.cluster import Cluster
 from dmmc.kernels.hmc import HMC
-from dmmc.kernels.independence import Independence
+from dmmc.kernels.independence import Independence, WeightedInfo, propose
 from dmmc.model.reference import GaussianReference
-from dmmc.proposals.flow import FlowProposal
+from dmmc.proposals.of_model import flow_proposal
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, Grid, free_draws, free_reference, random_model, rng, z_scores
@@ -48,15 +47,22 @@ def flow(lattice, phi, two_sector=False):
         mean = 0.5 * float(reference.propagator[0] / lattice.volume) ** 0.5
         reference = GaussianReference(lattice, 0.6 * reference.propagator, mean)
     if lattice.volume < 5:
-        return FlowProposal(steep_model(reference, two_sector), n_steps=8)
-    return FlowProposal(random_model(reference, two_sector=two_sector, strength=0.1), n_steps=10)
+        return flow_proposal(steep_model(reference, two_sector), n_steps=8)
+    return flow_proposal(random_model(reference, two_sector=two_sector, strength=0.1), n_steps=10)
+
+
+def integrator_error(proposal, n=200):
+    """The spread over proposals of log q less the log density of the map that makes them."""
+    exact, generator = proposal.to_float64(), rng()
+    return float(exact.step_doubling(exact.latents(n, generator), generator)[2].std())
 
 
 def run(kernel, state, n, seed=3):
-    """All of ``n`` steps: fields ``(n_chains, n, *lattice)``, statistics ``(n_chains, n)``, the last state."""
+    """All of ``n`` steps: fields ``(n_chains, n, *lattice)``, what each reports ``(n_chains, n)``, the last state."""
     steps = list(kernel.steps(state, n, rng(seed)))
-    statistics = {name: torch.stack([s[name] for _, s in steps], 1) for name in steps[0][1]}
-    return torch.stack([s.phi for s, _ in steps], 1), statistics, steps[-1][0]
+    reports = [info.tensors() for _, info in steps]
+    stacked = {name: torch.stack([report[name] for report in reports], 1) for name in reports[0]}
+    return torch.stack([s.phi for s, _ in steps], 1), WeightedInfo(**stacked), steps[-1][0]
 
 
 # The checks themselves
@@ -106,8 +112,8 @@ def test_one_coarse_step_keeps_phi4(make, shape, n):
     kernel = make(action, lattice, 0.6, 3)
     phi = phi4_draws(action, lattice, n, c=0.5)
     assert invariance(kernel, phi) < 1
-    _, statistics = next(kernel.steps(kernel.start(phi), 1, rng()))
-    assert 0.3 < float(statistics["accepted"].double().mean()) < 0.95  # without rejections it would be a weak test
+    _, info = kernel.step(kernel.start(phi, rng()), rng())
+    assert 0.3 < float(info.accepted.double().mean()) < 0.95  # without rejections it would be a weak test
 
 
 @pytest.mark.parametrize("width", [0.9, 1.3])
@@ -129,10 +135,10 @@ def test_steps_with_a_flow_keep_phi4(shape, n, two_sector):
     proposal = flow(lattice, phi, two_sector)
     kernel = Independence(action, lattice, proposal)
     # An observable is off by std(delta) of its standard deviation at most: far below the 1 / sqrt(n) looked for.
-    assert proposal.integrator_error(200, rng()).std < 0.2 / math.sqrt(n)
-    _, statistics, _ = run(kernel, kernel.start(phi[:200]), 10)
-    assert float(statistics["log_w_proposed"].std()) > 0.15
-    assert float(statistics["accepted"].double().mean()) > 0.1
+    assert integrator_error(proposal) < 0.2 / math.sqrt(n)
+    _, info, _ = run(kernel, kernel.start(phi[:200], rng()), 10)
+    assert float(info.log_w_proposed.std()) > 0.15
+    assert float(info.accepted.double().mean()) > 0.1
     assert invariance(kernel, phi, steps=2) < 1
 
 
@@ -155,7 +161,7 @@ def test_chain_means_against_quadrature(action, proposal):
     # 64 chains from proposals; the first 100 steps are left out. Eight means, errors from the Gamma method.
     grid = Grid.make(2, half_width=7, n=301)
     kernel = Independence(action, TWO_SITES, proposal)
-    phi, statistics, _ = run(kernel, kernel.start_from_proposals(64, rng(1)), 2100)
+    phi, info, _ = run(kernel, kernel.initial(64, rng(1)), 2100)
     phi = phi[:, 100:].flatten(0, 1)
 
     def columns(phi):
@@ -163,10 +169,10 @@ def test_chain_means_against_quadrature(action, proposal):
 
     exact = grid.probabilities(action) @ columns(grid.phi)
     series = columns(phi).T.view(-1, 64, 2000)
-    found = [diagnostics.gamma_method(x.numpy()) for x in series]
-    z = [(estimate.value - float(value)) / estimate.error for estimate, value in zip(found, exact, strict=True)]
+    estimates = [diagnostics.gamma_method(x.numpy()) for x in series]
+    z = [(estimate.value - float(value)) / estimate.error for estimate, value in zip(estimates, exact, strict=True)]
     assert max(map(abs, z)) < bonferroni(len(z)), z
-    assert 0.2 < float(statistics["accepted"].double().mean()) < 0.95
+    assert 0.2 < float(info.accepted.double().mean()) < 0.95
 
 
 # Acceptance
@@ -175,9 +181,10 @@ def test_chain_means_against_quadrature(action, proposal):
 def test_proposals_from_the_target_are_always_accepted():
     lattice, action = Lattice((3, 4)), FreeField(0.7)
     kernel = Independence(action, lattice, gaussian(lattice))
-    _, statistics, _ = run(kernel, kernel.start_from_proposals(50, rng()), 20)
-    assert bool(statistics["accepted"].all())
-    assert float(statistics["log_w_proposed"].std()) < 1e-12
+    _, info, _ = run(kernel, kernel.initial(50, rng()), 20)
+    assert bool(info.accepted.all())
+    assert float((info.acceptance_rate - 1).abs().max()) < 1e-12
+    assert float(info.log_w_proposed.std()) < 1e-12
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0])
@@ -186,9 +193,10 @@ def test_acceptance_of_gaussian_log_weights(sigma):
     lattice, n = Lattice((1,)), 100_000
     kernel = Independence(FreeField(1.0), lattice, gaussian(lattice, mean=sigma, mass=1.0))
     phi = torch.randn(n, 1, generator=rng(4), dtype=torch.float64)
-    _, statistics = next(kernel.steps(kernel.start(phi), 1, rng(5)))
-    assert abs(float(z_scores(statistics["accepted"].double(), math.erfc(sigma / 2)))) < SIGMA
-    log_w = statistics["log_w_proposed"].numpy()
+    _, info = kernel.step(kernel.start(phi, rng()), rng(5))
+    assert abs(float(z_scores(info.accepted.double(), math.erfc(sigma / 2)))) < SIGMA
+    assert abs(float(z_scores(info.acceptance_rate, math.erfc(sigma / 2)))) < SIGMA
+    log_w = info.log_w_proposed.numpy()
     # The error of the empirical value from 40 parts; Student's t of 39 instead of a Gaussian.
     parts = [diagnostics.expected_acceptance(part) for part in log_w.reshape(40, -1)]
     error = float(torch.tensor(parts).std()) / math.sqrt(40)
@@ -200,9 +208,9 @@ def test_acceptance_of_gaussian_log_weights(sigma):
 def test_acceptance_is_that_expected_of_the_weights(proposal):
     # Stationary from the first step; 20 groups of 500 chains give the error of the difference.
     kernel = Independence(PHI4, TWO_SITES, proposal)
-    _, statistics, _ = run(kernel, kernel.start(phi4_draws(PHI4, TWO_SITES, 10_000)), 20)
-    accepted = statistics["accepted"].double().view(20, -1).mean(1)
-    expected = [diagnostics.expected_acceptance(x.numpy()) for x in statistics["log_w_proposed"].view(20, -1)]
+    _, info, _ = run(kernel, kernel.start(phi4_draws(PHI4, TWO_SITES, 10_000), rng()), 20)
+    accepted = info.accepted.double().view(20, -1).mean(1)
+    expected = [diagnostics.expected_acceptance(x.numpy()) for x in info.log_w_proposed.view(20, -1)]
     difference = accepted - torch.tensor(expected)
     z = float(difference.mean() / (difference.std() / math.sqrt(20)))
     assert abs(z) < scipy.stats.t.isf(CHANCE / 2, 19)
@@ -215,16 +223,19 @@ def test_acceptance_is_that_expected_of_the_weights(proposal):
 @pytest.mark.parametrize("make", [lambda: gaussian(TWO_SITES, 1.6), lambda: lopsided(TWO_SITES)])
 def test_the_state_carries_the_weight_of_its_own_fields(make):
     kernel = Independence(PHI4, TWO_SITES, make())
-    state = kernel.start_from_proposals(200, rng())
-    for after, statistics in kernel.steps(state, 100, rng(2)):
-        accepted = statistics["accepted"]
+    state = kernel.initial(200, rng())
+    for after, info in kernel.steps(state, 100, rng(2)):
+        accepted = info.accepted
         assert torch.equal(after.phi[~accepted], state.phi[~accepted])
         assert bool((after.phi[accepted] != state.phi[accepted]).all())
-        again = kernel.start(after.phi)
+        again = kernel.start(after.phi, rng())
         for name in ("S", "log_q", "log_w"):
             torch.testing.assert_close(getattr(after, name), getattr(again, name), rtol=0, atol=1e-11)
         assert torch.equal(after.log_w, -after.S - after.log_q)
-        assert torch.equal(statistics["log_w"], after.log_w) and torch.equal(statistics["log_q"], after.log_q)
+        assert torch.equal(info.log_w, after.log_w) and torch.equal(info.log_q, after.log_q)
+        # The probability is that of the ratio of the weights, of the state before the step and of what was proposed.
+        rate = torch.exp(info.log_w_proposed - state.log_w).clamp(max=1)
+        torch.testing.assert_close(info.acceptance_rate, rate, rtol=1e-12, atol=0)
         state = after
     assert 0.2 < float(accepted.double().mean()) < 0.9
 
@@ -233,19 +244,20 @@ def test_the_state_carries_the_weight_of_a_flow():
     lattice = Lattice((4, 4))
     proposal = flow(lattice, phi4_draws(Phi4(0.22, 0.022), lattice, 500))
     kernel = Independence(Phi4(0.22, 0.022), lattice, proposal)
-    _, _, state = run(kernel, kernel.start_from_proposals(20, rng()), 10)
+    _, _, state = run(kernel, kernel.initial(20, rng()), 10)
     # sample() pushes noise to fields and log_q() pulls fields back: the same density up to the integrator's error.
-    difference = state.log_w - kernel.start(state.phi).log_w
-    assert float(difference.abs().max()) < 10 * proposal.integrator_error(200, rng()).std
+    difference = state.log_w - kernel.start(state.phi, rng()).log_w
+    assert float(difference.abs().max()) < 10 * integrator_error(proposal)
 
 
 def test_same_seed_same_chain():
     kernel = Independence(PHI4, TWO_SITES, gaussian(TWO_SITES, 1.3))
-    state = kernel.start_from_proposals(30, rng())
+    state = kernel.initial(30, rng())
     assert state.phi.dtype == state.S.dtype == state.log_q.dtype == state.log_w.dtype == torch.float64
-    phi, statistics, last = run(kernel, state, 6)
+    phi, info, last = run(kernel, state, 6)
     assert phi.shape == (30, 6, 2) and torch.equal(phi[:, -1], last.phi)
-    assert statistics["accepted"].dtype == torch.bool and all(x.shape == (30, 6) for x in statistics.values())
+    assert list(info.tensors()) == ["accepted", "acceptance_rate", "log_q", "log_w", "log_w_proposed"]
+    assert info.accepted.dtype == torch.bool and all(x.shape == (30, 6) for x in info.tensors().values())
     assert torch.equal(phi, run(kernel, state, 6)[0])
     assert not torch.equal(phi, run(kernel, state, 6, seed=4)[0])
 
@@ -260,6 +272,7 @@ class Broken:
     good: Gaussian
     where: str
     value: float
+    inexact = ""
 
     def sample(self, n, generator):
         phi, log_q = self.good.sample(n, generator)
@@ -280,23 +293,22 @@ class Broken:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_proposals_that_are_not_finite_are_rejected_and_counted(where, value):
     kernel = Independence(PHI4, TWO_SITES, Broken(gaussian(TWO_SITES), where, value))
-    state = Independence(PHI4, TWO_SITES, gaussian(TWO_SITES)).start_from_proposals(30, rng())
-    for after, statistics in kernel.steps(state, 10, rng(2)):
-        assert not statistics["accepted"][::3].any()
+    state = Independence(PHI4, TWO_SITES, gaussian(TWO_SITES)).initial(30, rng())
+    for after, info in kernel.steps(state, 10, rng(2)):
+        assert not info.accepted[::3].any() and not info.acceptance_rate[::3].any()
         assert torch.equal(after.phi[::3], state.phi[::3])
-        assert bool((statistics["log_w_proposed"][::3] == -math.inf).all())
-        assert bool(torch.isfinite(statistics["log_w_proposed"][1::3]).all())
-        assert diagnostics.n_zero_weight(statistics["log_w_proposed"].numpy()) == 10
+        assert bool((info.log_w_proposed[::3] == -math.inf).all())
+        assert bool(torch.isfinite(info.log_w_proposed[1::3]).all())
+        assert diagnostics.n_zero_weight(info.log_w_proposed.numpy()) == 10
         assert all(bool(torch.isfinite(x).all()) for x in after.tensors().values())
         state = after
-    assert bool(statistics["accepted"][1::3].any())
+    assert bool(info.accepted[1::3].any())
 
 
 def test_a_nan_that_the_action_does_not_see_is_rejected():
     action = AutogradAction(lambda phi: phi[:, 1:].square().flatten(1).sum(1), "blind to a site")
-    kernel = Independence(action, TWO_SITES, Broken(gaussian(TWO_SITES), "phi", math.nan))
-    proposal = kernel.propose(9, rng())
-    assert bool((proposal[3][::3] == -math.inf).all()) and bool(torch.isfinite(proposal[2]).all())
+    proposed = propose(action, TWO_SITES, Broken(gaussian(TWO_SITES), "phi", math.nan), 9, rng())
+    assert bool((proposed.log_w[::3] == -math.inf).all()) and bool(torch.isfinite(proposed.log_q).all())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -307,13 +319,13 @@ def test_an_initial_state_that_is_not_finite_is_refused(value):
 
     kernel = Independence(PHI4, TWO_SITES, Bad(gaussian(TWO_SITES), "log_q", value))
     with pytest.raises(DmmcError, match="weight of an initial proposal is not finite"):
-        kernel.start_from_proposals(6, rng())
+        kernel.initial(6, rng())
     with pytest.raises(DmmcError, match="weight of an initial configuration is not finite"):
-        kernel.start(torch.zeros(3, 2))
+        kernel.start(torch.zeros(3, 2), rng())
     with pytest.raises(DmmcError, match="NaN or infinite"):
-        kernel.start(torch.full((3, 2), value))
+        kernel.start(torch.full((3, 2), value), rng())
     with pytest.raises(DmmcError, match="action of an initial configuration"):
-        kernel.start(torch.full((3, 2), 1e200, dtype=torch.float64))
+        kernel.start(torch.full((3, 2), 1e200, dtype=torch.float64), rng())
 
 
 @pytest.mark.parametrize("shape", [lambda x: x[:, None], lambda x: x[:-1], lambda x: x.sum(), lambda x: x[None]])
@@ -328,19 +340,75 @@ def test_log_q_of_a_wrong_shape_is_refused(shape):
 
     kernel = Independence(PHI4, TWO_SITES, Misshapen(gaussian(TWO_SITES), "log_q", 0.0))
     with pytest.raises(DmmcError, match=r"log_q of shape \(4,\)"):
-        kernel.start(torch.zeros(4, 2))
+        kernel.start(torch.zeros(4, 2), rng())
     with pytest.raises(DmmcError, match=r"log_q of shape \(4,\)"):
-        kernel.start_from_proposals(4, rng())
-    state = Independence(PHI4, TWO_SITES, gaussian(TWO_SITES)).start(torch.zeros(4, 2))
+        kernel.initial(4, rng())
+    state = Independence(PHI4, TWO_SITES, gaussian(TWO_SITES)).start(torch.zeros(4, 2), rng())
     with pytest.raises(DmmcError, match=r"log_q of shape \(8,\)"):
         next(kernel.steps(state, 2, rng()))
 
 
-def test_a_state_without_weights_is_refused():
-    kernel = Independence(PHI4, TWO_SITES, gaussian(TWO_SITES))
-    phi = torch.zeros(4, 2, dtype=torch.float64)
-    with pytest.raises(DmmcError, match="make it with Independence"):
-        next(kernel.steps(State(phi, PHI4(phi)), 1, rng()))
+@pytest.mark.parametrize("shape", [lambda x: x[:, :1], lambda x: x[:-1], lambda x: x[None], lambda x: x.tolist()])
+def test_fields_of_a_wrong_shape_are_refused(shape):
+    class Misshapen(Broken):
+        def sample(self, n, generator):
+            phi, log_q = self.good.sample(n, generator)
+            return shape(phi), log_q
+
+    kernel = Independence(PHI4, TWO_SITES, Misshapen(gaussian(TWO_SITES), "phi", 0.0))
+    with pytest.raises(DmmcError, match=r"must return fields of shape \(4, 2\)"):
+        kernel.initial(4, rng())
+
+
+def test_a_state_survives_storage():
+    kernel = Independence(PHI4, TWO_SITES, gaussian(TWO_SITES, 1.3))
+    _, _, state = run(kernel, kernel.initial(30, rng()), 5)
+    assert list(state.tensors()) == ["phi", "S", "log_q", "log_w"]
+    restored = kernel.restore(state.tensors())
+    assert type(restored) is type(state)
+    assert torch.equal(run(kernel, state, 6)[0], run(kernel, restored, 6)[0])
+
+
+def test_fields_are_weighed_in_float64_whatever_they_come_in():
+    # The weight of a state is that of the fields that it holds, not of a rounded copy of them.
+    kernel, phi = Independence(PHI4, TWO_SITES, gaussian(TWO_SITES, 1.3)), torch.randn(20, 2, generator=rng())
+    state = kernel.start(phi, rng())
+    assert state.log_q.dtype == torch.float64
+    assert torch.equal(state.log_w, kernel.start(phi.double(), rng()).log_w)
+
+
+def test_nothing_keeps_a_graph():
+    @dataclass(frozen=True)
+    class Learned(Broken):
+        shift = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+
+        def sample(self, n, generator):
+            phi, log_q = self.good.sample(n, generator)
+            return phi + self.shift, log_q
+
+        def log_q(self, phi):
+            return self.good.log_q(phi - self.shift)
+
+    kernel = Independence(PHI4, TWO_SITES, Learned(gaussian(TWO_SITES), "", 0.0))
+    states = [kernel.initial(5, rng()), kernel.start(torch.zeros(5, 2), rng())]
+    states += [state for state, _ in kernel.steps(states[0], 2, rng())]
+    assert not any(value.requires_grad for state in states for value in state.tensors().values())
+
+
+def test_inexact_proposals_are_refused_unless_asked_for_and_marked():
+    @dataclass(frozen=True)
+    class Estimated(Broken):
+        inexact = "log q is estimated"
+
+    proposal = Estimated(gaussian(TWO_SITES), "phi", 0.0)
+    with pytest.raises(DmmcError, match=r"log q is estimated.*allow_inexact=True"):
+        Independence(PHI4, TWO_SITES, proposal)
+    assert Independence(PHI4, TWO_SITES, proposal, allow_inexact=True).facts.inexact == "log q is estimated"
+
+
+@dataclass(frozen=True)
+class Counted(Broken):
+    evaluations = 40
 
 
 def test_describe():
@@ -349,3 +417,6 @@ def test_describe():
         "name": "independence",
         "proposal": proposal.describe(),
     }
+    kernel = Independence(PHI4, TWO_SITES, Counted(gaussian(TWO_SITES), "phi", 0.0))
+    assert kernel.cost == {"network": 40}
+    assert kernel.facts.independent_weights and not kernel.facts.model_free and kernel.facts.inexact == ""

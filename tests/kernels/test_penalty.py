@@ -16,13 +16,12 @@ from checks import Gaussian, invariance, phi4_draws
 from dmmc.core.errors import DmmcError
 from dmmc.kernels import penalty as module
 from dmmc.kernels.independence import Independence
-from dmmc.kernels.penalty import Penalty, penalty
+from dmmc.kernels.penalty import Penalty, PenaltyInfo, penalty
 from dmmc.proposals.divergence import Hutchinson
 from dmmc.proposals.flow import FlowProposal
-from dmmc.runs import chain, storage
 from dmmc.theory.actions import FreeField, Phi4
 from dmmc.theory.lattice import Lattice
-from helpers import SIGMA, free_reference, random_model, rng
+from helpers import SIGMA, free_reference, random_model, rng, z_scores
 
 TWO_SITES, PHI4 = Lattice((2,)), Phi4(0.22, 0.1)
 GAUSSIAN = Gaussian.of(TWO_SITES, torch.tensor([1.2, 0.5]).double(), mean=0.2)
@@ -35,7 +34,7 @@ class Noisy:
     strength: float
     good: Gaussian = GAUSSIAN
     evaluations = 3
-    exact = False
+    inexact = "log q is an estimate"
 
     def variance(self, phi):
         return self.strength * phi.square().sum(1)
@@ -95,12 +94,13 @@ def test_acceptance_at_equal_weights():
     action = FreeField(1.0)  # S = phi^2 / 2
     good = Gaussian.of(lattice, torch.tensor([1.0]).double())
     proposal = Target(0.0, good)
-    chain_ = Penalty(action, lattice, proposal, 1, proposal.variance, allow_inexact=True)
-    _, statistics = next(chain_.steps(chain_.start(good.sample(n, rng())[0]), 1, rng(2)))
+    noisy = Penalty(action, lattice, proposal, 1, proposal.variance, allow_inexact=True)
+    _, info = noisy.step(noisy.start(good.sample(n, rng())[0], rng()), rng(2))
     exact = math.erfc(math.sqrt(s2 / 8))
-    z = (float(statistics["accepted"].double().mean()) - exact) / math.sqrt(exact * (1 - exact) / n)
+    z = (float(info.accepted.double().mean()) - exact) / math.sqrt(exact * (1 - exact) / n)
     assert abs(z) < SIGMA
-    assert bool((statistics["noise_variance"] == s2).all())
+    assert abs(float(z_scores(info.acceptance_rate, exact))) < SIGMA
+    assert isinstance(info, PenaltyInfo) and bool((info.noise_variance == s2).all())
 
 
 # Measured variance
@@ -147,10 +147,10 @@ def test_detailed_balance_is_violated_to_the_order_that_is_stated():
 
 def test_measured_variance_is_good_enough_for_a_statistical_test(draws):
     assert invariance(kernel(1.0, n_estimates=8), draws, steps=4) < 1
-    state = kernel(known=True).start(draws[:5000])
-    _, measured = next(kernel(1.0, n_estimates=8).steps(state, 1, rng()))
-    _, known = next(kernel(1.0, n_estimates=8, known=True).steps(state, 1, rng()))
-    ratio = measured["noise_variance"] / known["noise_variance"]
+    state = kernel(known=True).start(draws[:5000], rng())
+    _, measured = kernel(1.0, n_estimates=8).step(state, rng())
+    _, known = kernel(1.0, n_estimates=8, known=True).step(state, rng())
+    ratio = measured.noise_variance / known.noise_variance
     # chi^2 of 7 degrees over 7.
     assert abs(float(ratio.mean()) - 1) < SIGMA * math.sqrt(2 / 7 / 5000)
 
@@ -158,26 +158,24 @@ def test_measured_variance_is_good_enough_for_a_statistical_test(draws):
 def test_a_flow_with_probes():
     # Noise of the divergence is nearly Gaussian here; runs, moves, and its noise shows.
     proposal = FlowProposal(random_model(free_reference(Lattice((3, 3))), strength=0.15), 4, divergence=Hutchinson(1))
-    chain_ = Penalty(Phi4(0.2, 0.02), Lattice((3, 3)), proposal, 4, allow_inexact=True)
-    state = chain_.start_from_proposals(50, rng())
-    state, statistics = list(chain_.steps(state, 3, rng(2)))[-1]
-    torch.testing.assert_close(state.S, chain_.action(state.phi))
-    assert bool(statistics["accepted"].any()) and float(statistics["noise_variance"].min()) > 0
-    assert chain_.evaluations == {"network": 9 * 4 * 4 * 2}
+    noisy = Penalty(Phi4(0.2, 0.02), Lattice((3, 3)), proposal, 4, allow_inexact=True)
+    state, info = list(noisy.steps(noisy.initial(50, rng()), 3, rng(2)))[-1]
+    torch.testing.assert_close(state.S, noisy.action(state.phi))
+    assert bool(info.accepted.any()) and float(info.noise_variance.min()) > 0
+    assert noisy.cost == {"network": 9 * 4 * 4 * 2}
 
 
 # Marks and refusals
 
 
-def test_it_is_refused_unless_asked_for_and_marked_everywhere(tmp_path):
+def test_it_is_refused_unless_asked_for_and_marked():
     with pytest.raises(DmmcError, match=r"approximation.*allow_inexact=True"):
         Penalty(PHI4, TWO_SITES, Noisy(0.5))
-    chain_, path = kernel(n_estimates=2), tmp_path / "chain.h5"
-    start = chain_.start(torch.zeros(3, 2))
-    chain.run(chain_, lambda: start, chain.ChainOptions(draws=4), path, progress=False)
-    header = storage.load_run(path).header["kernel"]
-    assert header["inexact"] is True and "variance measured" in header["inexact_reason"]
-    assert "variance known" in kernel(known=True).describe()["inexact_reason"]
+    assert "variance measured" in kernel(n_estimates=2).facts.inexact
+    assert "variance known" in kernel(known=True).facts.inexact
+    assert not kernel(known=True).facts.independent_weights
+    described = kernel(n_estimates=2).describe()
+    assert described == {"name": "penalty", "proposal": {"name": "noisy"}, "n_estimates": 2, "variance": "measured"}
 
 
 def test_refusals():
@@ -193,7 +191,7 @@ def test_refusals():
 
     bad = Penalty(PHI4, TWO_SITES, Misshapen(0.5), 2, allow_inexact=True)
     with pytest.raises(DmmcError, match=r"log_q of shape \(16,\)"):
-        next(bad.steps(bad.start(torch.zeros(4, 2)), 1, rng()))
+        bad.step(bad.start(torch.zeros(4, 2), rng()), rng())
 
 
 def test_estimates_that_are_not_finite_are_rejected():
@@ -202,7 +200,7 @@ def test_estimates_that_are_not_finite_are_rejected():
             return torch.where(torch.arange(len(phi)) % 4 == 1, math.nan, super().log_q(phi, generator))
 
     bad = Penalty(PHI4, TWO_SITES, Spoilt(0.1), 2, allow_inexact=True)
-    state = bad.start(torch.zeros(8, 2))
-    for after, statistics in bad.steps(state, 5, rng()):
-        assert not statistics["accepted"][1::4].any()
+    state = bad.start(torch.zeros(8, 2), rng())
+    for after, info in bad.steps(state, 5, rng()):
+        assert not info.accepted[1::4].any() and not info.acceptance_rate[1::4].any()
         assert bool(torch.isfinite(after.phi).all())

@@ -384,7 +384,7 @@ def test_malformed_propagators_are_refused(saved, propagator):
 
 
 def test_weights_of_several_types_are_refused(saved):
-    with pytest.raises(FileError, match="its weights are of several types: torch.float32, torch.float64"):
+    with pytest.raises(FileError, match=r"its weights are of several types: torch\.float32, torch\.float64"):
         DiffusionModel.load(rewrite(saved, {"w": DiffusionModel.load(saved).network.w.double()}))
 
 

@@ -233,7 +233,7 @@ def test_networks_without_a_name_are_not_saved(tmp_path):
 def test_a_file_of_a_network_that_is_not_registered_is_refused(tmp_path, monkeypatch):
     path = phi4_model().save(tmp_path / "model")
     monkeypatch.delitem(network_class.__globals__["_REGISTRY"], "test-conv")
-    with pytest.raises(FileError, match="no network 'test-conv' is registered .*import the module that registers it"):
+    with pytest.raises(FileError, match=r"no network 'test-conv' is registered .*import the module that registers it"):
         DiffusionModel.load(path)
 
 

@@ -116,7 +116,7 @@ def test_refused_references():
         c[1] = bad
         with pytest.raises(DmmcError, match="use more configurations"):
             GaussianReference(lattice, c)
-    with pytest.raises(DmmcError, match="must be real floating point, got torch.int64"):
+    with pytest.raises(DmmcError, match=r"must be real floating point, got torch\.int64"):
         GaussianReference(lattice, torch.ones(n, dtype=torch.int64))
     for bad in ({"mean": "0"}, {"mean": math.nan}, {"v_max": -1.0}, {"v_max": None}, {"v_offset": True}):
         with pytest.raises(DmmcError, match=f"{next(iter(bad))} of a reference must be a finite number"):

@@ -1,5 +1,6 @@
 """Training: it learns, is reproducible to the last bit, also across interrupts and kills, and refuses nonsense."""
 
+import dataclasses
 import json
 import math
 import os
@@ -434,7 +435,7 @@ def test_checkpoints_that_are_incomplete_or_old_are_refused(tmp_path, monkeypatc
 
 
 def test_histories_of_format_1_are_read():
-    options = {name: value for name, value in SHORT.__dict__.items()}
+    options = dataclasses.asdict(SHORT)
     points = [{"step": 4, "loss": 0.5, "validation": 0.4, "N=0": 0.9}]
     first = {"options": options, "steps": 12, "seconds": 1.5, "ensemble": 200, "validation": points, "before": {}}
     second = first | {"before": first, "validation": []}

@@ -310,9 +310,9 @@ def test_a_model_with_a_network_of_ones_own(tmp_path):
     wider = SiteNetwork(model.reference, nn.Sequential())
     others = [cnn_model(dtype=torch.float32, seed=2), cnn_model(), replace(model, network=wider)]
     assert len({m.fingerprint() for m in [model, *others]}) == 4
-    with pytest.raises(DmmcError, match=r"only an InteractionNetwork can be written.*torch.save"):
+    with pytest.raises(DmmcError, match="SiteNetwork cannot be saved, since no name is registered"):
         model.save(tmp_path / "model.safetensors")
-    with pytest.raises(DmmcError, match="only an InteractionNetwork can start another model"):
+    with pytest.raises(DmmcError, match=r"a SiteNetwork cannot be made again: define its config\(\)"):
         model.moved_to(model.reference, None)
     assert not list(tmp_path.iterdir())
 

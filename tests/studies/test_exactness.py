@@ -208,7 +208,7 @@ def test_another_plan_is_not_resumed_and_nothing_is_overwritten(made, tmp_path, 
 def test_a_theory_without_the_symmetry_is_compared_with_a_truth_that_has_none(tmp_path):
     """The field of the tilted action prefers one sign, which every exact variant must reproduce."""
     options = ExactnessOptions(
-        TILTED, (2,), ("flow", "path", "hmc", "one-sector"), draws=8192, steps=10, flow_steps=8, seed=2
+        TILTED, (2,), ("flow", "hmc", "one-sector"), draws=4096, chains=256, truth_draws=4096, steps=10, flow_steps=4
     )
     result = exactness.run_laboratory(options, tmp_path / "lab")
     assert result.truth.symmetry.symmetry == "none"
@@ -491,7 +491,7 @@ def test_laboratories_side_by_side(tmp_path):
     assert both.laboratories["four"].truth.method == "cluster"
     assert all(table.table(result) in table.tables(both) for result in both.laboratories.values())
     html = (out / "report.html").read_text()
-    assert html.count("Exactness laboratory") >= 2 or html.count("What is exact") >= 2
+    assert html.count("What is exact") >= 2
     flow, twin = (load_run(out / "two" / f"{name}.h5") for name in ("flow", "ode-2"))
     assert flow.header.kernel == twin.header.kernel and flow.header.facts != twin.header.facts
     assert not set(flow.stats["log_w_proposed"].ravel()) & set(twin.stats["log_w_proposed"].ravel())

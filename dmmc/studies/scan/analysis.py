@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
@@ -19,10 +17,8 @@ from dmmc.report.figures import resolved_tau
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import estimates
 from dmmc.studies.scan.points import Along, Point
-from dmmc.studies.scan.results import COSTED, TAUS, Measured, PointResult, ScanCrossings, ScanFit, TauInt
+from dmmc.studies.scan.results import COSTED, TAUS, UNKNOWN, Measured, PointResult, ScanCrossings, ScanFit, TauInt
 from dmmc.studies.scan.samplers import SAMPLERS
-
-Array = NDArray[np.float64]
 
 ENOUGH_FOR_TAU = 200
 """Chains of fewer tau_int than this do not measure tau_int (to 30 %, Wolff, hep-lat/0306017, Eq. 42)."""
@@ -103,14 +99,6 @@ def common_xi(results: Iterable[PointResult]) -> dict[str, Measured]:
     return xi
 
 
-class _Scale(NamedTuple):
-    """What tau_int is fitted against: its values and their errors."""
-
-    name: str
-    value: Array
-    error: Array
-
-
 def power_laws(results: Sequence[PointResult], along: Along) -> tuple[tuple[ScanFit, ...], tuple[str, ...]]:
     """Fit ``tau_int = c xi^z`` and, along L, also ``c L^z``, for each line, sampler and observable.
 
@@ -127,47 +115,45 @@ def power_laws(results: Sequence[PointResult], along: Along) -> tuple[tuple[Scan
     for sampler, line in dict.fromkeys((result.sampler, result.line) for result in results):
         of_line = [result for result in results if (result.sampler, result.line) == (sampler, line)]
         label = of_line[0].label
-        few: list[str] = []
-        for name in TAUS:
-            usable = [result for result in of_line if _usable(result, name, xi, along)]
-            if len(usable) < 2:
-                few.append(name)
-                continue
-            tau, error = np.array([result.tau_int[name].numbers for result in usable]).T
-            for scale in _scales(usable, xi, along):
-                what = f"tau_int of {name} against {scale.name}, {label}, {line}"
+        for against in ("xi", "L") if along == "L" else ("xi",):
+            few: list[str] = []
+            for name in TAUS:
+                measured = [result for result in of_line if result.tau_int[name].resolved]
+                places = {result.point: _place(result, against, xi, along) for result in measured}
+                usable = [result for result in measured if places[result.point].known]
+                if len(usable) < 2:
+                    few.append(name)
+                    continue
+                x, dx = np.array([places[result.point].numbers for result in usable]).T
+                tau, error = np.array([result.tau_int[name].numbers for result in usable]).T
                 try:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore", DiagnosticsWarning)  # two points; the note below says it once
-                        law = fit_power_law(scale.value, tau, error, scale.error, what)
+                        law = fit_power_law(x, tau, error, dx, f"tau_int of {name} against {against}, {label}, {line}")
                 except DmmcError as reason:
                     notes.append(f"no power law: {reason}")
                     continue
                 points = tuple(result.point for result in usable)
                 fits.append(
-                    ScanFit.of(law, sampler=sampler, line=line, observable=name, against=scale.name, points=points)
+                    ScanFit.of(law, sampler=sampler, line=line, observable=name, against=against, points=points)
                 )
-        if few and len(of_line) > 1:
-            where = "" if along == "L" else f" at L >= {WIDE:g} xi"
-            notes.append(f"no power law of {', '.join(few)}, {label}, {line}: fewer than two tau_int measured{where}")
+            if few and len(of_line) > 1:
+                where = "" if along == "L" else f" and L >= {WIDE:g} xi"
+                what = f"power law of {', '.join(few)} against {against}, {label}, {line}"
+                notes.append(f"no {what}: fewer than two points have a measured tau_int and {against}{where}")
     if any(fit.dof == 0 for fit in fits):
         notes.append("a power law goes through any two points: without a third one nothing tests it")
     return tuple(fits), tuple(notes)
 
 
-def _usable(result: PointResult, name: str, xi: dict[str, Measured], along: Along) -> bool:
-    length = xi[result.point].value if result.point in xi else None
-    if not result.tau_int[name].resolved or length is None or length <= 0:
-        return False
-    return along == "L" or result.L >= WIDE * length
-
-
-def _scales(results: Sequence[PointResult], xi: dict[str, Measured], along: Along) -> list[_Scale]:
-    scales = [_Scale("xi", *np.array([xi[result.point].numbers for result in results]).T)]
-    if along == "L":
-        sizes = np.array([float(result.L) for result in results])
-        scales.append(_Scale("L", sizes, np.zeros_like(sizes)))
-    return scales
+def _place(result: PointResult, against: str, xi: dict[str, Measured], along: Along) -> Measured:
+    """What tau_int is fitted against at a point; unknown where the point cannot be fitted."""
+    if against == "L":
+        return Measured(float(result.L), 0.0)
+    length = xi.get(result.point, UNKNOWN)
+    if length.value is None or length.value <= 0 or (along != "L" and result.L < WIDE * length.value):
+        return UNKNOWN
+    return length
 
 
 def crossings(results: Sequence[PointResult], seed: int) -> tuple[tuple[ScanCrossings, ...], tuple[str, ...]]:

@@ -49,6 +49,10 @@ class Measured:
         return "-" if self.value is None else format_value(*self.numbers)
 
 
+UNKNOWN = Measured(None, None)
+"""What is not known."""
+
+
 @dataclass(frozen=True)
 class TauInt(Measured):
     """An integrated autocorrelation time in draws (0.5 without autocorrelation).
@@ -323,8 +327,6 @@ class ScanResult(Record):
 
 
 RESULT = Result("scan.json", "dmmc-scan", "scan", ScanResult)
-
-UNKNOWN = Measured(None, None)
 
 
 def tau_of(name: str) -> Callable[[PointResult], TauInt]:
