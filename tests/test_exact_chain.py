@@ -54,7 +54,8 @@ def model(truth, tmp_path_factory):
     size = NetworkSize(filters=4, hidden1=12, hidden2=8)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     phi = torch.as_tensor(truth.cfgs(), dtype=torch.float32)
-    return train(ACTION, LATTICE, phi[torch.randperm(len(phi), generator=rng())], options, path, size=size)
+    shuffled = phi[torch.randperm(len(phi), generator=rng())]
+    return train(shuffled, path, options, action=ACTION, size=size)
 
 
 def comparisons(run, other):
