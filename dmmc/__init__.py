@@ -1,30 +1,43 @@
 """Diffusion-model Monte Carlo: exact sampling of lattice field theories with diffusion models.
 
-The names of this module are all that a user needs in most cases; each is imported when it is first used, so that
-``import dmmc`` is quick and loads no torch.
+This module has all the names that most people need. Each is imported when it is first used, so that ``import dmmc`` is
+quick and loads neither torch nor NumPy.
 
-=======================================================  ==============================================================
-:class:`Lattice`                                         where a theory lives
-:class:`Phi4`, :class:`FreeField`, :class:`AutogradAction`  what is sampled
-:func:`make_ensemble`                                    HMC or cluster chains of a theory
-:func:`train`, :func:`load_model`, :class:`DiffusionModel`  a model of an ensemble
-:func:`load_pretrained`, :func:`pretrained_names`       models that come with the package
-:func:`sample`                                           the exact chain of a model
-:class:`Run`, :func:`load_run`, :func:`report`           what a run holds, and a page about several of them
-:func:`flow_proposal`, :func:`path_proposal`             fields of a model with their density
-:class:`Independence`, :class:`Latent`, :class:`PathIndependence`, :class:`PathRefresh`, :class:`HMC`, :class:`Cluster`,
-:class:`Cycle`, :class:`Kernel`                          Markov kernels, and the protocol for one of your own
-:func:`run_chain`                                        chains of any kernel
-:func:`register_network`, :class:`Network`               networks of your own
-:func:`assert_invariant`                                 does a kernel leave ``exp(-S)`` invariant?
-:mod:`diagnostics`                                       statistics of any chain, in plain NumPy
-:class:`DmmcError`                                       what every refusal of bad input is
-=======================================================  ==============================================================
+A theory and its ensemble:
+
+* :class:`Lattice`: the lattice that a theory lives on.
+* :class:`Phi4`, :class:`FreeField`, :class:`AutogradAction`: actions; the last makes one of any torch function.
+* :func:`make_ensemble`: runs HMC or cluster chains of a theory.
+
+A model and its chain:
+
+* :func:`train`: trains a :class:`DiffusionModel` on an ensemble; :func:`load_model` reads it again.
+* :func:`load_pretrained`, :func:`pretrained_names`: models that come with the package.
+* :func:`sample`: runs the exact Metropolis chain of a model.
+
+Results:
+
+* :class:`Run`, :func:`load_run`: a finished run, with its summary and the ways out to ArviZ and pyerrors.
+* :func:`report`: writes a page about several runs.
+* :mod:`diagnostics`: statistics of any chain, in plain NumPy.
+
+Parts, to be combined or replaced by your own:
+
+* :func:`flow_proposal`, :func:`path_proposal`: fields proposed by a model, with their density.
+* :class:`Independence`, :class:`Latent`, :class:`PathIndependence`, :class:`PathRefresh`, :class:`HMC`,
+  :class:`Cluster`, :class:`Cycle`: Markov kernels; :class:`Kernel` is the protocol for one of your own.
+* :func:`run_chain`: runs chains of any kernel.
+* :func:`assert_invariant`: tests whether a kernel leaves ``exp(-S)`` invariant.
+* :class:`Network`, :func:`register_network`: networks of your own.
+
+Everything that dmmc refuses raises a :class:`DmmcError`, whose message says what to do.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dmmc.core.version import VERSION as __version__
@@ -130,3 +143,23 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _FrontDoor(ModuleType):
+    """This module, in which ``report`` is the function although there is a package ``dmmc.report`` as well.
+
+    Python makes a package an attribute of its parent as soon as anything imports it, and would replace the function.
+    """
+
+    @property
+    def report(self) -> Any:
+        from dmmc.studies.front import report
+
+        return report
+
+    @report.setter
+    def report(self, package: ModuleType) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _FrontDoor

@@ -25,7 +25,9 @@ from dmmc.theory.lattice import Lattice
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_action(parser)
-    parser.add_argument("--shape", type=int, nargs="+", required=True, metavar="L", help="lattice, such as 16 16")
+    parser.add_argument(
+        "--shape", type=int, nargs="+", required=True, metavar="L", help="extents of the lattice, such as 16 16"
+    )
     add_options(parser, EnsembleOptions, skip=("run",), settings={"method": {"choices": list(METHODS)}})
     add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 240, "keep_every": 12})
     add_observables(parser)

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inexact = [variant.name for variant in exactness.VARIANTS if not variant.exact]
     exact = [variant.name for variant in exactness.VARIANTS if variant.exact]
     parser.add_argument(
-        "--variants", nargs="+", default=list(exactness.NAMES), metavar="NAME",
-        help=f"which variants to run, by default all: {' '.join(exact)}, and {' '.join(inexact)}, which are not exact",
+        "--variants", nargs="+", metavar="NAME",
+        help=f"which variants to run; by default all: {' '.join(exact)}, and {' '.join(inexact)}, which are not exact",
     )  # fmt: skip
     parser.add_argument(
         "--draws", type=int, metavar="N",
@@ -69,4 +69,7 @@ def run(args: argparse.Namespace) -> LaboratoryResult | SideBySide:
 
 def _options(args: argparse.Namespace, action: Action, shape: tuple[int, ...]) -> ExactnessOptions:
     draws = exactness.default_draws(shape) if args.draws is None else args.draws
-    return fill(ExactnessOptions, args, action=action, shape=shape, draws=draws, device=device_of(args))
+    variants = exactness.NAMES if args.variants is None else tuple(args.variants)
+    return fill(
+        ExactnessOptions, args, action=action, shape=shape, variants=variants, draws=draws, device=device_of(args)
+    )

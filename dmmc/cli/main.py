@@ -43,22 +43,27 @@ COMMANDS = {
 """The commands and what they do; each is a module of this package with ``add_arguments`` and ``run``."""
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults where there are any."""
+class _Help(argparse.HelpFormatter):
+    """Shows the defaults of options that have one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+        default = action.default
+        if default is argparse.SUPPRESS or default in (None, False, [], ()):
+            return action.help
+        shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+        return f"{action.help} (default: {shown.replace('%', '%%')})"
 
 
 def _parser(wanted: str | None) -> argparse.ArgumentParser:
-    """The parser; only the wanted command gets its options, since they come from modules that are slow to import."""
+    """The parser. Only the wanted command gets its options, since they come from modules that are slow to import."""
     parser = argparse.ArgumentParser(
         prog="dmmc", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"dmmc {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text, formatter_class=_Help)
+        description = f"{text[0].upper()}{text[1:]}."
+        command = commands.add_parser(name, help=text, description=description, formatter_class=_Help)
         if name == wanted:
             importlib.import_module(f"dmmc.cli.{name}").add_arguments(command)
     return parser
@@ -86,17 +91,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary: Any = importlib.import_module(f"dmmc.cli.{args.command}").run(args)
         if args.json is not None:
             text = json.dumps(plain(summary), indent=2, allow_nan=False) + "\n"
-            replace_file(args.json, lambda path: path.write_text(text))
+            replace_file(args.json, lambda path: path.write_text(text, encoding="utf-8"))
     except DmmcError as error:
         print(f"dmmc {args.command}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Whoever read our output (head, a pager) has seen enough. Python must not fail once more when it flushes.
+        # Whoever reads the output (head, a pager) has seen enough. Python must not fail once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         again = "go on with --resume" if "resume" in args else "run it again"
-        print(f"dmmc {args.command}: {error}; make room or mend that, then {again}", file=sys.stderr)
+        print(f"dmmc {args.command}: {error}; put that right, then {again}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         hint = "; go on with the same command and --resume" if "resume" in args else ""

@@ -1,7 +1,7 @@
 """Command-line options made from the dataclasses that they fill.
 
-An option has the name, type and default of a field, and its help is the field's entry in the ``Attributes`` section of
-the docstring: what the library says and what the command line says cannot differ.
+An option has the name, the type and the default of a field, and its help is the entry of this field in the
+``Attributes`` section of the docstring: the library and the command line cannot say different things.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ _ROLE = re.compile(r":\w+:`~?([^`]*)`")
 
 
 def plain_text(text: str) -> str:
-    """A docstring's text without markup: of a cross-reference the last part remains."""
+    """The text of a docstring without its markup; the last part of a cross-reference remains."""
     return _ROLE.sub(lambda match: match[1].rsplit(".", 1)[-1], text).replace("``", "")
+
+
+def help_text(text: str) -> str:
+    """The text of a docstring as argparse shows it: no full stop at the end, and nothing that argparse would expand."""
+    return text.removesuffix(".").removeprefix("whether to ").replace("%", "%%")
 
 
 def attribute_texts(cls: type) -> dict[str, str]:
@@ -41,7 +46,7 @@ def attribute_texts(cls: type) -> dict[str, str]:
 
 
 def _parse_type(hint: Any) -> tuple[Callable[[str], Any], dict[str, Any]]:
-    """How argparse reads a value of the type ``hint``: a converter, and further settings."""
+    """How argparse reads a value of the type ``hint``: a converter, and further settings of the option."""
     arguments = [a for a in typing.get_args(hint) if a is not type(None)]
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -74,7 +79,8 @@ def add_options(
         cls: the dataclass.
         skip: fields without an option.
         defaults: defaults of the command line that differ from those of the dataclass.
-        settings: further arguments of ``add_argument``, by field, such as a metavar, choices or another type.
+        settings: further arguments of ``add_argument``, by field, such as a metavar, choices, another type or another
+            help text.
     """
     hints, texts = typing.get_type_hints(cls), attribute_texts(cls)
     for field in dataclasses.fields(cls):
@@ -85,7 +91,7 @@ def add_options(
         default = field.default if field.default is not dataclasses.MISSING else None
         default = (defaults or {}).get(field.name, default)
         options: dict[str, Any] = {
-            "help": texts.get(field.name, "").replace("%", "%%"),
+            "help": help_text(texts.get(field.name, "")),
             "default": default,
             **more,
             **own,
@@ -138,9 +144,9 @@ def load_object(text: str, what: str) -> Any:
     if not module or not name:
         raise DmmcError(f"{what} is given as module:name, got {text!r}")
     try:
-        found: Any = importlib.import_module(module)
+        loaded: Any = importlib.import_module(module)
         for part in name.split("."):
-            found = getattr(found, part)
+            loaded = getattr(loaded, part)
     except (ImportError, AttributeError) as error:
         raise DmmcError(f"{what} {text!r} cannot be loaded: {error}") from None
-    return found
+    return loaded

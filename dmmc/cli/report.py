@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
         "inputs", type=Path, nargs="+", metavar="RUN",
-        help="run files of one lattice and action; also folders of scans and exactness laboratories",
+        help="run files of one lattice and action; also model files, and folders of scans and exactness laboratories",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default="report.html", metavar="FILE", help="the page")
     parser.add_argument(
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "needs no model",
     )  # fmt: skip
     parser.add_argument("--discard", type=int, metavar="N", help="leave out the first N draws of each chain")
-    parser.add_argument("--title", metavar="TEXT", help="of the page; by default the theory and the lattice")
+    parser.add_argument("--title", metavar="TEXT", help="heading of the page; by default the theory and the lattice")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a machine-readable summary to this file")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier page")
 

@@ -30,12 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--model", type=Path, metavar="FILE", help="model file")
     which.add_argument("--pretrained", metavar="NAME", help="a model that comes with dmmc, such as phi4-flow-L32")
     add_action(parser, "; checked against that of the model")
-    parser.add_argument("--shape", type=int, nargs="+", metavar="L", help="lattice; checked against that of the model")
-    add_options(parser, KernelOptions, settings={"kernel": {"choices": list(KERNELS)}})
-    add_options(parser, SampleOptions, skip=("kernel", "run", "proposals"), settings={"flow_steps": {"type": steps}})
     parser.add_argument(
-        "--reference", metavar="FILE", type=Path, help="ensemble of another sampler, to weigh: it shows missed modes"
+        "--shape", type=int, nargs="+", metavar="L", help="extents of the lattice; checked against those of the model"
     )
+    add_options(parser, KernelOptions, settings={"kernel": {"choices": list(KERNELS)}})
+    add_options(
+        parser,
+        SampleOptions,
+        skip=("kernel", "run", "proposals"),
+        settings={"flow_steps": {"type": steps, "metavar": "N|auto"}},
+    )
+    parser.add_argument(
+        "--reference", metavar="FILE", type=Path,
+        help="ensemble of another sampler; the weights of its fields show whether the model misses some of them",
+    )  # fmt: skip
     add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 256, "keep_every": 8})
     add_observables(parser)
     add_common(parser)

@@ -32,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         ScanOptions,
         skip=("along", "seed", "device"),
-        settings={"samplers": {"choices": list(SAMPLERS)}, "flow_steps": {"type": steps}},
+        settings={
+            "samplers": {"choices": list(SAMPLERS), "metavar": "NAME"},
+            "flow_steps": {"type": steps, "metavar": "N|auto"},
+        },
     )
     add_common(parser, out="scan")
 

@@ -16,7 +16,7 @@ def add_action(parser: argparse.ArgumentParser, note: str = "") -> None:
     group = parser.add_argument_group("action", f"phi^4 in one of its forms, or a free field{note}")
     group.add_argument("--kappa", type=float, metavar="X", help="hopping parameter (with --lam)")
     group.add_argument("--lam", type=float, metavar="X", help="quartic coupling of the hopping form")
-    group.add_argument("--m2", type=float, metavar="X", help="bare mass squared of the mass form (with --lam-mass)")
+    group.add_argument("--m2", type=float, metavar="X", help="squared bare mass of the mass form (with --lam-mass)")
     group.add_argument("--lam-mass", type=float, metavar="X", help="quartic coupling of the mass form")
     group.add_argument("--free-mass", type=float, metavar="X", help="mass of a free field")
 
@@ -70,12 +70,19 @@ def observables_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_common(parser: argparse.ArgumentParser, out: str | None = None, resume: bool = True, seed: bool = True) -> None:
-    """The options that all commands have which compute something."""
+    """The options of all commands that compute something.
+
+    Args:
+        parser: where the options go.
+        out: default of ``--out``; None makes the option a required one.
+        resume: whether the command can go on with interrupted work.
+        seed: whether the command uses random numbers.
+    """
     if seed:
         parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of all random numbers")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads; by default all cores that this process may use"
+        "--threads", type=int, metavar="N", help="CPU threads; by default one for each core that may be used"
     )
     parser.add_argument(
         "--out", type=Path, required=out is None, default=out, metavar="PATH", help="where the result goes"
@@ -84,15 +91,16 @@ def add_common(parser: argparse.ArgumentParser, out: str | None = None, resume: 
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
     if resume:
         parser.add_argument(
-            "--resume", action="store_true", help="go on with an interrupted run, or extend a finished chain"
-        )
+            "--resume", action="store_true",
+            help="go on with interrupted work, or extend a finished chain; where nothing was saved, begin afresh",
+        )  # fmt: skip
 
 
 def check_folder(path: Path) -> None:
     """Refuse a place where nothing can be written, before any work is done.
 
     Raises:
-        FileError: if it is one.
+        FileError: if nothing can be written there.
     """
     folder = path.absolute().parent
     while not folder.exists():
@@ -102,10 +110,10 @@ def check_folder(path: Path) -> None:
 
 
 def check_out(path: Path, args: argparse.Namespace) -> None:
-    """Refuse an output file that is in the way or cannot be written.
+    """Refuse an output file that exists or cannot be written.
 
     Raises:
-        FileError: if it is one.
+        FileError: if it does or cannot.
     """
     if path.is_dir():
         raise FileError(f"--out {path} is a directory; name a file in it")
@@ -118,7 +126,7 @@ def check_json(args: argparse.Namespace) -> None:
     """Refuse a summary file that cannot be written.
 
     Raises:
-        FileError: if it is one.
+        FileError: if it cannot.
     """
     if args.json is None:
         return

@@ -13,26 +13,26 @@ from dmmc.core.records import Record
 from dmmc.model.options import TrainingOptions
 from dmmc.studies.given import read_ensemble
 from dmmc.studies.stages import Stages
-from dmmc.studies.training import check_resume, train
+from dmmc.studies.training import train
 
 SIZES = {
-    "filters": "copies of the filtered field; 6 if not given",
-    "hidden1": "channels of the first layer; 48 if not given",
-    "hidden2": "channels of the second layer; 32 if not given",
+    "filters": "filters of the network called interaction; 6 by default",
+    "hidden1": "channels of its first layer; 48 by default",
+    "hidden2": "channels of its second layer; 32 by default",
 }
-"""The sizes of the network of the package that have an option."""
+"""The sizes of the package's own network that have an option, with their help."""
 
 
 @dataclass(frozen=True)
 class TrainSummary(Record):
-    """What a training made.
+    """What a training has made.
 
     Attributes:
         model: the model file.
         action: description of the action; empty for data without one.
         lattice: extents of the lattice.
         symmetry: the symmetry that the model uses, ``none`` or ``z2``.
-        two_sector: whether it models one sector and mirrors it.
+        two_sector: whether it models one sector, which is mirrored.
         steps: optimiser steps.
         kl_removed: reduction of the path-space KL divergence by the network, from the last validation; None without one.
         wall_seconds: wall time by stage.
@@ -55,27 +55,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="run file, HDF5 file with /cfgs, or .npy: N x lattice",
+        help="the fields: a run file, another HDF5 file with a dataset /cfgs, or a .npy file, of shape (n, *lattice)",
     )
     add_action(parser, "; needed only for an ensemble that does not say it")
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, metavar="X", help="training budget in minutes (5 without --steps)")
-    budget.add_argument("--steps", type=int, metavar="N", help="training budget in optimiser steps; reproducible")
+    budget.add_argument("--minutes", type=float, metavar="X", help="training budget in minutes; 5 without --steps")
+    budget.add_argument(
+        "--steps", type=int, metavar="N", help="training budget in optimiser steps, for a reproducible model"
+    )
     parser.add_argument(
         "--init",
         metavar="MODEL",
-        help="start from this model file or pretrained name, of any lattice size or couplings",
+        help="a model file, or the name of a pretrained model, to start from; its lattice and couplings may differ",
     )
     parser.add_argument(
         "--symmetry", choices=["auto", "none", "z2"], default="auto",
-        help="whether the model uses S(-phi) = S(phi): auto finds out, none does not use it, z2 insists on it",
+        help="the symmetry S(-phi) = S(phi): auto uses it if the theory has it, none does not use it, z2 insists on it",
     )  # fmt: skip
     parser.add_argument(
         "--sectors", choices=["auto", "one", "two"], default="auto",
-        help="one centred reference, or the sector M > 0 and its mirror image; auto decides by the histogram of M",
+        help="one: model all fields at once; two: model the sector M > 0 and mirror it; auto: decide by the histogram "
+        "of M",
     )  # fmt: skip
     parser.add_argument(
-        "--network", default="interaction", metavar="NAME", help="a registered network, for a new model"
+        "--network", default="interaction", metavar="NAME", help="name of a registered network, for a new model"
     )
     for name, text in SIZES.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
@@ -88,8 +91,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> TrainSummary:
     """Train the model and say what was made."""
     check_out(args.out, args)
-    if args.resume:
-        check_resume(args.out, args.overwrite)
     device, stages = device_of(args), Stages()
     dim = read_ensemble(args.ensemble).lattice.dim if args.m2 is not None else 2
     minutes = 5.0 if args.minutes is None and args.steps is None else args.minutes

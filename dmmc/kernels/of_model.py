@@ -30,7 +30,7 @@ class KernelOptions:
     """A kernel for a model; None stands for the default of an option.
 
     Attributes:
-        kernel: one of :data:`KERNELS`. ``independence`` proposes whole fields of the probability flow. ``latent``
+        kernel: the Metropolis kernel. ``independence`` proposes whole fields of the probability flow. ``latent``
             rotates the noise that a field is made of, for volumes where whole fields are rejected too often. ``path``
             proposes whole paths of the reverse diffusion, which has no integrator error and works with any network.
             ``refresh`` noises the field up to some level and denoises it again. ``cycle`` alternates a field of the
@@ -38,7 +38,8 @@ class KernelOptions:
         target_acceptance: the acceptance to which the angle of ``latent`` is tuned; 0.4 by default.
         path_steps: steps of a path, for ``path`` and ``refresh``; 32 by default.
         level: noise level in (0, 1] up to which ``refresh`` goes; 0.5 by default.
-        trajectory: length of the HMC trajectories of ``cycle``, as in :meth:`dmmc.kernels.hmc.HMC.default`.
+        trajectory: length of the HMC trajectories of ``cycle``, for a field in the normalisation of the hopping form;
+            4 by default.
 
     Raises:
         DmmcError: for an unknown kernel, an option of another kernel, or a number out of its range.

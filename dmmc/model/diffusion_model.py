@@ -25,7 +25,14 @@ from dmmc.model.file import read_tensors, write_tensors
 from dmmc.model.history import TrainingHistory
 from dmmc.model.network import Network, is_registered, make_network, network_class
 from dmmc.model.reference import GaussianReference
-from dmmc.theory.actions import Action, Symmetry, action_from_description, declaration, same_action
+from dmmc.theory.actions import (
+    Action,
+    Symmetry,
+    action_from_description,
+    action_label,
+    declaration,
+    same_action,
+)
 from dmmc.theory.lattice import Lattice
 
 FORMAT = "dmmc-model"
@@ -54,6 +61,7 @@ class ModelHeader(Record):
         two_sector: whether the model is of one sector of a broken phase.
         history: how it was trained; None for an untrained model.
         versions: of the software that wrote the file.
+        symmetry_evidence: how the symmetry was found, as a sentence; empty if that is not known.
     """
 
     VERSION = 2
@@ -66,6 +74,7 @@ class ModelHeader(Record):
     two_sector: bool
     history: TrainingHistory | None
     versions: dict[str, str]
+    symmetry_evidence: str = ""
 
 
 def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +93,7 @@ def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DiffusionModel:
     """A network with its Gaussian reference and its provenance.
 
@@ -97,6 +106,7 @@ class DiffusionModel:
         history: how it was trained; None for an untrained model.
         symmetry: of the theory, as far as the model uses it: only with ``"z2"`` may the network be odd, or model one
             sector.
+        symmetry_evidence: how the symmetry was found, as a sentence; empty if that is not known.
 
     Raises:
         DmmcError: if the model uses a symmetry that the theory does not have, or an odd network is to model one sector
@@ -108,6 +118,7 @@ class DiffusionModel:
     two_sector: bool = False
     history: TrainingHistory | None = None
     symmetry: Symmetry = "none"
+    symmetry_evidence: str = ""
 
     def __post_init__(self) -> None:
         if self.symmetry not in ("z2", "none"):
@@ -164,6 +175,19 @@ class DiffusionModel:
         settings = network_class(network).oddness(odd) | dict(config or {})
         made = make_network(network, reference, settings, generator).requires_grad_(False).eval()
         return cls(made, {} if action is None else action.describe(), two_sector, symmetry=symmetry)
+
+    def __repr__(self) -> str:
+        theory, couplings = (
+            action_label(self.action, self.lattice.dim) if self.action else ("data without an action", "")
+        )
+        weights = sum(p.numel() for p in self.network.parameters())
+        parts = [
+            f"{', '.join(filter(None, (theory, couplings)))} on {' x '.join(map(str, self.lattice.shape))}",
+            f"network {self.network.name or type(self.network).__name__} with {weights} weights",
+            f"symmetry {self.symmetry}{', one sector that is mirrored' if self.two_sector else ''}",
+            "not trained" if self.history is None else f"trained for {self.history.steps} steps",
+        ]
+        return f"DiffusionModel of {'; '.join(parts)}"
 
     @property
     def reference(self) -> GaussianReference:
@@ -268,6 +292,7 @@ class DiffusionModel:
             two_sector=self.two_sector,
             history=self.history,
             versions={"dmmc": VERSION, "torch": torch.__version__},
+            symmetry_evidence=self.symmetry_evidence,
         )
         return write_tensors(path, self._tensors(), FORMAT, FORMAT_VERSION, header.to_json())
 
@@ -306,7 +331,9 @@ class DiffusionModel:
             )
             network = make_network(config.pop("name"), reference, config)
             network.to(_dtype(tensors)).load_state_dict(tensors)
-            model = cls(network, header.action, header.two_sector, header.history, header.symmetry)
+            model = cls(
+                network, header.action, header.two_sector, header.history, header.symmetry, header.symmetry_evidence
+            )
         except (DmmcError, KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise FileError(f"{path} is not a complete model file: {error}; restore it or train again") from None
         if not all(bool(torch.isfinite(p).all()) for p in tensors.values()):

@@ -16,15 +16,15 @@ class TrainingOptions:
         steps: number of optimiser steps; exactly one of ``steps`` and ``minutes`` is given. Only a budget in steps is
             reproducible, since the learning rate follows the share of the budget that is spent.
         minutes: wall time.
-        levels: noise levels in a batch, one stratum each.
-        fields_per_level: number of fields at each of them.
+        levels: noise levels in a batch, stratified.
+        fields_per_level: number of fields at each noise level of a batch.
         learning_rate: peak of the schedule (linear warm-up over 5 % of the budget, then a cosine to zero).
         average: share of the budget over which the weights are averaged (exponentially).
-        trajectories: length of the posterior chain that averages the targets.
-        posterior_steps: integrator steps in one of its trajectories.
+        trajectories: trajectories of the posterior chain that averages the targets.
+        posterior_steps: integrator steps in each trajectory of the posterior chain.
         validation_every: number of steps between validation losses.
         checkpoint_seconds: least time between two checkpoints.
-        seed: of everything random in training.
+        seed: seed of all random numbers.
         compile: whether to fuse the site-wise layers with torch.compile where that works; the numbers are the same up
             to rounding.
 

@@ -37,12 +37,12 @@ class ChainOptions:
     """How long a run is and what it keeps.
 
     Attributes:
-        draws: recorded states of each chain.
-        steps_per_draw: kernel steps between two of them.
+        draws: recorded draws of each chain.
+        steps_per_draw: kernel steps between two draws.
         keep_every: keep the fields of every k-th draw; 0 keeps none.
-        block: draws between two writes to disk, which is what a kill can lose. The first blocks are smaller: block k
-            has ``min(block, 2^k)`` draws. Part of the run's identity.
-        seed: of everything random.
+        block: draws between two writes to disk, which is what a kill can lose; the first blocks are smaller: block k
+            has ``min(block, 2^k)`` draws. A resumed run must have the same.
+        seed: seed of all random numbers.
 
     Raises:
         DmmcError: if a number is out of its range.
@@ -78,6 +78,7 @@ def run(
     device: str | torch.device = "cpu",
     show_progress: bool = True,
     evaluate: Callable[[], Mapping[str, Array]] | None = None,
+    stages: Callable[[], Mapping[str, float]] | None = None,
 ) -> Path:
     """Run chains and store them.
 
@@ -94,6 +95,8 @@ def run(
         device: where the random numbers are made.
         show_progress: show a bar, or off a terminal a line now and then, with the acceptance and the time left.
         evaluate: called after the last draw; the arrays that it returns are stored beside the chains.
+        stages: called at the very end; the wall seconds that it returns, by stage, are recorded beside those of the
+            chain itself.
 
     Returns:
         ``path``.
@@ -149,9 +152,11 @@ def run(
                 done += length
                 bar.advance(length, f"acceptance {accepted / (done - first):.3f}")
         seconds = time.monotonic() - began
+        evaluation = None if evaluate is None else evaluate()
         # Of this process alone: an interrupted run has no record of the time before.
-        record = RunRecord(wall_seconds={"chain": seconds}, wall_draws=done - first)
-        return writer.finish(record, None if evaluate is None else evaluate())
+        others = {} if stages is None else dict(stages())
+        record = RunRecord(wall_seconds={**others, "chain": seconds}, wall_draws=done - first)
+        return writer.finish(record, evaluation)
 
 
 @dataclass

@@ -17,6 +17,11 @@ def manifest_path(journal: Path) -> Path:
     return journal / "manifest.json"
 
 
+def is_begun(path: Path) -> bool:
+    """Whether there is anything of the run ``path`` to go on with: the finished file, or a journal."""
+    return path.exists() or manifest_path(journal_of(path)).exists()
+
+
 def block_path(journal: Path, number: int) -> Path:
     """The file of one block of draws."""
     return journal / f"block_{number:06d}.h5"

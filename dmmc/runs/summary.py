@@ -173,6 +173,7 @@ class RunSummary(Record):
         symmetry_evidence: how it was found.
         wall_seconds: wall time by stage.
         notes: remarks for people, one sentence or more each.
+        steps_discarded: steps of each chain before its first draw, which were not recorded.
     """
 
     file: str
@@ -198,6 +199,7 @@ class RunSummary(Record):
     symmetry_evidence: str = ""
     wall_seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    steps_discarded: int = 0
 
     def __str__(self) -> str:
         tables = [_aligned(rows) for rows in (self._observable_rows(), self._efficiency_rows()) if len(rows) > 1]
@@ -244,6 +246,8 @@ class RunSummary(Record):
     def _lines(self) -> Iterator[tuple[str, str]]:
         if self.facts.inexact:
             yield "INEXACT, on purpose", self.facts.inexact
+        if self.steps_discarded:
+            yield "beginning", f"{self.steps_discarded} steps were discarded before the first draw"
         if self.acceptance is not None:
             predicted = (
                 "" if self.expected_acceptance is None else f" (from the weights {self.expected_acceptance:.3f})"
@@ -342,6 +346,7 @@ def summarise(run: StoredRun, wall: Mapping[str, float] | None = None) -> RunSum
         symmetry_evidence=str(symmetry.get("evidence", "")) if isinstance(symmetry, dict) else "",
         wall_seconds=dict(run.record.wall_seconds if wall is None else wall),
         notes=tuple(notes),
+        steps_discarded=run.header.discard,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from dmmc.kernels.hmc import HMC
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun, load_run
+from dmmc.studies.remarks import Say, announce, note
+from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, check_supported
 from dmmc.theory.lattice import Lattice
@@ -39,11 +42,11 @@ class EnsembleOptions:
     """How a baseline ensemble is made.
 
     Attributes:
-        method: ``hmc``, or ``cluster`` for an action that declares its hopping term.
+        method: ``hmc``, or ``cluster`` for an action with a declared hopping term, such as phi^4.
         chains: parallel chains.
-        thermalise: steps thrown away at the start.
-        trajectory: length of HMC trajectories, also of those between cluster updates, for the field in the hopping
-            form; see :meth:`dmmc.kernels.hmc.HMC.default`.
+        thermalise: steps discarded at the start.
+        trajectory: length of HMC trajectories, also of those between cluster updates, for a field in the
+            normalisation of the hopping form.
         run: length of the recorded part, and what is kept of it.
 
     Raises:
@@ -76,6 +79,7 @@ def make_ensemble(
     overwrite: bool = False,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
+    say: Say = note,
 ) -> StoredRun:
     """Run a baseline sampler and store its chains.
 
@@ -85,24 +89,32 @@ def make_ensemble(
         path: the HDF5 file.
         options: the sampler, and the length of its chains.
         observables: what is measured beside the standard observables, by name.
-        resume: go on with an interrupted run, or extend a finished one.
+        resume: go on with an interrupted run, or extend a finished one; where nothing was saved, begin afresh.
         overwrite: replace a finished file.
         device: where to compute.
         stages: wall times are added here.
+        say: is told how long the chains will take, if that is long, and whether a run goes on.
 
     Raises:
         FileError: if a file is in the way.
         MismatchError: if a resumed run had other options.
-        DmmcError: cluster updates of an action that does not declare its hopping term; chains that do not move.
+        DmmcError: if cluster updates are asked for and the action does not declare its hopping term, or some chains
+            do not move.
     """
     options = EnsembleOptions() if options is None else options
     stages = Stages() if stages is None else stages
     check_supported(action)
+    resume = resumes_run(Path(path), resume, overwrite, say)
     with stages("warm-up"):
         kernel = METHODS[options.method](action, lattice, options.trajectory)
         generator = rng.stream(options.run.seed, "warm-up", _identity(kernel))
         state = kernel.start(kernel.initial(options.chains, generator).phi.to(device), generator)
+        began = time.monotonic()
         kernel, state = kernel.tune(state, generator, WARM_UP)
+        step_seconds = (time.monotonic() - began) / WARM_UP
+    if not resume:
+        steps = options.thermalise + options.run.draws * options.run.steps_per_draw
+        announce("the chains", steps * step_seconds, say)
 
     def start() -> State:
         with stages("thermalise"):
@@ -129,10 +141,11 @@ def make_ensemble(
             observables=observables,
             provenance={"chains": options.chains, "thermalise": options.thermalise},
             device=device,
+            stages=lambda: stages.seconds,
         )
     return load_run(path)
 
 
 def _identity(kernel: Kernel[Any]) -> str:
-    """What is sampled how, as text: ensembles of different theories with one seed share no random numbers."""
+    """What is sampled, and how, as text: under one seed, ensembles of different theories share no random numbers."""
     return repr((kernel.describe(), kernel.action.describe(), kernel.lattice.shape))

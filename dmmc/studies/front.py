@@ -1,4 +1,4 @@
-"""The functions of the front door: one call for each step, with the options that most people need as keywords."""
+"""The functions of the front door: one call for each step of the way, with the usual options as keywords."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dmmc.core import rng
+from dmmc.core.errors import DmmcError
 from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel
 from dmmc.kernels.of_model import KernelOptions
@@ -23,7 +24,9 @@ from dmmc.studies import reporting, sampling
 from dmmc.studies import training as trainings
 from dmmc.studies.ensemble import EnsembleOptions
 from dmmc.studies.given import Source
+from dmmc.studies.remarks import note
 from dmmc.studies.results import Run, load_run
+from dmmc.studies.resumption import resumes_run
 from dmmc.studies.sampling import WARM_UP, FlowSteps, SampleOptions
 from dmmc.studies.training import Asked, Sectors
 from dmmc.theory.actions import Action, check_supported
@@ -57,17 +60,17 @@ def make_ensemble(
         action: the action that is sampled.
         lattice: the lattice that the chains live on.
         path: the HDF5 file.
-        method: ``hmc``, or ``cluster`` for an action that declares its hopping term.
+        method: ``hmc``, or ``cluster`` for an action with a declared hopping term, such as phi^4.
         chains: parallel chains.
         draws: recorded draws of each chain.
         keep_every: the fields of every k-th draw are kept; 0 keeps none.
         steps_per_draw: kernel steps between two draws.
-        thermalise: steps thrown away at the start.
-        trajectory: length of HMC trajectories for the field in the hopping form.
+        thermalise: steps discarded at the start.
+        trajectory: length of HMC trajectories, for a field in the normalisation of the hopping form.
         observables: what is measured beside the standard observables: functions of the fields ``(n, *lattice)`` and
             their actions ``(n,)`` that return ``(n, ...)``, by name.
         seed: seed of all random numbers.
-        resume: go on with an interrupted run, or extend a finished one.
+        resume: go on with an interrupted run, or extend a finished one; where nothing was saved, begin afresh.
         overwrite: replace a finished file.
         device: where to compute.
 
@@ -116,10 +119,12 @@ def train(
         network: name of a registered network, for a new model.
         config: its configuration where it differs from the default, such as ``{"hidden1": 16, "hidden2": 8}``.
         init: a model to start from, of any lattice size or couplings.
-        symmetry: ``auto`` finds out whether ``S(-phi) = S(phi)``; ``none`` does not use it; ``z2`` insists on it.
-        sectors: ``two`` models the sector M > 0 and mirrors it, ``one`` models all fields at once.
+        symmetry: whether to use the symmetry ``S(-phi) = S(phi)``: ``auto`` does if the theory has it, ``none`` does
+            not, ``z2`` insists on it.
+        sectors: ``two`` models the sector M > 0 and mirrors it, ``one`` models all fields at once; ``auto`` decides by
+            the histogram of M.
         seed: seed of all random numbers.
-        resume: go on with an interrupted training.
+        resume: go on with an interrupted training; where nothing was saved, begin afresh.
         overwrite: replace an earlier model file.
         device: where to train.
 
@@ -167,18 +172,19 @@ def sample(
         model: gives the proposals.
         path: the HDF5 file.
         action: the action that is sampled; needed only where the model does not say it.
-        kernel: ``independence``, ``latent``, ``path``, ``refresh`` or ``cycle``, or all options of one of them.
+        kernel: ``independence``, ``latent``, ``path``, ``refresh`` or ``cycle``, or a
+            :class:`dmmc.kernels.of_model.KernelOptions` with the options of one of them.
         chains: parallel chains.
         draws: recorded draws of each chain.
         keep_every: the fields of every k-th draw are kept; 0 keeps none.
         steps_per_draw: kernel steps between two draws.
-        flow_steps: integration steps of the probability flow; ``auto`` takes as few as keep its bias below 1 % of the
-            statistical error.
-        discard: steps thrown away at the start; None for five rejection times, as predicted from the weights.
-        reference: configurations of another sampler, to weigh: they show what the model misses.
+        flow_steps: integration steps of the probability flow; ``auto`` takes about the fewest that keep its bias below
+            1 % of the statistical error.
+        discard: steps discarded before the first draw; by default five rejection times, as predicted from the weights.
+        reference: an ensemble of another sampler; the weights of its fields show whether the model misses some.
         observables: what is measured beside the standard observables, by name.
         seed: seed of all random numbers.
-        resume: go on with an interrupted run, or extend a finished one.
+        resume: go on with an interrupted run, or extend a finished one; where nothing was saved, begin afresh.
         overwrite: replace a finished file.
 
     Raises:
@@ -229,19 +235,22 @@ def run_chain(
         draws: recorded draws of each chain.
         keep_every: the fields of every k-th draw are kept; 0 keeps none.
         steps_per_draw: kernel steps between two draws.
-        discard: steps thrown away at the start.
+        discard: steps discarded before the first draw.
         tune: whether to call ``kernel.tune`` before the chains begin.
         observables: what is measured beside the standard observables, by name.
         seed: seed of all random numbers.
-        resume: go on with an interrupted run, or extend a finished one.
+        resume: go on with an interrupted run, or extend a finished one; where nothing was saved, begin afresh.
         overwrite: replace a finished file.
         device: where the random numbers are made.
 
     Raises:
-        DmmcError: as :func:`dmmc.runs.chain.run`.
+        DmmcError: if a number is out of its range, a file is in the way, or a resumed run had other options.
     """
     check_supported(kernel.action)
+    resume = resumes_run(Path(path), resume, overwrite, note)
     generator = rng.stream(seed, "warm-up", repr((kernel.describe(), kernel.action.describe())), device=device)
+    if chains < 1:
+        raise DmmcError(f"the number of chains must be positive, got {chains}")
     state = kernel.initial(chains, generator)
     if tune:
         kernel, state = kernel.tune(state, generator, WARM_UP)
@@ -285,7 +294,7 @@ def report(
         out: the HTML file.
         reference: the run that the others are compared with: its label, such as ``HMC``, or its file.
         title: heading of the page.
-        discard: leave out the first draws of each chain.
+        discard: number of draws to leave out at the beginning of each chain.
         overwrite: replace an earlier page.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Ensembles that are given: run files, arrays and files of other programs, checked against their action."""
+"""Ensembles that a user brings: run files, arrays and files of other programs, checked against their action."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Source = StoredRun | str | Path | Tensor | NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Fields with what is known of them.
+    """Fields, and what is known about them.
 
     Attributes:
         phi: ``(n, *lattice)`` float64, one chain after another where the chains are known.
-        chains: how many chains of equal length these are; None if that is not known.
-        action: their action; None if nobody says it.
+        chains: number of chains, all of equal length; None if that is not known.
+        action: the action that they were sampled from; None if that is not known.
         name: what messages call them.
     """
 

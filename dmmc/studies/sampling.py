@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun, begun_header, load_run
 from dmmc.studies.given import Source, read_ensemble
+from dmmc.studies.remarks import Say, announce, note
+from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, check_supported
 from dmmc.theory.observables import Observable
@@ -39,13 +42,13 @@ WARM_UP = 60
 """Steps that tune a kernel; they are not part of its chains."""
 
 DISCARD_TIMES = 5.0
-"""Rejection times that chains which begin at proposals are given to forget it: exp(-5) is below 1 %."""
+"""Rejection times after which chains have forgotten that they began at proposals: exp(-5) is below 1 %."""
 
 DISCARD_UNKNOWN = 60
-"""Steps thrown away of a kernel without weights, whose rejection time cannot be predicted."""
+"""Steps discarded for a kernel without weights, whose rejection time cannot be predicted."""
 
 WEIGHED = 256
-"""Proposals, at least, from whose weights the rejection time is predicted."""
+"""Fewest proposals from whose weights the rejection time is predicted."""
 
 REFERENCE_FIELDS = 512
 """Reference configurations that are weighed."""
@@ -54,7 +57,7 @@ CHOICE_PROPOSALS, CHOICE_PROBES = 8, 8
 """Proposals and random vectors of the automatic choice of steps, which must be cheap beside the chain itself."""
 
 DETERMINANT_SHARE = 0.1
-"""Part of the work of the chain, at most, that determinants may cost if nobody asked for them."""
+"""Largest part of the work of the chain that determinants may cost if nobody asked for them."""
 
 DENOISING_TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Times tau of the denoising sequence that is stored with a chain: noise at 0, a field of the theory at 1.
@@ -72,13 +75,14 @@ class SampleOptions:
         chains: parallel chains, which start at proposals.
         kernel: the Metropolis kernel that uses the model.
         run: length of the recorded part, and what is kept of it.
-        flow_steps: integration steps of the probability flow. ``auto`` takes as many as keep the bound on every bias
-            below 1 % of the statistical error that this many independent draws would have. Kernels of paths have no
-            integrator and ignore it.
-        discard: steps thrown away at the start; if not given, five rejection times, as predicted from the weights.
-        proposals: proposals on which the certificate is measured.
-        determinants: of how many of these proposals the certificate takes the determinant of the flow's map, up to 256
-            sites; at least 8 to count. If not given, all of them where that is cheap, else none.
+        flow_steps: integration steps of the probability flow; ``auto`` takes about the fewest that keep the bias of
+            every observable below 1 % of the statistical error of independent draws. The kernels path and refresh do
+            not integrate and ignore it.
+        discard: steps discarded before the first draw; by default five rejection times, as predicted from the weights.
+        proposals: number of proposals on which the certificate of exactness is measured.
+        determinants: number of the certificate's proposals (of 16 in all) whose density is also computed by the
+            determinant of the flow's map; at least 8 are needed for a bound, on at most 256 sites. By default all of
+            them if that is cheap beside the chain, else none.
 
     Raises:
         DmmcError: if a number is out of its range.
@@ -104,7 +108,7 @@ class SampleOptions:
             raise DmmcError(f"a certificate needs at least 2 proposals, got {self.proposals}")
 
     def determinants_on(self, volume: int) -> int:
-        """Number of determinants on a lattice of so many sites.
+        """Number of determinants on a lattice of ``volume`` sites.
 
         Raises:
             DmmcError: if more are asked for than is possible.
@@ -135,6 +139,7 @@ def sample(
     resume: bool = False,
     overwrite: bool = False,
     stages: Stages | None = None,
+    say: Say = note,
 ) -> StoredRun:
     """Run the exact diffusion chain.
 
@@ -147,11 +152,14 @@ def sample(
         path: the HDF5 file.
         options: kernel, length of the chains, steps of the flow.
         action: the action that is sampled; needed only where the model does not say it.
-        reference: configurations of another sampler, to weigh: they show what the model misses.
+        reference: an ensemble of another sampler; the weights of its fields show whether the model misses some.
         observables: what is measured beside the standard observables, by name.
-        resume: go on with, or extend, a run. A resumed run keeps the steps of its flow and its discarded steps.
+        resume: go on with an interrupted run, or extend a finished one; where nothing was saved, begin afresh. A run
+            that goes on keeps the number of its integration steps, and of the steps that it discarded.
         overwrite: replace a finished file.
         stages: wall times are added here.
+        say: is told how long the chain will take, if that is long, whether a run goes on, and what is unusual about
+            the reference.
 
     Raises:
         MismatchError: if the model was trained for another action, the reference belongs to another one, or a resumed
@@ -165,19 +173,22 @@ def sample(
         raise DmmcError("the model does not say its action, so it must be given")
     check_supported(action)
     model.check_fits(action)
+    resume = resumes_run(Path(path), resume, overwrite, say)
     determinants = options.determinants_on(model.lattice.volume)
-    weighed = None if reference is None else _reference_fields(reference, action, model)
+    weighed = None if reference is None else _reference_fields(reference, action, model, say)
     begun = begun_header(path) if resume else None
     settings: dict[str, Any] = {} if begun is None else begun.provenance
-    flow = _flow(model, options, settings, stages) if options.kernel.uses_flow else None
+    flow = _flow(model, options, settings, stages, say) if options.kernel.uses_flow else None
     seed, device = options.run.seed, model.device
     with stages("warm-up"):
         kernel = make_kernel(options.kernel, action, model, flow)
         generator = rng.stream(seed, "warm-up", repr((kernel.describe(), action.describe())), device=device)
-        kernel, state, log_w = _ready(kernel, options.chains, generator)
+        kernel, state, log_w, step_seconds = _ready(kernel, options.chains, generator)
     discard = options.discard
     if discard is None:
         discard = begun.discard if begun is not None else predicted_discard(log_w)
+    if begun is None:
+        announce("the chain", (discard + options.run.draws * options.run.steps_per_draw) * step_seconds, say)
 
     def evaluate() -> dict[str, NDArray[np.float64]]:
         arrays: dict[str, Tensor] = {}
@@ -211,24 +222,29 @@ def sample(
             observables=observables,
             provenance={
                 "chains": options.chains,
-                "symmetry": model.symmetry,
+                "symmetry": {"symmetry": model.symmetry, "evidence": model.symmetry_evidence},
                 **({} if flow is None else {"flow": {"n_steps": list(flow.schedule), "method": flow.method}}),
             },
             device=device,
             evaluate=evaluate,
+            stages=lambda: stages.seconds,
         )
     return load_run(path)
 
 
-def _reference_fields(reference: Source, action: Action, model: DiffusionModel) -> Tensor:
+def _reference_fields(reference: Source, action: Action, model: DiffusionModel, say: Say) -> Tensor:
     """A few hundred of the reference configurations, spread evenly over all of them."""
     given = read_ensemble(reference, action, model.lattice.shape)
-    given.check(model.symmetry)
+    check = given.check(model.symmetry)
+    for remark in () if check is None else check.notes:
+        say(f"note on the reference: {remark}")
     return given.phi[:: max(1, len(given.phi) // REFERENCE_FIELDS)][:REFERENCE_FIELDS]
 
 
-def _flow(model: DiffusionModel, options: SampleOptions, settings: Mapping[str, Any], stages: Stages) -> Steppable:
-    """The probability flow: with the steps that were asked for, those of the run that goes on, or chosen now."""
+def _flow(
+    model: DiffusionModel, options: SampleOptions, settings: Mapping[str, Any], stages: Stages, say: Say
+) -> Steppable:
+    """The probability flow with the steps that were asked for, or those of the run that goes on, or a new choice."""
     if options.flow_steps != "auto":
         return flow_proposal(model, options.flow_steps)
     if "flow" in settings:
@@ -244,18 +260,27 @@ def _flow(model: DiffusionModel, options: SampleOptions, settings: Mapping[str, 
             determinants=0,
             generator=generator,
         )
+        if not choice.reached:
+            say(f"note: {choice.text}")
         return choice.proposal
 
 
 def _ready(
     kernel: Kernel[Any], chains: int, generator: torch.Generator
-) -> tuple[Kernel[Any], State, NDArray[np.float64] | None]:
-    """The tuned kernel, the state of its chains, and log weights of independent proposals, if it has such weights."""
-    state = kernel.initial(max(chains, WEIGHED), generator)
+) -> tuple[Kernel[Any], State, NDArray[np.float64] | None, float]:
+    """What the chains need to begin.
+
+    Returns:
+        the tuned kernel, the state of its chains, log weights of independent proposals if it has such weights, and the
+        seconds that a step of all chains takes, roughly: as long as to make initial fields.
+    """
+    began, n = time.monotonic(), max(chains, WEIGHED)
+    state = kernel.initial(n, generator)
+    step_seconds = (time.monotonic() - began) * chains / n
     kernel, state = kernel.tune(state, generator, WARM_UP)
     tensors = state.tensors()
     log_w = tensors["log_w"].cpu().numpy() if kernel.facts.independent_weights else None
-    return kernel, kernel.restore({name: x[:chains] for name, x in tensors.items()}), log_w
+    return kernel, kernel.restore({name: x[:chains] for name, x in tensors.items()}), log_w, step_seconds
 
 
 def predicted_discard(log_w: NDArray[np.float64] | None) -> int:
@@ -272,7 +297,7 @@ def predicted_discard(log_w: NDArray[np.float64] | None) -> int:
 def _certificate(
     flow: Steppable, path: str | Path, options: SampleOptions, determinants: int, stages: Stages
 ) -> Certificate:
-    # A chain that is extended has the proposal and the seed that it had, and so the certificate.
+    # A chain that is extended keeps its proposal and its seed, and so its certificate.
     stored = Certificate.stored(load_run(path).evaluation) if Path(path).exists() else None
     if stored is not None and len(stored.delta) == options.proposals and len(stored.delta_determinant) >= determinants:
         return stored

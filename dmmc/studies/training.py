@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,17 +17,14 @@ from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference
 from dmmc.model.training import fit
 from dmmc.studies.given import Source, read_ensemble
+from dmmc.studies.remarks import Say, announce, note
+from dmmc.studies.resumption import resumes_training
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, Symmetry, check_supported
 from dmmc.theory.symmetry import align, find_symmetry, is_broken
 
 Asked = Literal["auto", "none", "z2"]
 Sectors = Literal["auto", "one", "two"]
-
-
-def note(text: str) -> None:
-    """Print a remark on standard error, where it does not mix with results."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def train(
@@ -45,40 +42,41 @@ def train(
     overwrite: bool = False,
     device: str | torch.device = "cpu",
     stages: Stages | None = None,
-    say: Callable[[str], None] = note,
+    say: Say = note,
 ) -> DiffusionModel:
     """Train a model on an ensemble and save it.
 
-    Before the training, the ensemble is checked against its action, and it is found out whether ``S(-phi) = S(phi)``.
-    Only under that symmetry is the network odd, or one sector of a broken phase modelled and mirrored; without it the
-    model has a mean and biases.
+    Before the training, the ensemble is checked against its action, and ``S(-phi) = S(phi)`` is tested on its fields.
+    Only where this symmetry holds is the network odd, or a single sector of the broken phase modelled and mirrored. In
+    other theories the model has a mean and biases.
 
     Args:
         ensemble: a finished run, the path of a run or of another file with fields, or fields ``(n, *lattice)``.
         path: the model file; ``<path>.checkpoint`` holds the state of a training that is not finished.
         options: budget and details of the training; five minutes by default.
-        action: the action of the ensemble, where the ensemble does not say it. None for data without an action.
+        action: the action of the ensemble; needed only where the ensemble does not say it. Data without any action
+            are trained on by the denoising target alone.
         network: name of a registered network, for a new model.
         config: its configuration where it differs from the default; for the network of the package the fields of
             :class:`dmmc.model.interaction.NetworkSize`.
         init: a model to start from, of any lattice size or couplings.
-        symmetry: ``auto`` finds out whether the theory has the symmetry Z2; ``none`` does not use it; ``z2`` asks for
-            it, and is refused if the action does not have it.
+        symmetry: whether to use the symmetry ``S(-phi) = S(phi)``. ``auto`` uses it if the theory has it, ``none``
+            does not use it, ``z2`` insists on it and is refused if the action does not have it.
         sectors: ``two`` models the sector M > 0 and mirrors it, ``one`` models all fields at once; ``auto`` decides by
             the histogram of M.
-        resume: go on from the checkpoint, if there is one.
+        resume: go on from the checkpoint; without one, begin afresh.
         overwrite: replace an earlier model file.
         device: where to train.
         stages: wall times are added here.
-        say: is told what was found out about the ensemble.
+        say: is told what the checks of the ensemble have shown, and what the training goes on from.
 
     Returns:
         the trained model.
 
     Raises:
-        FileError: if a file is in the way or cannot be written.
-        MismatchError: if the ensemble does not fit its action, the asked symmetry is not one of the action, ``init`` has
-            other sectors or dimensions, or the checkpoint belongs to another training.
+        FileError: if a file is in the way or cannot be written, or a training that is to be resumed is finished.
+        MismatchError: if the ensemble does not fit its action, the action does not have the symmetry that was asked
+            for, ``init`` has other sectors or dimensions, or the checkpoint belongs to another training.
         DmmcError: if the ensemble is too small or not finite.
     """
     path, stages = Path(path), Stages() if stages is None else stages
@@ -86,7 +84,9 @@ def train(
     if path.is_dir():
         raise FileError(f"{path} is a directory; name a file in it")
     if path.exists() and not (overwrite or resume):
-        raise FileError(f"{path} exists; choose another path, or allow overwriting")
+        raise FileError(f"{path} exists; choose another --out, or pass --overwrite")
+    checkpoint = Path(f"{path}.checkpoint")
+    resume = resumes_training(path, checkpoint, resume, overwrite, say)
     given = read_ensemble(ensemble, action)
     action, lattice = given.action, given.lattice
     if action is not None:
@@ -94,7 +94,7 @@ def train(
     with stages("checks"):
         finding = find_symmetry(action, given.phi, symmetry)
         check = given.check(finding.symmetry)
-    say(f"symmetry: {finding.evidence}")
+    say(finding.evidence)
     for remark in () if check is None else check.notes:
         say(f"note: {remark}")
     two_sector = _two_sectors(sectors, finding.symmetry == "z2" and is_broken(given.phi), finding.symmetry, init)
@@ -120,7 +120,9 @@ def train(
                 generator=rng.stream(options.seed, "network"),
             )
         model.network.to(device)
-        checkpoint = f"{path}.checkpoint"
+        model = replace(model, symmetry_evidence=finding.evidence)
+        if options.minutes is not None and not resume:
+            announce("the training", 60 * options.minutes, say)
         model = fit(model, action, phi, options, checkpoint=checkpoint, resume=resume)
         model.save(path)
         remove_checkpoint(checkpoint)
@@ -142,13 +144,3 @@ def _two_sectors(asked: Sectors, broken: bool, symmetry: Symmetry, init: Diffusi
             f"the model to start from has the symmetry {init.symmetry!r} and this theory {symmetry!r}; train afresh"
         )
     return init.two_sector
-
-
-def check_resume(path: Path, overwrite: bool) -> None:
-    """Refuse to resume a training that is finished.
-
-    Raises:
-        FileError: if there is nothing to go on with.
-    """
-    if path.exists() and not Path(f"{path}.checkpoint").exists() and not overwrite:
-        raise FileError(f"{path} is finished, there is nothing to resume; to train on, pass it as --init")

@@ -12,7 +12,7 @@ from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import LogZ
 from dmmc.kernels.hmc import HMC
-from dmmc.kernels.independence import Independence
+from dmmc.kernels.independence import Independence, propose
 from dmmc.theory.actions import FreeField, Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, Grid, free_draws, free_reference, rng
@@ -30,13 +30,13 @@ def weights(action, proposal, lattice, phi, n=4000):
     kernel = Independence(action, lattice, proposal)
     flat = phi.reshape(-1, *lattice.shape)
     log_w = -action(flat) - proposal.log_q(flat)
-    return kernel.propose(n, rng(7))[3].numpy(), log_w.view(phi.shape[: -lattice.dim]).numpy()
+    return propose(kernel.action, kernel.lattice, kernel.proposal, n, rng(7)).log_w.numpy(), log_w.view(phi.shape[: -lattice.dim]).numpy()
 
 
 def hmc_chain(action, lattice, start, draws, step, seed=4):
     """Fields of HMC chains with visible autocorrelations, ``(chain, draw, *lattice)``."""
     kernel = HMC(action, lattice, step, 2)
-    return torch.stack([s.phi for s, _ in kernel.steps(kernel.start(start), draws, rng(seed))], 1)
+    return torch.stack([s.phi for s, _ in kernel.steps(kernel.start(start, rng(seed)), draws, rng(seed))], 1)
 
 
 def quadrature(action, n_sites):

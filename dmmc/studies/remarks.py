@@ -1,0 +1,28 @@
+"""What long work tells its user on the way."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from dmmc.core.progress import EVERY_SECONDS, duration
+
+Say = Callable[[str], None]
+"""Takes a remark of one line."""
+
+
+def note(text: str) -> None:
+    """Print a remark on standard error, where it does not mix with results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def announce(what: str, seconds: float, say: Say) -> None:
+    """Say how long work will take, if it is long enough for anyone to wait for it.
+
+    Args:
+        what: what is about to be done, as the subject of a sentence.
+        seconds: how long it will probably take.
+        say: is told.
+    """
+    if seconds > EVERY_SECONDS:
+        say(f"{what} will take about {duration(seconds)}")
