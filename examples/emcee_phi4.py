@@ -3,9 +3,10 @@
     python examples/emcee_phi4.py [--model model.safetensors] [--minutes 2] [--seconds 60]
 
 The stretch move needs 512 walkers in so many dimensions, where it is known to fail (D. Huijser, J. Goodman,
-B.J. Brewer, 1509.02230). The diffusion move takes any number of walkers. Both begin with the same fields in equilibrium,
-which come from Hybrid Monte Carlo. The model is trained on more of such fields, unless one is given (see
+B.J. Brewer, 1509.02230). The diffusion move takes any number of walkers. Both begin with the same fields in
+equilibrium, which come from Hybrid Monte Carlo. The model is trained on more of such fields, unless one is given (see
 ``dmmc train``). The effective sample size ESS is that of M^2.
+"""
 
 from __future__ import annotations
 
