@@ -34,8 +34,8 @@ def write_report(
     """Write a page about runs and studies; it appears complete or not at all.
 
     Args:
-        inputs: runs or run files, all of one lattice and action; model files; folders of scans (or their ``scan.json``) and of
-            exactness laboratories (or their ``exactness.json``).
+        inputs: runs or run files, all of one lattice and action; model files; folders of scans (or their
+            ``scan.json``) and of exactness laboratories (or their ``exactness.json``).
         out: the HTML file.
         reference: the run that the others are compared with: its label, such as ``HMC``, or its file. None takes the
             first run whose kernel works without a trained model.
