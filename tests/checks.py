@@ -4,13 +4,10 @@ A check returns its deviation in units of the largest that chance may cause: bel
 quantile of a 5 sigma event (two-sided 5.7e-7), so a few hundred checks fail by chance for one seed in several thousand.
 """
 
-import __future__
-
 import functools
 import inspect
 import math
 import sys
-import textwrap
 from dataclasses import dataclass
 
 import scipy.stats
@@ -24,20 +21,6 @@ from helpers import SIGMA, Grid, noise, random_model, rng
 
 CHANCE = 2 * scipy.stats.norm.sf(SIGMA)
 """Probability with which a check of a correct sampler may fail."""
-
-
-def mutate(monkeypatch, owner, functions, old, new):
-    """Put a bug in: ``old`` becomes ``new`` in the source of each of ``functions`` of ``owner``, a class or a module.
-
-    ``functions`` are names separated by spaces; ``old`` must occur once in each, so that a bug cannot go stale.
-    """
-    for name in functions.split():
-        source = textwrap.dedent(inspect.getsource(inspect.getattr_static(owner, name)))
-        assert source.count(old) == 1, f"{name} no longer has {old!r} once"
-        code = compile(source.replace(old, new), "<mutant>", "exec", __future__.annotations.compiler_flag)
-        namespace: dict[str, object] = {}
-        exec(code, vars(inspect.getmodule(owner)), namespace)
-        monkeypatch.setattr(owner, name, namespace[name])
 
 
 def inject(monkeypatch, owner, name, bug):

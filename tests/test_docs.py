@@ -1,72 +1,96 @@
-"""What the documentation says runs: its Python on small data, its commands up to their options; its links lead on."""
+"""What the documentation says is true: its Python runs, its commands parse, its links and names lead somewhere."""
 
 import functools
+import importlib
 import re
 import shlex
+import shutil
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
+import dmmc
 from dmmc.cli import main as cli
 from dmmc.diagnostics import DiagnosticsWarning
-from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.reference import GaussianReference
-from dmmc.runs import chain
-from dmmc.studies import workflow
-from dmmc.theory.actions import Phi4
-from dmmc.theory.lattice import Lattice
 from helpers import SMALL, random_model
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_COMMANDS = {"README.md", "diagnostics.md", "exactness.md"}
+FIGURES = ROOT / "docs" / "figures"
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.M | re.S)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def blocks(page, language=None):
-    """Fenced blocks of a language (None: of any or none) as ``(first line, text)``."""
+    """Fenced blocks of a language (None: of any or none) as ``(first line, text)``, without their indentation."""
     text = page.read_text()
-    fences = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
-    return [(text[: m.start(2)].count("\n") + 1, m[2]) for m in fences if language in (None, m[1])]
+    return [
+        (text[: m.start(3)].count("\n") + 1, re.sub(f"^{m[1]}", "", m[3], flags=re.M))
+        for m in FENCE.finditer(text)
+        if language in (None, m[2])
+    ]
 
 
-def prose(page):
-    return re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(), flags=re.M | re.S)
+def without_blocks(page):
+    return FENCE.sub("", page.read_text())
 
 
 def anchors(page):
     """Headings as GitHub turns them into fragments of a link."""
-    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.M)
+    headings = re.findall(r"^#+ (.*)$", without_blocks(page), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The files that the pages speak of, as small as they can be: a proposal that is good, if untrained."""
+def files(tmp_path_factory):
+    """The files that the pages in docs speak of, as small as they can be: a proposal that is good, if untrained."""
     out = tmp_path_factory.mktemp("docs")
-    action, lattice = Phi4(0.2, 0.1), Lattice((4, 4))
+    action, lattice = dmmc.Phi4(0.2, 0.1), dmmc.Lattice((4, 4))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DiagnosticsWarning)
-        for method, name in (("hmc", "hmc"), ("cluster", "cluster")):
-            options = chain.ChainOptions(100, keep_every=5, block=50)
-            run = workflow.make_ensemble(
-                action, lattice, workflow.EnsembleOptions(method, 8, 20, options), out / f"{name}.h5"
+        warnings.simplefilter("ignore", DiagnosticsWarning)  # of short chains
+        for method in ("cluster", "hmc"):
+            run = dmmc.make_ensemble(
+                action, lattice, out / f"{method}.h5", method=method, chains=8, draws=100, keep_every=5, thermalise=20
             )
         phi = torch.as_tensor(run.cfgs(), dtype=torch.float32)
         reference = GaussianReference.measure(phi, lattice, False, action)
         model = random_model(reference, action, SMALL, strength=0.05, dtype=torch.float32)
         model.save(out / "model.safetensors")
-        options = chain.ChainOptions(64, keep_every=8, block=32)
-        workflow.sample(model, action, 8, options, out / "chain.h5", n_steps=2, reference=phi[:40], n_delta=4)
+        dmmc.sample(model, out / "chain.h5", chains=8, draws=64, flow_steps=2, reference=run)
     return out
 
 
+def give_options(monkeypatch, name, **options):
+    """Give a function of the front door options that make it cheap, whatever the page says."""
+    function = getattr(dmmc, name)
+    monkeypatch.setattr(dmmc, name, lambda *args, **given: function(*args, **(given | options)))
+
+
+def make_small(monkeypatch, model):
+    """Small lattices, few draws, hardly any training: seconds in place of minutes."""
+    lattice = dmmc.Lattice
+    monkeypatch.setattr(dmmc, "Lattice", lambda shape: lattice((4,) * len(shape)))
+    monkeypatch.setattr(dmmc, "load_pretrained", functools.cache(lambda name: dmmc.load_model(model)))
+    give_options(monkeypatch, "make_ensemble", chains=16, draws=40, keep_every=5)
+    give_options(monkeypatch, "train", minutes=None, steps=4, config={"filters": 2, "hidden1": 4, "hidden2": 3})
+    give_options(monkeypatch, "sample", chains=8, draws=40, flow_steps=2)
+
+
 @each_page
-def test_python_runs(page, folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    small = functools.cache(lambda name: DiffusionModel.load("model.safetensors"))
-    monkeypatch.setattr("dmmc.model.pretrained.load_pretrained", small)
+def test_python_runs(page, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    give_options(monkeypatch, "make_ensemble", thermalise=20, trajectory=1.0)
+    give_options(monkeypatch, "sample", discard=4)
+    if page == README:
+        make_small(monkeypatch, files / "model.safetensors")  # and it makes all of its files itself
+    else:
+        for path in files.iterdir():
+            shutil.copy(path, tmp_path)
     namespace = {"__name__": page.stem}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticsWarning)  # of short chains
@@ -79,21 +103,90 @@ def test_python_runs(page, folder, monkeypatch):
                 raise
 
 
+def test_the_first_example_is_short_and_needs_dmmc_only():
+    _, text = blocks(README, "python")[0]
+    lines = [line for line in text.splitlines() if line.strip()]
+    assert len(lines) <= 12
+    assert [line for line in lines if "import" in line] == ["import dmmc"]
+    names = set(re.findall(r"\bdmmc\.(\w+)", text))
+    assert {"make_ensemble", "train", "sample"} <= names <= set(dmmc.__all__)
+
+
 @each_page
 def test_commands_have_these_options(page):
     commands = [
         line for _, text in blocks(page) for line in re.sub(r" *\\\n *", " ", text).splitlines()
         if re.match(r"(\.venv/bin/)?dmmc \w", line)
     ]  # fmt: skip
-    assert commands, "the page shows no command"
+    assert commands or page.name not in WITH_COMMANDS, "the page shows no command"
     for command in commands:
-        cli._parser().parse_args(shlex.split(command, comments=True)[1:])
+        words = shlex.split(command, comments=True)[1:]
+        cli._parser(words[0]).parse_args(words)
+
+
+@each_page
+def test_options_in_the_text_exist(page):
+    """An option that stands by itself belongs to some command; one after a command belongs to that command."""
+    options = {
+        name: {option for action in _subparser(name)._actions for option in action.option_strings}
+        for name in cli.COMMANDS
+    }
+    for code in re.findall(r"`([^`\n]*)`", without_blocks(page)):
+        command = re.match(r"dmmc (\w+)", code)
+        possible = options[command[1]] if command else set().union(*options.values())
+        if command or code.startswith("--"):
+            assert set(re.findall(r"--[a-z][\w-]*", code)) <= possible, code
+
+
+def _subparser(command):
+    (commands,) = (action for action in cli._parser(command)._actions if action.dest == "command")
+    return commands.choices[command]
+
+
+@each_page
+def test_make_targets_and_scripts_exist(page):
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    text = page.read_text()
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.M)) <= set(targets)
+    for script in re.findall(r"python ([\w/]+\.py)", text):
+        assert (ROOT / script).exists(), script
+
+
+@each_page
+def test_names_exist(page):
+    """Dotted names such as ``dmmc.model.posterior``, and paths such as ``model/posterior.py``."""
+    code = " ".join(re.findall(r"`([^`\n]*)`", without_blocks(page)))
+    for name in re.findall(r"\bdmmc(?:\.\w+)+", code):
+        if not re.search(r"\.(py|h5)$", name):
+            assert resolves(name), f"{page.name} speaks of {name}"
+    for path in re.findall(r"[\w.]+(?:/[\w.]+)+\.py\b|[\w.]+(?:/[\w.]+)*/(?=\s|$)", code):
+        assert any((folder / path).exists() for folder in (ROOT, ROOT / "dmmc")) or path in MADE, path
+
+
+MADE = {"quickstart/", "exactness/"}
+"""Folders that commands make."""
+
+
+def resolves(name):
+    """Whether a module, or something in a module, has this dotted name."""
+    parts = name.split(".")
+    for k in range(len(parts), 0, -1):
+        try:
+            thing = importlib.import_module(".".join(parts[:k]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[k:]:
+            if not hasattr(thing, part):
+                return False
+            thing = getattr(thing, part)
+        return True
+    return False
 
 
 @each_page
 def test_links_and_figures_exist(page):
-    targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
-    for target in targets:
+    text = re.sub(r"`[^`\n]*`", "", without_blocks(page))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"https?:", target):
             continue
         path, _, fragment = target.partition("#")
@@ -105,9 +198,9 @@ def test_links_and_figures_exist(page):
 
 def test_every_figure_is_shown_and_can_be_made():
     shown = {name for page in PAGES for name in re.findall(r"\(figures/([\w-]+\.png)\)", page.read_text())}
-    present = {path.name for path in (ROOT / "docs" / "figures").iterdir()}
+    present = {path.name for path in FIGURES.iterdir()}
     assert shown == present
-    assert sum(path.stat().st_size for path in (ROOT / "docs" / "figures").iterdir()) < 1_000_000
+    assert sum(path.stat().st_size for path in FIGURES.iterdir()) < 1_000_000
     namespace = {"__name__": "make_figures"}
     exec(compile((ROOT / "docs" / "make_figures.py").read_text(), "make_figures.py", "exec"), namespace)
     assert {f"{name}.png" for name in namespace["FIGURES"]} == present

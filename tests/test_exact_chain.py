@@ -17,10 +17,16 @@ from dmmc.kernels.independence import Independence
 from dmmc.model.interaction import NetworkSize
 from dmmc.model.reference import GaussianReference
 from dmmc.model.training import TrainingOptions
+from dmmc.proposals.certify import measure_delta
 from dmmc.proposals.flow import FlowProposal
-from dmmc.runs import chain, storage
+from dmmc.proposals.of_model import flow_proposal
+from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
-from dmmc.studies.workflow import EnsembleOptions, bias_bound_sigma, estimates, make_ensemble, sample, train
+from dmmc.runs.run import load_run
+from dmmc.runs.summary import bias_bound_sigma, estimates
+from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
+from dmmc.studies.sampling import SampleOptions, sample
+from dmmc.studies.training import train
 from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, Grid, rng
@@ -32,7 +38,7 @@ N_STEPS = 10
 
 def cluster_run(action, path, keep_every=0):
     options = EnsembleOptions("cluster", chains=128, thermalise=40, run=ChainOptions(300, 2, keep_every, block=50))
-    return make_ensemble(action, LATTICE, options, path)
+    return make_ensemble(action, LATTICE, path, options)
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +54,24 @@ def model(truth, tmp_path_factory):
     size = NetworkSize(filters=4, hidden1=12, hidden2=8)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     phi = torch.as_tensor(truth.cfgs(), dtype=torch.float32)
-    return train(ACTION, LATTICE, phi[torch.randperm(len(phi), generator=rng())], options, path, size=size)
+    shuffled = phi[torch.randperm(len(phi), generator=rng())]
+    return train(shuffled, path, options, action=ACTION, size=size)
 
 
 def comparisons(run, other):
     """z-scores of everything that is measured, each orbit of the two-point function included."""
     a, b = estimates(run), estimates(other)
-    found = {name: z_score(a[name], b[name]) for name in a}
+    z = {name: z_score(a[name], b[name]) for name in a}
     orbits = [
         [diagnostics.gamma_method(r.observables["two_point"][..., k]) for r in (run, other)]
         for k in range(len(LATTICE.orbit_modes))
     ]
-    return found | {f"two_point {n}": z_score(*pair) for n, pair in zip(LATTICE.orbit_modes, orbits, strict=True)}
+    return z | {f"two_point {n}": z_score(*pair) for n, pair in zip(LATTICE.orbit_modes, orbits, strict=True)}
 
 
 def test_every_observable_agrees_with_cluster_updates(model, truth, tmp_path):
-    sampled = sample(
-        model, ACTION, 64, ChainOptions(250, 1, 0, block=50, seed=5), tmp_path / "chain.h5", n_steps=N_STEPS, n_delta=64
-    )
+    options = SampleOptions(run=ChainOptions(250, 1, 0, block=50, seed=5), flow_steps=N_STEPS, proposals=64)
+    sampled = sample(model, tmp_path / "chain.h5", options)
     z = comparisons(sampled, truth)
     assert set(z) >= {"M", "abs_M", "M2", "M4", "phi2", "S_per_site", "chi2", "chi2_signed", "binder", "xi"}
     assert len(z) == 10 + 15
@@ -73,8 +79,8 @@ def test_every_observable_agrees_with_cluster_updates(model, truth, tmp_path):
     # A comparison that means something: rejections, errors of a few per cent at most, ...
     accepted, log_w = sampled.stats["accepted"], sampled.stats["log_w_proposed"]
     assert 0.5 < accepted.mean() < 0.98
-    found = estimates(sampled)
-    assert all(found[name].error < 0.03 * found[name].value for name in ("M2", "chi2", "xi", "phi2", "S_per_site"))
+    means = estimates(sampled)
+    assert all(means[name].error < 0.03 * means[name].value for name in ("M2", "chi2", "xi", "phi2", "S_per_site"))
     # ... and an integrator whose error is far below them.
     assert bias_bound_sigma(sampled) < 5e-3
     # Chains are stationary but for their first draws: their acceptance is that of their weights.
@@ -86,8 +92,8 @@ def test_a_model_of_another_coupling_still_gives_an_exact_chain(model, tmp_path)
     # The model proposes for kappa = 0.26, the target is 0.245: wrong proposals, low acceptance, right results.
     action, path = Phi4(0.245, 0.022), tmp_path / "chain.h5"
     kernel = Independence(action, LATTICE, FlowProposal(model, N_STEPS))
-    chain.run(kernel, lambda: kernel.start_from_proposals(64, rng(2)), ChainOptions(200, 1, 0, block=50), path)
-    run, other = storage.load_run(path), cluster_run(action, tmp_path / "cluster.h5")
+    chain.run(kernel, lambda: kernel.initial(64, rng(2)), ChainOptions(200, 1, 0, block=50), path)
+    run, other = load_run(path), cluster_run(action, tmp_path / "cluster.h5")
     z = comparisons(run, other)
     assert max(map(abs, z.values())) < bonferroni(len(z)), z
     assert 0.1 < run.stats["accepted"].mean() < 0.8
@@ -102,11 +108,11 @@ def test_two_sites_against_quadrature(two_sector):
     lattice, action, chains = Lattice((2,)), Phi4(0.25, 0.1), 500
     # Wide proposals, whose weights are bounded: the chains then forget their start within a few dozen steps.
     reference = GaussianReference(lattice, torch.tensor([2.4, 1.0]), mean=0.4 if two_sector else 0.0)
-    proposal = FlowProposal(steep_model(reference, two_sector), n_steps=8)
-    assert proposal.integrator_error(500, rng()).std < 1e-3
+    proposal = flow_proposal(steep_model(reference, two_sector), n_steps=8)
+    assert float(measure_delta(proposal, 500, rng()).std()) < 1e-3
     kernel = Independence(action, lattice, proposal)
-    steps = list(kernel.steps(kernel.start_from_proposals(chains, rng(1)), 100, rng(2)))
-    assert 0.3 < float(torch.stack([s["accepted"] for _, s in steps]).double().mean()) < 0.95
+    steps = list(kernel.steps(kernel.initial(chains, rng(1)), 100, rng(2)))
+    assert 0.3 < float(torch.stack([info.accepted for _, info in steps]).double().mean()) < 0.95
     phi = torch.stack([state.phi for state, _ in steps[50:]])
     # Chains are independent: the scatter of their means is the error, whatever the autocorrelation.
     means = torch.stack([columns(x, lattice, action) for x in phi]).mean(0)

@@ -133,11 +133,11 @@ def flow_keeps_phi4():
 
 def flow_keeps_phi4_on_a_ring():
     """The same on four sites, where neighbours matter and a mode counts twice."""
-    return invariance(Independence(PHI4, RING, steep_flow(4)), draws(4)[:20_000], steps=4)
+    return invariance(Independence(PHI4, RING, steep_flow(4)), draws(4)[:6000], steps=4)
 
 
 def two_sector_flow_keeps_phi4():
-    return invariance(Independence(PHI4, TWO_SITES, steep_flow(two_sector=True)), draws(2)[:20_000], steps=3)
+    return invariance(Independence(PHI4, TWO_SITES, steep_flow(two_sector=True)), draws(2)[:6000], steps=3)
 
 
 def latent_keeps_phi4():

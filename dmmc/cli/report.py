@@ -22,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "needs no model",
     )  # fmt: skip
     parser.add_argument("--discard", type=int, metavar="N", help="leave out the first N draws of each chain")
-    parser.add_argument(
-        "--title", metavar="TEXT", help="heading of the page; by default the theory and the lattice"
-    )
+    parser.add_argument("--title", metavar="TEXT", help="heading of the page; by default the theory and the lattice")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a machine-readable summary to this file")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier page")
 

@@ -177,7 +177,9 @@ class DiffusionModel:
         return cls(made, {} if action is None else action.describe(), two_sector, symmetry=symmetry)
 
     def __repr__(self) -> str:
-        theory, couplings = action_label(self.action, self.lattice.dim) if self.action else ("data without an action", "")
+        theory, couplings = (
+            action_label(self.action, self.lattice.dim) if self.action else ("data without an action", "")
+        )
         weights = sum(p.numel() for p in self.network.parameters())
         parts = [
             f"{', '.join(filter(None, (theory, couplings)))} on {' x '.join(map(str, self.lattice.shape))}",

@@ -12,9 +12,10 @@ partial integration is ``a = k / (k + 1/P)`` with ``k(p) = <S_int''>(p) = <|grad
 
 A pair gives one draw of a noisy target. But phi_0 is *already* a draw from the posterior of phi_s, so that a Markov
 chain which starts there and leaves the posterior invariant is in equilibrium from its first step. The average of the
-target along it is unbiased and has less noise, at the cost of evaluations of the action alone. The chain is Hybrid Monte
-Carlo whose Gaussian part, of precision ``1/P + k``, is integrated exactly as a rotation; the kicks come only from what
-the curvature k leaves of S_int. For fields that interact weakly or are nearly denoised, a quarter turn makes a new draw.
+target along it is unbiased and has less noise, at the cost of evaluations of the action alone. The chain is Hybrid
+Monte Carlo whose Gaussian part, of precision ``1/P + k``, is integrated exactly as a rotation; the kicks come only
+from what the curvature k leaves of S_int. For fields that interact weakly or are nearly denoised, a quarter turn
+makes a new draw.
 """
 
 from __future__ import annotations

@@ -247,7 +247,7 @@ class Paths(Protocol):
         ...
 
     def rough_fields(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` fields ``(n, *lattice)`` near those of the target, without density, to calibrate on or to begin with."""
+        """``n`` fields ``(n, *lattice)`` near those of the target, without density: to calibrate on or begin with."""
         ...
 
     def calibrated(self, phi: Tensor, generator: torch.Generator) -> Self:

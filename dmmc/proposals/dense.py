@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,13 @@ from dmmc.model.dense import DenseNetwork, DenseSize, unit_gaussian
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.file import read_tensors, write_tensors
 from dmmc.model.history import TrainingHistory
+from dmmc.model.network import is_registered, make_network
 from dmmc.model.training import TrainingOptions, fit
 from dmmc.proposals.base import Proposal
 from dmmc.proposals.flow import FlowProposal
 
 FORMAT = "dmmc-dense"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 DEFAULT_TRAINING = TrainingOptions(steps=2000, levels=64, fields_per_level=8, learning_rate=1e-2)
 """Under ten seconds on one core for ten parameters."""
@@ -125,14 +126,14 @@ class DenseProposal(Proposal):
 
         Raises:
             FileError: if the file cannot be written.
-            DmmcError: if its network is not a :class:`DenseNetwork`.
+            DmmcError: if the class of its network is not registered, so that the file could not be read again.
         """
         model = self.flow.model
-        if not isinstance(model.network, DenseNetwork):
-            raise DmmcError(f"only a DenseNetwork can be written to a file, not {type(model.network).__name__}")
+        if not is_registered(model.network):
+            raise DmmcError(f"{type(model.network).__name__} cannot be saved, since no name is registered for it")
         tensors = {f"network.{name}": value.cpu().contiguous() for name, value in model.network.state_dict().items()}
         header = {
-            "size": asdict(model.network.size),
+            "network": model.network.describe(),
             "reference": model.reference.describe(),
             "n_steps": self.flow.n_steps,
             "history": None if model.history is None else model.history.to_json(),
@@ -153,9 +154,11 @@ class DenseProposal(Proposal):
         try:
             mean, cholesky = (tensors.pop(name) for name in ("mean", "cholesky"))
             reference = replace(unit_gaussian(len(mean)), **header["reference"])
-            network = DenseNetwork(reference, DenseSize(**header["size"]))
+            # Files of format 1 have the sizes of the network of the package, and no other network.
+            config = dict(header["network"]) if file.version > 1 else {"name": "dense", **header["size"]}
+            network = make_network(config.pop("name"), reference, config)
             weights = {name.removeprefix("network."): value for name, value in tensors.items()}
-            network.to(weights["lin"].dtype).load_state_dict(weights)
+            network.to(next(iter(weights.values())).dtype).load_state_dict(weights)
             kept = header["history"]
             history = (
                 TrainingHistory.from_json(kept)

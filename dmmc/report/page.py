@@ -15,7 +15,7 @@ from dmmc.core.records import Record
 from dmmc.core.version import VERSION
 from dmmc.report.comparable import check_comparable, choose_reference, named
 from dmmc.report.judgement import judge_runs
-from dmmc.report.numbers import compared, efficiency, priced, taus
+from dmmc.report.page_tables import compared, efficiency, priced, taus
 from dmmc.report.pictures import run_pictures
 from dmmc.report.provenance import provenance
 from dmmc.report.section import Section, fill

@@ -29,7 +29,7 @@ from helpers import ar1
 
 
 def of_arviz(x):
-    """Its functions on arrays, which 0.23 and 1 have in common."""
+    """The same statistics by ArviZ: its functions of arrays, which versions 0.23 and 1 have in common."""
     sizes = [az.ess(x, method="bulk"), az.ess(x, method="tail", prob=(0.05, 0.95)), az.ess(x, method="mean")]
     return [az.rhat(x), *sizes, az.mcse(x), az.rhat(x, method="split")]
 
@@ -86,10 +86,8 @@ def test_rank_sees_a_difference_in_scale():
 def test_real_chain_agrees_in_all_conventions():
     lattice, generator = Lattice((4, 4)), torch.Generator().manual_seed(1)
     kernel = HMC.default(Phi4(0.2, 0.022), lattice)
-    state = kernel.start(torch.randn(8, 4, 4, generator=generator, dtype=torch.float64))
-    M2 = [
-        measure(state.phi, kernel.action(state.phi), lattice)["M2"] for state, _ in kernel.steps(state, 700, generator)
-    ]
+    state = kernel.start(torch.randn(8, 4, 4, generator=generator, dtype=torch.float64), generator)
+    M2 = [measure(state.phi, state.S, lattice)["M2"] for state, _ in kernel.steps(state, 700, generator)]
     x = torch.stack(M2, 1).numpy()[:, 100:]
     estimate = gamma_method(x)
     emcees = emcee.autocorr.integrated_time(x.T[:, :, None])[0] / 2

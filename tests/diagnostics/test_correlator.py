@@ -118,7 +118,7 @@ def test_refused_records():
         (two_point[0], r"shape \(chain, draw, orbit\)"),
         (np.full_like(two_point, np.nan), "NaN"),
         (two_point[:, :, :2], "only 2 orbits"),
-        (two_point[:, :2], "draws a chain"),
+        (two_point[:, :2], "draws per chain"),
     ]:
         with pytest.raises(DmmcError, match=message):
             wall_correlator(bad, orbits)

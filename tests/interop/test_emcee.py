@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from checks import Gaussian, Mixture, bonferroni, mean_shift, mutate, observables, phi4_draws
+from checks import Gaussian, Mixture, bonferroni, inject, mean_shift, observables, phi4_draws
 from dmmc import diagnostics
+from dmmc.core import rng as streams
 from dmmc.core.errors import DmmcError
 from dmmc.interop.emcee import DiffusionMove, lattice_log_prob
 from dmmc.proposals import dense
@@ -78,26 +79,97 @@ def test_draws_of_the_target_stay_draws_of_it_between_other_moves():
     assert mixed_invariance() < 1
 
 
-@pytest.mark.parametrize(
-    ("function", "old", "new", "check"),
-    [
-        (
-            "propose",
-            "(log_prob - there) - (state.log_prob - here)",
-            "(log_prob + there) - (state.log_prob + here)",
-            lambda: invariance(lopsided(TWO_SITES)),
-        ),
-        ("propose", "(log_prob - there)", "(log_prob)", lambda: invariance(lopsided(TWO_SITES))),
-        ("propose", "np.where(accepted, there, here)", "there", lambda: invariance(lopsided(TWO_SITES), steps=5)),
-        ("propose", "np.where(accepted, there, here)", "here", lambda: invariance(lopsided(TWO_SITES), steps=5)),
-        ("propose", "state.coords.copy()", "state.coords", mixed_invariance),
-        ("_log_q_of_walkers", "np.array_equal(self._known[0], coords)", "True", mixed_invariance),
-    ],
-    ids=["log q with the wrong sign", "forgotten", "of the rejected", "of the past", "not copied", "stale"],
-)
-def test_mutants_are_found(monkeypatch, function, old, new, check):
-    mutate(monkeypatch, DiffusionMove, function, old, new)
-    assert check() > 2
+# Bugs
+
+
+def other_log_q(change):
+    """A move that takes ``change(log_q)`` for log q, both of the walkers and of the proposals."""
+    return lambda log_q: lambda self, *arguments: change(log_q(self, *arguments))
+
+
+def of_proposals_forgotten(log_q):
+    """log q of the walkers only, which the move asks for first."""
+    asked = []
+
+    def wrong(self, coords, shape):
+        asked.append(coords)
+        return log_q(self, coords, shape) * (len(asked) == 1)
+
+    return wrong
+
+
+class Listening:
+    """A proposal that remembers the log q that it has reported with its last fields."""
+
+    def __init__(self, inner):
+        self.inner, self.log_q = inner, inner.log_q
+
+    def sample(self, n, generator):
+        phi, self.reported = self.inner.sample(n, generator)
+        return phi, self.reported
+
+
+def remembered(which):
+    """A move that remembers log q of all proposals, or of where the walkers were, whatever was accepted."""
+
+    def bug(propose):
+        def wrong(self, model, state):
+            here = self._log_q_of_walkers(state.coords, state.coords.shape)
+            proposal, self.proposal = self.proposal, Listening(self.proposal)
+            new, accepted = propose(self, model, state)
+            there, self.proposal = self.proposal.reported.numpy(), proposal
+            self._known = self._known[0], {"past": here, "proposals": there}[which]
+            return new, accepted
+
+        return wrong
+
+    return bug
+
+
+def not_copied(propose):
+    """A move that remembers the array of positions that emcee goes on to change."""
+
+    def wrong(self, model, state):
+        new, accepted = propose(self, model, state)
+        self._known = new.coords, self._known[1]
+        return new, accepted
+
+    return wrong
+
+
+def stale(log_q_of_walkers):
+    """log q of where the walkers were after the last step of this move, whatever other moves have done since."""
+
+    def wrong(self, coords, shape):
+        return log_q_of_walkers(self, coords, shape) if self._known is None else self._known[1]
+
+    return wrong
+
+
+MUTANTS = {
+    "log q with the wrong sign": ("_log_q", other_log_q(lambda log_q: -log_q), lambda: invariance(lopsided(TWO_SITES))),
+    "log q forgotten": ("_log_q", other_log_q(lambda log_q: 0 * log_q), lambda: invariance(lopsided(TWO_SITES))),
+    "log q of proposals forgotten": (
+        "_log_q",
+        of_proposals_forgotten,
+        lambda: invariance(lopsided(TWO_SITES), steps=1),
+    ),
+    "log q of rejected proposals": (
+        "propose",
+        remembered("proposals"),
+        lambda: invariance(lopsided(TWO_SITES), steps=5),
+    ),
+    "log q of the past": ("propose", remembered("past"), lambda: invariance(lopsided(TWO_SITES), steps=5)),
+    "positions not copied": ("propose", not_copied, mixed_invariance),
+    "stale log q": ("_log_q_of_walkers", stale, mixed_invariance),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutants_are_found(name, monkeypatch):
+    function, bug, check = MUTANTS[name]
+    calls = inject(monkeypatch, DiffusionMove, function, bug)
+    assert check() > 2 and calls
 
 
 def test_chain_means_between_stretch_moves_against_quadrature():
@@ -218,23 +290,56 @@ def test_resumption_with_and_without_blobs_and_vectorisation(tmp_path, vectorize
     assert resumes(tmp_path, rough(), vectorize=vectorize, blobs=blobs)
 
 
-@pytest.mark.parametrize(
-    ("function", "old", "new"),
-    [
-        ("propose", "self._log_q(coords, phi.shape)", "_.double().numpy()"),
-        ("propose", 'stream(seed, "emcee", device=self.device)', "torch.default_generator"),
-        ("propose", "-model.random.standard_exponential(n)", "-np.random.standard_exponential(n)"),
-        (
-            "_log_q_of_walkers",
-            "self._log_q(coords, shape)",
-            "np.concatenate([self._log_q(x[None], torch.Size((1, *shape[1:]))) for x in coords])",
-        ),
-    ],
-    ids=["log q of sample", "torch's generator", "NumPy's generator", "one walker at a time"],
-)
-def test_resumption_mutants_are_found(tmp_path, monkeypatch, function, old, new):
-    mutate(monkeypatch, DiffusionMove, function, old, new)
-    assert not resumes(tmp_path, rough())
+# Bugs that make a resumed chain another one
+
+
+def log_q_of_sample(propose):
+    """A move that believes the log q that comes with the proposals."""
+
+    def wrong(self, model, state):
+        self._known = state.coords.copy(), self._log_q_of_walkers(state.coords, state.coords.shape)
+        proposal, self.proposal = self.proposal, Listening(self.proposal)
+        self.proposal.log_q = lambda phi: self.proposal.reported
+        moved = propose(self, model, state)
+        self.proposal = proposal
+        return moved
+
+    return wrong
+
+
+def decisions_of_numpy(propose):
+    """A move whose decisions come from NumPy's global generator."""
+
+    class Elsewhere:
+        def __init__(self, random):
+            self.randint, self.standard_exponential = random.randint, np.random.standard_exponential
+
+    return lambda self, model, state: propose(self, model._replace(random=Elsewhere(model.random)), state)
+
+
+def one_at_a_time(log_q_of_walkers):
+    """log q of walkers, each in a batch of its own."""
+
+    def wrong(self, coords, shape):
+        if self._known is not None and np.array_equal(self._known[0], coords):
+            return self._known[1]
+        return np.concatenate([self._log_q(x[None], torch.Size((1, *shape[1:]))) for x in coords])
+
+    return wrong
+
+
+RESUMPTION_MUTANTS = {
+    "log q of sample": (DiffusionMove, "propose", log_q_of_sample),
+    "torch's generator": (streams, "stream", lambda stream: lambda *_, **__: torch.default_generator),
+    "NumPy's generator": (DiffusionMove, "propose", decisions_of_numpy),
+    "one walker at a time": (DiffusionMove, "_log_q_of_walkers", one_at_a_time),
+}
+
+
+@pytest.mark.parametrize("name", RESUMPTION_MUTANTS)
+def test_resumption_mutants_are_found(name, tmp_path, monkeypatch):
+    calls = inject(monkeypatch, *RESUMPTION_MUTANTS[name])
+    assert not resumes(tmp_path, rough()) and calls
 
 
 def test_log_q_of_a_row_does_not_depend_on_the_other_rows():

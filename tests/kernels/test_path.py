@@ -127,7 +127,8 @@ def test_a_network_without_a_trace_will_do(two_sector):
     reference = proposal(8, 4, two_sector).base.model.reference if two_sector else proposal(8, 4).model.reference
     network = SiteNetwork(reference, Body()).double().requires_grad_(False)
     assert not hasattr(network, "with_trace")
-    one = PathIndependence(PHI4, RING, path_proposal(DiffusionModel(network, {}, two_sector), 4))
+    model = DiffusionModel(network, {}, two_sector, symmetry="z2")
+    one = PathIndependence(PHI4, RING, path_proposal(model, 4))
     assert invariance(one, draws(4), steps=2) < 1
     tuned, state = one.tune(one.initial(20, rng()), rng(1))
     assert tuned.describe() != one.describe() and bool(torch.isfinite(state.log_w).all())

@@ -1,6 +1,7 @@
 """Reports find out what their inputs are, and are written as a whole or not at all."""
 
 import os
+import re
 import shutil
 from dataclasses import replace
 
@@ -74,17 +75,17 @@ def test_runs_and_a_scan_on_one_page(tmp_path):
         "section-1-tau-xi", "section-1-tau-L", "section-1-cost", "section-1-acceptance"
     ]  # fmt: skip
     # The slope that was put in, for M too.
-    assert text.count("<strong>2.00(") == 2 * len(TAUS)  # against xi and against L
+    assert len(re.findall(r"<strong>2\.0+\(", text)) == 2 * len(TAUS)  # against xi and against L
     alone = write_report([folder / "scan.json"], tmp_path / "alone.html")
     assert alone.title == "Scan two <sizes>"
     assert alone.runs == {}
 
 
-def test_draws_are_discarded_by_the_run_or_by_the_reader(tmp_path, monkeypatch):
+def test_the_reader_discards_draws(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(reporting, "render", lambda runs, **_: given.extend(runs) or Page("", ReportSummary("")))
     path = write_run(tmp_path / "run.h5", discard=10)
-    for discard, left in ((None, 50), (0, 60), (25, 35)):
+    for discard, left in ((None, 60), (0, 60), (25, 35)):
         write_report([path], tmp_path / "page.html", discard=discard, overwrite=True)
         assert given.pop().n_draws == left
     with pytest.raises(DmmcError, match="cannot be discarded"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmmc.report.judgement import Headline
-from dmmc.report.numbers import Cell, deviation
+from dmmc.report.page_tables import Cell, deviation
 from dmmc.report.section import Section, fill
 from dmmc.report.svg import FULL, page_style, picture
 from dmmc.report.wording import extent, minus

@@ -25,7 +25,7 @@ from dmmc.theory.lattice import Lattice
 from dmmc.theory.symmetry import magnetisation
 
 _ATTEMPTS = 40
-"""How often proposals are made in place of those that were dropped; where half are kept, some 20 do for a million."""
+"""How often proposals are made in place of those that were dropped."""
 
 
 class Drawable(Protocol):
@@ -154,13 +154,16 @@ class Collapsed(Proposal):
         Raises:
             DmmcError: if hardly any proposal is kept.
         """
-        fields, densities, missing = list[Tensor](), list[Tensor](), n
+        fields, densities, made, missing = list[Tensor](), list[Tensor](), 0, n
         for _ in range(_ATTEMPTS):
-            phi, log_q = self.flow.sample(missing, generator)
-            kept = self._keeps(phi)
+            # As many as it takes at the share that was kept so far; the first ones that are kept will do.
+            share = max(n - missing, 1) / made if made else 1.0
+            batch = min(math.ceil(missing / share), 4 * n)
+            phi, log_q = self.flow.sample(batch, generator)
+            kept = torch.nonzero(self._keeps(phi)).flatten()[:missing]
             fields.append(phi[kept])
             densities.append(log_q[kept])
-            missing -= int(kept.sum())
+            made, missing = made + batch, missing - len(kept)
             if missing == 0:
                 return torch.cat(fields), torch.cat(densities)
         raise DmmcError("the collapsed model hardly proposes anything; train the model for longer")
