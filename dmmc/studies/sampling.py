@@ -18,7 +18,7 @@ from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.acceptance import rejection_time
 from dmmc.kernels.base import Kernel, State
-from dmmc.kernels.of_model import KernelOptions, make_kernel
+from dmmc.kernels.of_model import KERNELS, KernelOptions, make_kernel
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals.base import Steppable
 from dmmc.proposals.certificate import Certificate
@@ -173,6 +173,7 @@ def sample(
         raise DmmcError("the model does not say its action, so it must be given")
     check_supported(action)
     model.check_fits(action)
+    _check_kernel(options.kernel, model)
     resume = resumes_run(Path(path), resume, overwrite, say)
     determinants = options.determinants_on(model.lattice.volume)
     weighed = None if reference is None else _reference_fields(reference, action, model, say)
@@ -230,6 +231,21 @@ def sample(
             stages=lambda: stages.seconds,
         )
     return load_run(path)
+
+
+def _check_kernel(options: KernelOptions, model: DiffusionModel) -> None:
+    """Refuse a kernel that needs the density of the flow where the network cannot compute it.
+
+    Raises:
+        DmmcError: if it is one.
+    """
+    if options.uses_flow and not callable(getattr(model.network, "with_trace", None)):
+        others = " or ".join(name for name, entry in KERNELS.items() if entry.with_flow is None)
+        raise DmmcError(
+            f"the kernel {options.kernel} needs the density of the probability flow, which a network without with_trace "
+            f"does not compute; use the kernel {others}, or pass dmmc.flow_proposal(model, divergence=BruteForce()) to "
+            "dmmc.Independence and run that with dmmc.run_chain"
+        )
 
 
 def _reference_fields(reference: Source, action: Action, model: DiffusionModel, say: Say) -> Tensor:

@@ -108,7 +108,8 @@ def train(
         connected = two_sector or finding.symmetry == "none"
         reference = GaussianReference.measure(phi, lattice, connected, action)
         if init is not None:
-            model = init.moved_to(reference, action)
+            # A model that has been moved was not trained as it is; its history is that of where the training starts.
+            model = replace(init.moved_to(reference, action), history=init.history)
         else:
             model = DiffusionModel.untrained(
                 reference,
