@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 import dmmc
 from dmmc.cli.memory import keep_freed_memory
 from dmmc.diagnostics import DiagnosticsWarning, gamma_method
+from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.interop.emcee import DiffusionMove, lattice_log_prob
 
 ACTION = dmmc.Phi4(kappa=0.27, lam=0.022)
@@ -55,7 +56,7 @@ def run(name: str, move: Any, phi: NDArray[np.float64], seconds: float) -> None:
         series.append(state.coords.mean(1) ** 2)
         accepted += state.coords[:, 0] != start[:, 0]
         start = state.coords.copy()
-        if time.process_time() - began > seconds:
+        if time.process_time() - began > seconds and len(series) >= MIN_DRAWS:
             break
     spent = time.process_time() - began
     with warnings.catch_warnings(record=True) as caught:

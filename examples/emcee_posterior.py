@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from dmmc.diagnostics import DiagnosticsWarning, gamma_method
+from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.interop.emcee import DiffusionMove
 from dmmc.proposals import dense
 
@@ -63,7 +64,7 @@ def run(name: str, moves: Any, start: np.ndarray[Any, Any], seconds: float) -> n
     began, chain = time.process_time(), []
     for state in sampler.sample(start, iterations=None, store=False):
         chain.append(state.coords.copy())
-        if time.process_time() - began > seconds:
+        if time.process_time() - began > seconds and len(chain) >= MIN_DRAWS:
             break
     spent = time.process_time() - began
     samples = np.stack(chain, 1)
