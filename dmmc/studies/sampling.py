@@ -76,8 +76,8 @@ class SampleOptions:
         kernel: the Metropolis kernel that uses the model.
         run: length of the recorded part, and what is kept of it.
         flow_steps: integration steps of the probability flow; ``auto`` takes about the fewest that keep the bias of
-            every observable below 1 % of the statistical error of independent draws. The kernels path and refresh do
-            not integrate and ignore it.
+            every observable below 1 % of the statistical error of independent draws. The kernels path and refresh have
+            no integrator.
         discard: steps discarded before the first draw; by default five rejection times, as predicted from the weights.
         proposals: number of proposals on which the certificate of exactness is measured.
         determinants: number of the certificate's proposals (of 16 in all) whose density is also computed by the
@@ -104,6 +104,10 @@ class SampleOptions:
         steps = (self.flow_steps,) if isinstance(self.flow_steps, int) else self.flow_steps
         if steps != "auto" and (isinstance(steps, str) or not steps or min(steps) < 1):
             raise DmmcError(f"flow_steps must be positive numbers of steps or 'auto', got {self.flow_steps!r}")
+        if steps != "auto" and not self.kernel.uses_flow:
+            raise DmmcError(
+                f"the kernel {self.kernel.kernel} has no integrator; leave flow_steps out, and give path_steps instead"
+            )
         if self.proposals < 2:
             raise DmmcError(f"a certificate needs at least 2 proposals, got {self.proposals}")
 

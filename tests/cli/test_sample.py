@@ -58,7 +58,7 @@ def test_observables_of_ones_own(made, tmp_path, monkeypatch, capsys):
     assert all(name in printed for name in parts)
     assert dmmc("report", out, "--out", tmp_path / "report.html") == 0
     page = (tmp_path / "report.html").read_text()
-    assert "kinetic" in page and "slices[3]" in page
+    assert "kinetic" in page and "slices<sub>3</sub>" in page
 
 
 def test_the_beginning_of_the_chain(made, tmp_path, capsys):
