@@ -4,13 +4,14 @@
 
 Two theories on 8 x 8: kappa = 0.27, near the transition, and kappa = 0.29, where M has two peaks and HMC does not
 cross between them. At the latter there are three models: a good one, one that was hardly trained, and one that proposes
-M > 0 only. About four minutes on one core, and as long as ``dmmc exactness`` takes for its figure. Runs go to a
-temporary folder, or are kept in DIR and found there again.
+M > 0 only. This takes about four minutes on one core, and the figure of ``dmmc exactness`` as long as that command.
+Runs go to a temporary folder, or are kept in DIR and found there again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import tempfile
 import warnings
@@ -25,32 +26,36 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmmc import diagnostics
+import dmmc
+from dmmc import DiffusionModel, Lattice, Phi4, Run, diagnostics
+from dmmc.core import rng
 from dmmc.diagnostics import format_value
 from dmmc.kernels.hmc import LENGTH
-from dmmc.kernels.independence import Independence
-from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.interaction import NetworkSize
-from dmmc.model.training import TrainingOptions
-from dmmc.proposals.flow import FlowProposal
+from dmmc.model.options import TrainingOptions
+from dmmc.proposals.certify import measure_delta
 from dmmc.report import figures
-from dmmc.report.figures import OKABE_ITO, make_panels
-from dmmc.runs import chain, storage
-from dmmc.studies import exactness, workflow
+from dmmc.report.figures import make_panels
+from dmmc.report.styles import COLOURS, styles
+from dmmc.runs import chain
+from dmmc.runs.chain import ChainOptions
+from dmmc.runs.summary import bias_bound_sigma
+from dmmc.studies import exactness, training
+from dmmc.studies.exactness import ExactnessOptions, LaboratoryResult
 from dmmc.studies.exactness import figures as exactness_figures
-from dmmc.studies.exactness import table as exactness_table
 from dmmc.studies.scan import figures as scan_figures
-from dmmc.studies.scan import scan
-from dmmc.theory import momenta
-from dmmc.theory.actions import Phi4
-from dmmc.theory.lattice import Lattice
+from dmmc.studies.scan.options import ScanOptions
+from dmmc.studies.scan.points import Point, flow_benchmark, grid
+from dmmc.studies.scan.results import ScanResult
+from dmmc.studies.scan.run import scan
+from dmmc.theory.momenta import orbit_phat2
+from dmmc.theory.symmetry import align
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LATTICE = Lattice((8, 8))
 CRITICAL, BROKEN = Phi4(kappa=0.27, lam=0.022), Phi4(kappa=0.29, lam=0.022)
-NETWORK = NetworkSize(filters=4, hidden1=16, hidden2=8)
+NETWORK = {"filters": 4, "hidden1": 16, "hidden2": 8}
 FLOW_STEPS = 10
 MODELS = ("good", "under-trained", "collapsed")
 SEED = 1
@@ -62,18 +67,19 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def ensemble(self, action: Phi4, method: str, draws: int = 1000) -> storage.Run:
-        """64 chains of a baseline sampler; of HMC slow ones, to show what slow chains look like."""
+    def ensemble(self, action: Phi4, method: str) -> Run:
+        """64 chains of a baseline sampler; those of HMC are slow, to show what slow chains look like."""
         path = self.folder / f"{method}-{action.kappa}.h5"
         if path.exists():
-            return storage.load_run(path)
-        options = chain.ChainOptions(draws, keep_every=20, block=100, seed=SEED)
+            return dmmc.load_run(path)
         length = 1.0 if method == "hmc" else LENGTH
-        return workflow.make_ensemble(action, LATTICE, workflow.EnsembleOptions(method, 64, 200, options, length), path)
+        return dmmc.make_ensemble(
+            action, LATTICE, path, method=method, chains=64, draws=1000, keep_every=20, trajectory=length, seed=SEED
+        )
 
     def fields(self, action: Phi4) -> tuple[torch.Tensor, torch.Tensor]:
-        """Independent fields of the target, float32: to train on, and 512 more to weigh."""
-        phi = torch.as_tensor(self.ensemble(action, "cluster").cfgs(), dtype=torch.float32)
+        """Independent fields of the target: some to train on, and 512 more to weigh."""
+        phi = torch.as_tensor(self.ensemble(action, "cluster").cfgs())
         phi = phi[torch.randperm(len(phi), generator=torch.Generator().manual_seed(SEED))]
         return phi[512:], phi[:512]
 
@@ -83,34 +89,45 @@ class Runs:
             return replace(self.model(action, "good"), two_sector=False)
         path = self.folder / f"{name}-{action.kappa}.safetensors"
         if path.exists():
-            return DiffusionModel.load(path)
-        options = TrainingOptions(steps=36 if name == "under-trained" else 400, levels=32, seed=SEED)
-        two_sector = action is BROKEN and name == "good"
-        return workflow.train(
-            action, LATTICE, self.fields(action)[0], options, path, size=NETWORK, two_sector=two_sector
+            return dmmc.load_model(path)
+        return training.train(
+            self.fields(action)[0],
+            path,
+            TrainingOptions(steps=36 if name == "under-trained" else 400, levels=32, seed=SEED),
+            action=action,
+            config=NETWORK,
+            sectors="two" if action is BROKEN and name == "good" else "one",
         )
 
-    def diffusion(self, action: Phi4, name: str = "good", draws: int = 400) -> storage.Run:
-        """The exact chain of a model."""
+    def diffusion(self, action: Phi4, name: str = "good") -> Run:
+        """The exact chain of a model, with its transient, which is part of what is shown."""
         path = self.folder / f"{name}-{action.kappa}.h5"
         if path.exists():
-            return storage.load_run(path)
-        options, reference = chain.ChainOptions(draws, block=50, seed=SEED), self.fields(action)[1]
-        return workflow.sample(
-            self.model(action, name), action, 16, options, path, n_steps=FLOW_STEPS, reference=reference
+            return dmmc.load_run(path)
+        return dmmc.sample(
+            self.model(action, name),
+            path,
+            chains=16,
+            draws=400,
+            keep_every=0,
+            flow_steps=FLOW_STEPS,
+            discard=0,
+            reference=self.fields(action)[1],
+            seed=SEED,
         )
 
     @cached_property
-    def stuck(self) -> storage.Run:
+    def stuck(self) -> Run:
         """The collapsed model, where one chain of 16 begins in the well that it never proposes."""
         path = self.folder / "stuck.h5"
-        if path.exists():
-            return storage.load_run(path)
-        kernel = Independence(BROKEN, LATTICE, FlowProposal(self.model(BROKEN, "collapsed"), FLOW_STEPS))
-        start = self.fields(BROKEN)[1][:16].double()
-        start = start * torch.sign(start.mean((1, 2), keepdim=True))
-        start[5] *= -1
-        return storage.load_run(chain.run(kernel, lambda: kernel.start(start), chain.ChainOptions(200), path))
+        if not path.exists():
+            flow = dmmc.flow_proposal(self.model(BROKEN, "collapsed"), FLOW_STEPS)
+            kernel = dmmc.Independence(BROKEN, LATTICE, flow)
+            start = align(self.fields(BROKEN)[1][:16])
+            start[5] *= -1
+            generator = rng.stream(SEED, "stuck")
+            chain.run(kernel, lambda: kernel.start(start, generator), ChainOptions(200, seed=SEED), path)
+        return dmmc.load_run(path)
 
     def verdicts(self, name: str) -> tuple[diagnostics.Verdict, ...]:
         """On the chain of a model in the broken phase, with the cluster chain as the reference."""
@@ -122,34 +139,33 @@ class Runs:
             run.observables,
             log_w_reference=run.evaluation["log_w_reference"],
             reference=self.ensemble(BROKEN, "cluster").observables,
-            std_delta=workflow.bias_bound_sigma(run),
+            std_delta=bias_bound_sigma(run),
         )
 
-    def scan(self, name: str, points: tuple[scan.Point, ...], **options: Any) -> dict[str, Any]:
-        """The summary of a scan."""
+    def scan(self, name: str, points: tuple[Point, ...], **options: Any) -> ScanResult:
+        """What a scan gives."""
         folder = self.folder / name
-        return scan.scan(scan.ScanOptions(points, seed=SEED, **options), folder, resume=(folder / "plan.json").exists())
+        return scan(points, folder, ScanOptions(seed=SEED, **options), resume=(folder / "plan.json").exists())
 
     @cached_property
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> ScanResult:
         """Along L at fixed xi = L/4."""
         return self.scan(
-            "sizes", scan.flow_benchmark((6, 8, 10, 12)), steps=150, diffusion_draws=48, lengths=1000, flow_steps=10
+            "sizes", flow_benchmark((6, 8, 10, 12)), steps=150, diffusion_draws=48, lengths=1000, flow_steps=10
         )
 
     @cached_property
-    def kappas(self) -> dict[str, Any]:
+    def kappas(self) -> ScanResult:
         """Along kappa, across the transition, with clusters."""
         actions = {f"kappa{kappa}": Phi4(kappa, 0.022) for kappa in (0.262, 0.266, 0.27, 0.274, 0.278)}
-        points = scan.grid(actions, (6, 8, 12), 2, "kappa")
+        points = grid(actions, (6, 8, 12), 2, "kappa")
         return self.scan("kappas", points, along="kappa", samplers=("cluster",), draws=768, lengths=500, thermalise=100)
 
     @cached_property
-    def laboratory(self) -> dict[str, Any]:
-        """What ``dmmc exactness`` finds."""
+    def laboratory(self) -> LaboratoryResult:
+        """What ``dmmc exactness`` gives on 8 x 8."""
         folder = self.folder / "exactness"
-        options = exactness.ExactnessOptions(CRITICAL)
-        return exactness.exactness(options, folder, resume=(folder / "plan.json").exists())
+        return exactness.run_laboratory(ExactnessOptions(CRITICAL), folder, resume=(folder / "plan.json").exists())
 
 
 def tau_int(runs: Runs) -> Figure:
@@ -158,8 +174,8 @@ def tau_int(runs: Runs) -> Figure:
     rho, error = diagnostics.autocorrelation_function(x, 300)
     figure, (left, right) = make_panels(9.6, 3.6, columns=2)
     t = np.arange(len(rho))
-    left.plot(t, rho, color=OKABE_ITO[0], linewidth=1.5)
-    left.fill_between(t, rho - error, rho + error, color=OKABE_ITO[0], alpha=0.25, linewidth=0)
+    left.plot(t, rho, color=COLOURS[0], linewidth=1.5)
+    left.fill_between(t, rho - error, rho + error, color=COLOURS[0], alpha=0.25, linewidth=0)
     left.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     left.set(xlabel="lag t in draws", ylabel=r"$\rho(t)$", xlim=(0, 300))
     left.set_title("Autocorrelation of $M^2$, HMC, with Madras-Sokal errors", fontsize=10)
@@ -168,10 +184,10 @@ def tau_int(runs: Runs) -> Figure:
     spread = 2 * running * np.sqrt(np.maximum(t + 0.5 - running, 0) / n)
     right.plot(t, running, color="0.35", linewidth=1.2)
     right.fill_between(t, running - spread, running + spread, color="0.6", alpha=0.3, linewidth=0)
-    for S, colour, marker in zip((1.0, 1.5, 2.5), OKABE_ITO[1:], "osD", strict=False):
-        found = diagnostics.gamma_method(x, S)
-        label = f"S = {S}: W = {found.window}, {format_value(found.tau_int, found.tau_int_error)}"
-        right.errorbar(found.window, found.tau_int, found.tau_int_error, color=colour, marker=marker, label=label)
+    for S, look in zip((1.0, 1.5, 2.5), itertools.islice(styles(), 1, None), strict=False):
+        tau = diagnostics.gamma_method(x, S)
+        label = f"S = {S}: W = {tau.window}, {format_value(tau.tau_int, tau.tau_int_error)}"
+        right.errorbar(tau.window, tau.tau_int, tau.tau_int_error, color=look.colour, marker=look.marker, label=label)
     right.set(
         xlabel="window W in draws", ylabel=r"$\frac{1}{2} + \sum_{t=1}^{W} \rho(t)$", xlim=(0, 300), ylim=(0, None)
     )
@@ -190,12 +206,12 @@ def blocking(runs: Runs) -> Figure:
         curve, gamma = diagnostics.blocking(x), diagnostics.gamma_method(x)
         unit = 10.0 ** math.floor(math.log10(gamma.error))
         ax.errorbar(
-            curve.size, curve.error / unit, curve.error_error / unit, color=OKABE_ITO[0], marker="o", markersize=3.5,
+            curve.size, curve.error / unit, curve.error_error / unit, color=COLOURS[0], marker="o", markersize=3.5,
             linewidth=1.2, elinewidth=1, label="blocks"
         )  # fmt: skip
         low, high = (gamma.error + sign * gamma.error_error for sign in (-1, 1))
-        ax.axhspan(low / unit, high / unit, color=OKABE_ITO[1], alpha=0.25, linewidth=0)
-        ax.axhline(gamma.error / unit, color=OKABE_ITO[1], linestyle="--", linewidth=1.2, label="Gamma method")
+        ax.axhspan(low / unit, high / unit, color=COLOURS[1], alpha=0.25, linewidth=0)
+        ax.axhline(gamma.error / unit, color=COLOURS[1], linestyle="--", linewidth=1.2, label="Gamma method")
         ax.axhline(curve.error[0] / unit, color="0.6", linewidth=0.8, zorder=0, label="naive, one draw each")
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:.0f}")
@@ -216,7 +232,7 @@ def rejections(runs: Runs) -> Figure:
         t, diagnostics.rejection_autocorrelation(accepted, last), color="0.2", linewidth=1.5,
         label=f"rejections: {from_rejections}"
     )  # fmt: skip
-    for name, colour, line in zip(("M", "phi2", "S_per_site"), OKABE_ITO, ("--", "-.", ":"), strict=False):
+    for name, colour, line in zip(("M", "phi2", "S_per_site"), COLOURS, ("--", "-.", ":"), strict=False):
         x = run.observables[name]
         rho, error = diagnostics.autocorrelation_function(x, last)
         tau = diagnostics.gamma_method(x)
@@ -229,14 +245,12 @@ def rejections(runs: Runs) -> Figure:
     left.legend(title=r"$\tau_{\rm int}$", frameon=False, fontsize=9)
 
     run = runs.stuck
-    found = diagnostics.rejection_runs(run.stats["accepted"], run.stats["log_w_proposed"])
-    chains = np.arange(len(found.by_chain))
-    right.vlines(chains, 0, found.by_chain, color=OKABE_ITO[0], linewidth=1.2)
-    right.plot(chains, found.by_chain, "o", color=OKABE_ITO[0], markersize=4)
-    right.axhline(found.expected, color=OKABE_ITO[1], linestyle="--", linewidth=1.2)
-    right.text(
-        15.4, 1.1 * found.expected, f"expected for the longest: {found.expected:.0f}", ha="right", color=OKABE_ITO[1]
-    )  # fmt: skip
+    longest = diagnostics.rejection_runs(run.stats["accepted"], run.stats["log_w_proposed"])
+    chains, expected = np.arange(len(longest.by_chain)), longest.expected
+    right.vlines(chains, 0, longest.by_chain, color=COLOURS[0], linewidth=1.2)
+    right.plot(chains, longest.by_chain, "o", color=COLOURS[0], markersize=4)
+    right.axhline(expected, color=COLOURS[1], linestyle="--", linewidth=1.2)
+    right.text(15.4, 1.1 * expected, f"expected for the longest: {expected:.0f}", ha="right", color=COLOURS[1])
     right.set_yscale("log")
     right.yaxis.set_major_formatter("{x:g}")
     right.set(xlabel="chain", ylabel="longest run of rejections, in draws", ylim=(0.8, 400))
@@ -247,12 +261,14 @@ def rejections(runs: Runs) -> Figure:
 def tail(runs: Runs) -> Figure:
     """How large the largest weights are, and the Pareto shape of that tail."""
     figure, (ax,) = make_panels(6.4, 3.6)
-    for name, (colour, line, _) in zip(("good", "under-trained"), figures.styles(), strict=False):
+    for name, look in zip(("good", "under-trained"), styles(), strict=False):
         log_w = runs.diffusion(BROKEN, name).stats["log_w_proposed"].ravel()
         w = np.sort(np.exp(log_w - diagnostics.log_z(log_w)[0]))[::-1]
         k, share = diagnostics.pareto_k(log_w), diagnostics.largest_weight_share(log_w)
         label = f"{name}: k = {k:.2f}, largest share {share:.1%}"
-        ax.plot(w, np.arange(1, w.size + 1) / w.size, color=colour, linestyle=line, linewidth=1.5, label=label)
+        ax.plot(
+            w, np.arange(1, w.size + 1) / w.size, color=look.colour, linestyle=look.line, linewidth=1.5, label=label
+        )  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set(
@@ -271,19 +287,19 @@ def log_z(runs: Runs) -> Figure:
     origin, edge = None, 3.5
     for row, name in enumerate(MODELS):
         run = runs.diffusion(BROKEN, name)
-        found = diagnostics.log_z_estimates(run.stats["log_w_proposed"], run.evaluation["log_w_reference"])
-        origin = found.best.value if origin is None else origin
+        estimates = diagnostics.log_z_estimates(run.stats["log_w_proposed"], run.evaluation["log_w_reference"])
+        origin = estimates.best.value if origin is None else origin
         for k, (way, label) in enumerate(zip(ways, labels, strict=True)):
-            estimate, height = getattr(found, way), row + 0.13 * (k - 2)
+            estimate, height = getattr(estimates, way), row + 0.13 * (k - 2)
             x = estimate.value - origin
-            style = {"color": OKABE_ITO[k], "marker": "o<s>D"[k], "markersize": 5, "elinewidth": 1, "linestyle": "none"}
+            style = {"color": COLOURS[k], "marker": "o<s>D"[k], "markersize": 5, "elinewidth": 1, "linestyle": "none"}
             ax.errorbar(x, height, xerr=estimate.error, label=label if row == 0 else None, **style)
             if abs(x) > edge:  # beyond the axis
                 tip, text = math.copysign(edge, x), math.copysign(0.84 * edge, x)
-                arrow = {"arrowstyle": "->", "color": OKABE_ITO[k]}
+                arrow = {"arrowstyle": "->", "color": COLOURS[k]}
                 ax.annotate(
                     f"{x:.1f}", (tip, height), (text, height), va="center", ha="right" if x > 0 else "left",
-                    color=OKABE_ITO[k], arrowprops=arrow
+                    color=COLOURS[k], arrowprops=arrow
                 )  # fmt: skip
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     ax.axvline(-math.log(2), color="0.6", linestyle=":", linewidth=1, zorder=0)
@@ -298,17 +314,18 @@ def integrator(runs: Runs) -> Figure:
     """std(delta) against the steps of the flow."""
     model, steps = runs.model(CRITICAL, "good").to_float64(), np.array([5, 10, 20, 30, 40])
     stds = [
-        FlowProposal(model, n).integrator_error(64, torch.Generator().manual_seed(SEED)).std for n in steps.tolist()
+        float(measure_delta(dmmc.flow_proposal(model, n), 64, rng.stream(SEED, "integrator")).std())
+        for n in steps.tolist()
     ]
     figure, (ax,) = make_panels(6.4, 3.6)
     error = np.array(stds) / math.sqrt(2 * 63)
-    ax.errorbar(steps, stds, error, color=OKABE_ITO[0], marker="o", markersize=4, linewidth=1.2, label=r"std($\delta$)")
+    ax.errorbar(steps, stds, error, color=COLOURS[0], marker="o", markersize=4, linewidth=1.2, label=r"std($\delta$)")
     slope = stds[1] * (steps / steps[1]) ** -4.0
     ax.plot(steps, slope, color="0.6", linestyle=":", linewidth=1.2, label="fourth order")
     x = runs.diffusion(CRITICAL).observables["M2"]
     limit = 0.3 * diagnostics.gamma_method(x).error / x.std()
     ax.axhline(
-        limit, color=OKABE_ITO[1], linestyle="--", linewidth=1.2, label=r"0.3 of the error of $\langle M^2\rangle$"
+        limit, color=COLOURS[1], linestyle="--", linewidth=1.2, label=r"0.3 of the error of $\langle M^2\rangle$"
     )
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -321,20 +338,17 @@ def integrator(runs: Runs) -> Figure:
 
 
 def samplers(runs: Runs, action: Phi4) -> dict[str, Mapping[str, NDArray[np.float64]]]:
-    """Observables of the three samplers of a theory, by name."""
-    found = {name: runs.ensemble(action, method) for name, method in (("HMC", "hmc"), ("cluster", "cluster"))}
-    return {name: run.observables for name, run in {**found, "diffusion": runs.diffusion(action)}.items()}
+    """Observables of the three samplers of a theory, by label."""
+    three = (runs.ensemble(action, "hmc"), runs.ensemble(action, "cluster"), runs.diffusion(action))
+    return {run.header.facts.label: run.observables for run in three}
 
 
 def two_point(runs: Runs) -> Figure:
     """The propagator of the diffusion chain against that of clusters."""
-    records, phat2 = samplers(runs, CRITICAL), momenta.orbit_phat2(LATTICE.shape)
-    curves = {}
-    for name in ("cluster", "diffusion"):
-        G = records[name]["two_point"]
-        found = [diagnostics.gamma_method(G[..., k]) for k in range(len(phat2))]
-        curves[name] = (phat2, [x.value for x in found], [x.error for x in found])
-    return figures.two_point(curves)
+    records, phat2 = samplers(runs, CRITICAL), orbit_phat2(LATTICE.shape)
+    return figures.two_point(
+        {name: (phat2, *figures.propagator(records[name]["two_point"])) for name in ("cluster", "diffusion")}
+    )
 
 
 def magnetisation(runs: Runs) -> Figure:
@@ -360,7 +374,7 @@ def log_weights(name: str) -> Callable[[Runs], Figure]:
 
 FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "tau_int": tau_int,
-    "autocorrelation": lambda runs: figures.autocorrelation(samplers(runs, CRITICAL), ("M2", "S_per_site")),
+    "autocorrelation": lambda runs: figures.autocorrelation(samplers(runs, CRITICAL), ("M", "M2")),
     "blocking": blocking,
     "frozen": lambda runs: figures.traces({k: v for k, v in samplers(runs, BROKEN).items() if k != "cluster"}, ("M",)),
     "acceptance": lambda runs: figures.acceptance(
@@ -376,7 +390,7 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "scan_tau": lambda runs: scan_figures.tau_int(runs.sizes),
     "scan_cost": lambda runs: scan_figures.cost(runs.sizes),
     "binder": lambda runs: scan_figures.binder(runs.kappas),
-    "exactness": lambda runs: exactness_figures.biases(runs.laboratory, exactness_table.SEEN),
+    "exactness": lambda runs: exactness_figures.biases(runs.laboratory),
 }
 
 

@@ -1,15 +1,16 @@
-"""A posterior without any lattice: a fit of a correlator, with a model trained on samples alone.
+"""A posterior without a lattice: the fit of a correlator, with a model that is trained on samples alone.
 
     python examples/emcee_posterior.py [--seconds 20]
 
-A Euclidean correlator ``C(t) = sum_i A_i exp(-E_i t)`` of three states, with Gaussian errors at t = 1 ... 20 and priors
-on the logarithms of amplitudes and energy gaps as in constrained curve fitting (G.P. Lepage et al., hep-lat/0110175).
-Logarithms keep amplitudes positive and energies in order, and leave six parameters without bounds. The data fix the
-lowest state well and the highest hardly: there are narrow and wide directions, and curved ones between them.
+The data are a Euclidean correlator ``C(t) = sum_i A_i exp(-E_i t)`` of three states, with Gaussian errors at
+t = 1 ... 20. There are priors on the logarithms of amplitudes and energy gaps, as in constrained curve fitting (G.P.
+Lepage et al., hep-lat/0110175). Logarithms keep amplitudes positive and energies in order, and leave six parameters
+without bounds. The data determine the lowest state well and the highest one hardly at all, so there are narrow and wide
+directions, and curved ones between them.
 
-A run of the stretch move gives samples, the samples give a model, the model gives the diffusion move. Where a model
-proposes too seldom (it has seen too little there), a walker stays for long; in a mixture with another move it does not.
-All runs begin in equilibrium; ESS is that of the slowest parameter.
+A run of the stretch move gives samples, the samples give a model, and the model gives the diffusion move. Where a model
+proposes too seldom, because it has seen too few samples there, a walker stays for long; in a mixture with another move
+it does not. All runs begin in equilibrium. The effective sample size ESS is that of the slowest parameter.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ import numpy as np
 import torch
 
 from dmmc.diagnostics import DiagnosticsWarning, gamma_method
+from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.interop.emcee import DiffusionMove
 from dmmc.proposals import dense
 
 N_STATES = 3
-WALKERS = 512  # of the diffusion move: large batches cost less a proposal
+WALKERS = 512  # of the diffusion move; a proposal costs less in a large batch
 T = np.arange(1.0, 21.0)
 TRUTH = np.log([1.0, 0.7, 0.5, 0.3, 0.4, 0.5])  # A_0, A_1, A_2, E_0, E_1 - E_0, E_2 - E_1
 PRIOR_MEAN = np.log([0.5] * N_STATES + [0.5] * N_STATES)
@@ -58,33 +60,33 @@ def run(name: str, moves: Any, start: np.ndarray[Any, Any], seconds: float) -> n
     """Sample for some CPU seconds, print what came of it, and return some of the samples ``(n, 6)``."""
     sampler = emcee.EnsembleSampler(*start.shape, log_prob, moves=moves, vectorize=True)
     sampler.random_state = np.random.RandomState(1).get_state()
-    start = sampler.run_mcmc(start, 10, store=False)  # what the first calls cost does not count
+    start = sampler.run_mcmc(start, 10, store=False)  # so that the cost of the first calls is not counted
     began, chain = time.process_time(), []
     for state in sampler.sample(start, iterations=None, store=False):
         chain.append(state.coords.copy())
-        if time.process_time() - began > seconds:
+        if time.process_time() - began > seconds and len(chain) >= MIN_DRAWS:
             break
     spent = time.process_time() - began
     samples = np.stack(chain, 1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DiagnosticsWarning)
-        found = [gamma_method(parameter) for parameter in np.moveaxis(samples, 2, 0)]
-    tau_int = max(estimate.tau_int for estimate in found)
-    n = found[0].n
+        estimates = [gamma_method(parameter) for parameter in np.moveaxis(samples, 2, 0)]
+    tau_int = max(estimate.tau_int for estimate in estimates)
+    n = estimates[0].n
     ess = n / (2 * tau_int)
     # Where the series is too short, or a walker never moved, tau_int is a lower bound.
     below, above = ("<", ">") if caught else ("", "")
     moved = (np.diff(samples[:, :, 0], axis=1) != 0).mean()
     taus = (f"{above}{2 * tau_int:.4g}", f"{above}{tau_int:.4g}")
     numbers = (f"{moved:.2f}", *taus, f"{below}{ess / spent:.3g}", f"{above}{n / ess:.4g}")
-    print(COLUMNS.format(name, len(samples), samples.shape[1], *numbers, str(found[N_STATES]), str(found[-1])))
+    print(COLUMNS.format(name, len(samples), samples.shape[1], *numbers, str(estimates[N_STATES]), str(estimates[-1])))
     for message in sorted({str(warning.message) for warning in caught})[:1]:
         print(f"    {message}")
     return samples[:, :: max(1, samples.size // 200_000)].reshape(-1, samples.shape[2])
 
 
 def train(samples: np.ndarray[Any, Any]) -> DiffusionMove:
-    """A move from samples alone."""
+    """The move of a model that is trained on samples alone."""
     began = time.process_time()
     proposal = dense.train_on_samples(samples, progress=False)
     print(f"trained on {len(samples)} samples, {time.process_time() - began:.1f} CPU seconds")
@@ -92,7 +94,7 @@ def train(samples: np.ndarray[Any, Any]) -> DiffusionMove:
 
 
 def main(seconds: float) -> None:
-    """Stretch move, training, diffusion move, both."""
+    """Sample with the stretch move, train a model, then sample with the diffusion move and with both."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(1)
     start = TRUTH + 0.1 * rng.normal(size=(64, len(TRUTH)))

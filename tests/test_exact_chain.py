@@ -55,7 +55,7 @@ def model(truth, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     phi = torch.as_tensor(truth.cfgs(), dtype=torch.float32)
     shuffled = phi[torch.randperm(len(phi), generator=rng())]
-    return train(shuffled, path, options, action=ACTION, size=size)
+    return train(shuffled, path, options, action=ACTION, config=size.describe())
 
 
 def comparisons(run, other):

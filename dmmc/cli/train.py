@@ -34,7 +34,7 @@ class TrainSummary(Record):
         symmetry: the symmetry that the model uses, ``none`` or ``z2``.
         two_sector: whether it models one sector, which is mirrored.
         steps: optimiser steps.
-        kl_removed: reduction of the path-space KL divergence by the network, from the last validation; None without one.
+        kl_removed: reduction of the path-space KL by the network, from the last validation; None without one.
         wall_seconds: wall time by stage.
     """
 

@@ -77,14 +77,15 @@ def fill(package: str, template: str, **content: Any) -> Markup:
     return Markup(_environment(package).get_template(template).render(**content))
 
 
-def training_section(id_: str, name: str, picture: Picture, settings: Sequence[tuple[str, str]]) -> Section:
+def training_section(id_: str, name: str, pictures: Sequence[Picture], settings: Sequence[tuple[str, str]]) -> Section:
     """The section about the training of one model.
 
     Args:
         id_: identifies the section.
         name: of the model.
-        picture: its loss, as :func:`dmmc.report.figures.training_loss` draws it.
+        pictures: its loss, as :func:`dmmc.report.figures.training_loss` draws it; none for a training that was too short
+            to record one.
         settings: what it was trained with, as pairs of name and value.
     """
-    body = fill("dmmc.report", "training.html", picture=picture, settings=settings)
-    return Section(id_, f"Training of {name}", f"Training of {name}", body, (picture.name,))
+    body = fill("dmmc.report", "training.html", pictures=pictures, settings=settings)
+    return Section(id_, f"Training of {name}", f"Training of {name}", body, tuple(picture.name for picture in pictures))

@@ -186,7 +186,7 @@ def draw(runs: Mapping[str, StoredRun], sampled: StoredRun, out: Path) -> tuple[
     two_point = {label: (phat2, *figures.propagator(of_run["two_point"])) for label, of_run in observables.items()}
     beside = sampled.evaluation
     drawn = {
-        "denoising": figures.denoising(beside["denoising"], beside["denoising_time"], beside["denoising_noise"]),
+        "denoising": figures.denoising(beside["denoising"], beside["denoising_noise"], 1 - beside["denoising_level"]),
         "magnetisation": figures.magnetisation({label: of_run["M"] for label, of_run in observables.items()}),
         "autocorrelation": figures.autocorrelation(observables, ("M", "M2")),
         "log_weights": figures.log_weights(sampled.stats["log_w_proposed"], beside["log_w_reference"]),

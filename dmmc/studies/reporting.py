@@ -34,8 +34,8 @@ def write_report(
     """Write a page about runs and studies; it appears complete or not at all.
 
     Args:
-        inputs: runs or run files, all of one lattice and action; model files; folders of scans (or their ``scan.json``) and of
-            exactness laboratories (or their ``exactness.json``).
+        inputs: runs or run files, all of one lattice and action; model files; folders of scans (or their
+            ``scan.json``) and of exactness laboratories (or their ``exactness.json``).
         out: the HTML file.
         reference: the run that the others are compared with: its label, such as ``HMC``, or its file. None takes the
             first run whose kernel works without a trained model.
@@ -103,17 +103,21 @@ def model_section(model: DiffusionModel, name: str, id_: str) -> Section:
     history = model.history
     if history is None:
         raise DmmcError(f"{name} was never trained; there is nothing to show")
-    with page_style():
-        drawn = picture(
-            f"{id_}-loss",
-            figures.training_loss({name: history.curve}),
-            f"Validation loss of {name} against the steps of training.",
-            "The loss on fields that were held out, less the loss of the Gaussian reference alone: how much of the "
-            "Kullback-Leibler divergence between reference and target the network has removed. A curve that is still "
-            "falling at its end calls for more steps.",
-            width=FULL,
-            height=3.6,
-        )
+    drawn = []
+    if history.curve:
+        with page_style():
+            drawn.append(
+                picture(
+                    f"{id_}-loss",
+                    figures.training_loss({name: history.curve}),
+                    f"Validation loss of {name} against the steps of training.",
+                    "The loss on fields that were held out, less the loss of the Gaussian reference alone: how much of "
+                    "the Kullback-Leibler divergence between reference and target the network has removed. A curve that "
+                    "is still falling at its end calls for more steps.",
+                    width=FULL,
+                    height=3.6,
+                )
+            )
     settings = [
         ("lattice", extent(model.lattice.shape)),
         ("steps", f"{history.steps:,}"),

@@ -149,7 +149,7 @@ def sample(
 
     Stored beside the chain, in ``Run.evaluation``: the arrays of a :class:`~dmmc.proposals.certificate.Certificate`, if
     the chain depends on an integrator; ``log_w_reference`` of the reference configurations, if there are any; and
-    ``denoising``, a field at the times ``denoising_time``, with noise of standard deviation ``denoising_noise``.
+    ``denoising``, a field at the noise levels ``denoising_level``, with noise of standard deviation ``denoising_noise``.
 
     Args:
         model: gives the proposals.
@@ -210,7 +210,7 @@ def sample(
             device=device,
         )
         arrays["denoising"] = torch.cat(denoise(model, noise, levels))
-        arrays["denoising_time"] = torch.tensor(DENOISING_TIMES, dtype=torch.float64)
+        arrays["denoising_level"] = torch.tensor(levels, dtype=torch.float64)
         arrays["denoising_noise"] = model.reference.variance(torch.tensor(levels, dtype=torch.float64)).sqrt()
         measured = {name: x.double().cpu().numpy() for name, x in arrays.items()}
         return measured if flow is None else _certificate(flow, path, options, determinants, stages).arrays() | measured

@@ -135,8 +135,8 @@ def train(
 def _two_sectors(asked: Sectors, broken: bool, symmetry: Symmetry, init: DiffusionModel | None) -> bool:
     if asked == "two" and symmetry == "none":
         raise MismatchError(
-            "one sector can be mirrored only in a theory with the symmetry S(-phi) = S(phi), and this one does not have "
-            "it; leave the sectors to be chosen automatically"
+            "one sector can be mirrored only in a theory with the symmetry S(-phi) = S(phi), and this one does not "
+            "have it; leave the sectors to be chosen automatically"
         )
     if init is None:
         return broken if asked == "auto" else asked == "two"

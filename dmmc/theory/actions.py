@@ -315,9 +315,6 @@ class FreeField:
 
     mass: float
 
-    symmetry = "z2"
-    hopping = 1.0
-
     def __post_init__(self) -> None:
         _finite(mass=self.mass)
         if self.mass <= 0:

@@ -12,7 +12,7 @@ from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import LogZ
 from dmmc.kernels.hmc import HMC
-from dmmc.kernels.independence import Independence
+from dmmc.kernels.independence import propose
 from dmmc.theory.actions import FreeField, Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, Grid, free_draws, free_reference, rng
@@ -27,16 +27,16 @@ def gaussian_of(phi, width=0.9):
 
 def weights(action, proposal, lattice, phi, n=4000):
     """log w of ``n`` proposals and of fields ``phi`` of any leading shape, as NumPy."""
-    kernel = Independence(action, lattice, proposal)
     flat = phi.reshape(-1, *lattice.shape)
     log_w = -action(flat) - proposal.log_q(flat)
-    return kernel.propose(n, rng(7))[3].numpy(), log_w.view(phi.shape[: -lattice.dim]).numpy()
+    proposed = propose(action, lattice, proposal, n, rng(7)).log_w.numpy()
+    return proposed, log_w.view(phi.shape[: -lattice.dim]).numpy()
 
 
 def hmc_chain(action, lattice, start, draws, step, seed=4):
     """Fields of HMC chains with visible autocorrelations, ``(chain, draw, *lattice)``."""
     kernel = HMC(action, lattice, step, 2)
-    return torch.stack([s.phi for s, _ in kernel.steps(kernel.start(start), draws, rng(seed))], 1)
+    return torch.stack([s.phi for s, _ in kernel.steps(kernel.start(start, rng(seed)), draws, rng(seed))], 1)
 
 
 def quadrature(action, n_sites):

@@ -32,7 +32,8 @@ def record(phi, action, lattice):
 
 def run(kernel, state, n, seed=3):
     steps = list(kernel.steps(state, n, rng(seed)))
-    stats = {name: torch.stack([s[name] for _, s in steps], 1).numpy() for name in steps[0][1]}
+    infos = [info.tensors() for _, info in steps]
+    stats = {name: torch.stack([info[name] for info in infos], 1).numpy() for name in infos[0]}
     return stats, record(torch.stack([s.phi for s, _ in steps], 1), kernel.action, kernel.lattice)
 
 
@@ -40,7 +41,7 @@ def judged(action, lattice, proposal, draws, n=500, start=None, **options):
     """Verdicts on chains of a proposal, with exact draws of the target as the reference, or without one."""
     kernel = Independence(action, lattice, proposal)
     generator = rng(2)
-    state = kernel.start_from_proposals(16, generator) if start is None else kernel.start(start)
+    state = kernel.initial(16, generator) if start is None else kernel.start(start, generator)
     stats, observables = run(kernel, state, n)
     if draws is not None:
         options["log_w_reference"] = (-action(draws) - proposal.log_q(draws)).view(16, -1).numpy()
@@ -263,7 +264,7 @@ def test_verdicts_are_complete_sentences_with_their_number():
 def test_hmc_of_a_free_field_is_good():
     lattice, action = Lattice((3, 4)), FreeField(0.7)
     kernel = HMC(action, lattice, 0.3, 4)
-    stats, observables = run(kernel, kernel.start(free_draws(free_reference(lattice, 0.7), 16)), 400)
+    stats, observables = run(kernel, kernel.start(free_draws(free_reference(lattice, 0.7), 16), rng()), 400)
     exact = record(free_draws(free_reference(lattice, 0.7), 4000, seed=2).view(16, 250, 3, 4), action, lattice)
     verdicts = diagnostics.judge_chain(
         stats["accepted"], observables, energy_error=stats["energy_error"], reference=exact
@@ -278,7 +279,7 @@ def test_hmc_that_never_crosses():
         (draws[:16], "The sign of M is frozen", "doubtful"),
         (abs(draws[:16]), "Only one sign of M", "bad"),
     ]:
-        stats, observables = run(kernel, kernel.start(start), 300)
+        stats, observables = run(kernel, kernel.start(start, rng()), 300)
         verdicts = diagnostics.judge_chain(stats["accepted"], observables, energy_error=stats["energy_error"])
         assert title in titles(verdicts) and verdicts[titles(verdicts).index(title)].level == level
         assert title not in titles(diagnostics.judge_chain(stats["accepted"], observables, z2_symmetric=False))
@@ -288,7 +289,7 @@ def test_energy_errors_after_a_bad_start():
     # Creutz's identity holds for any reversible, volume-preserving map, but in equilibrium only.
     lattice, action = Lattice((3, 4)), FreeField(0.7)
     kernel = HMC(action, lattice, 0.5, 4)
-    stats, observables = run(kernel, kernel.start(8 * free_draws(free_reference(lattice, 0.7), 64)), 5)
+    stats, observables = run(kernel, kernel.start(8 * free_draws(free_reference(lattice, 0.7), 64), rng()), 5)
     verdicts = diagnostics.judge_chain(stats["accepted"], observables, energy_error=stats["energy_error"])
     assert "HMC violates <exp(-dH)> = 1" in titles(verdicts)
 

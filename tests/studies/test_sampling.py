@@ -67,9 +67,9 @@ def test_the_header_names_the_kernel(tmp_path):
 
 
 def test_automatic_steps_stay_what_they_were(tmp_path):
-    first = chains(tmp_path / "run.h5", 4, "cycle", chains=2, flow_steps="auto")
+    first = chains(tmp_path / "run.h5", 4, chains=2, flow_steps="auto")
     # More draws would ask for more steps.
-    second = chains(tmp_path / "run.h5", 200, "cycle", chains=2, flow_steps="auto", resume=True)
+    second = chains(tmp_path / "run.h5", 100, chains=2, flow_steps="auto", resume=True)
     assert first.header.kernel == second.header.kernel
     assert first.header.provenance["flow"] == second.header.provenance["flow"]
 
