@@ -17,6 +17,7 @@ from dmmc.runs.journal import RunWriter
 from dmmc.runs.run import load_run
 from dmmc.studies.quickstart import QuickstartOptions
 
+
 @pytest.fixture(scope="module")
 def bad(made, tmp_path_factory):
     """A folder of files that are wrong in one way each, next to links to good ones."""
