@@ -95,9 +95,7 @@ def train(
         finding = find_symmetry(action, given.phi, symmetry)
         check = given.check(finding.symmetry)
     if action is None:
-        say(
-            f"note: no action is known for {given.name}, so the model learns from the fields alone; give it if there is one"
-        )
+        say(f"note: the action of {given.name} is not known, so the model learns from the fields alone")
     say(finding.evidence)
     for remark in () if check is None else check.notes:
         say(f"note: {remark}")

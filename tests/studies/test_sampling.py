@@ -1,4 +1,4 @@
-"""The exact chain of a model from Python: steps, beginning, reference, certificate."""
+"""Exact chains of a model, with every kernel: stored, resumed bit for bit, certified and summarised."""
 
 import math
 
@@ -16,26 +16,138 @@ from dmmc.runs.summary import summarise
 from dmmc.studies import sampling
 from dmmc.studies.sampling import DISCARD_UNKNOWN, SampleOptions, predicted_discard, sample
 from dmmc.studies.stages import Stages
-from dmmc.theory.actions import FreeField
+from dmmc.theory.actions import FreeField, Phi4
 from dmmc.theory.lattice import Lattice
-from helpers import SIGMA, SMALL, free_draws, free_reference, random_model, rng
+from helpers import SIGMA, SMALL, Grid, free_draws, free_reference, random_model, rng
 
-LATTICE, ACTION = Lattice((3, 2)), FreeField(0.7)
-REFERENCE = free_reference(LATTICE)
-PHAT2 = np.add.outer(*(4 * np.sin(np.pi * np.arange(extent) / extent) ** 2 for extent in LATTICE.shape))
-PROPAGATOR = 1 / (PHAT2 + ACTION.mass**2)
+# Two sites, with a model far from perfect.
+ACTION, GRID = Phi4(0.2, 0.3), Grid.make(2, 3.5, 201)
+MODEL = random_model(free_reference(Lattice((2,)), mass=1.2), ACTION, strength=0.3)
+OPTIONS = {
+    "independence": KernelOptions(),
+    "latent": KernelOptions("latent", target_acceptance=0.9),
+    "path": KernelOptions("path", path_steps=4),
+    "refresh": KernelOptions("refresh", path_steps=6, level=0.4),
+    "cycle": KernelOptions("cycle", trajectory=2.0),
+}
+
+
+def chains(path, draws, kernel="independence", resume=False, reference=None, **changes):
+    length = ChainOptions(draws, block=4, keep_every=2, seed=2)
+    steps = 2 if OPTIONS[kernel].uses_flow else "auto"
+    options = SampleOptions(
+        **{"chains": 6, "flow_steps": steps, "proposals": 4, **changes}, kernel=OPTIONS[kernel], run=length
+    )
+    return sample(MODEL, path, options, reference=reference, resume=resume, say=lambda _: None)
+
+
+def test_every_kernel_is_tested_here():
+    assert set(OPTIONS) == set(KERNELS)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_chains_are_stored_extended_and_summarised(name, tmp_path):
+    reference = GRID.draws(ACTION, 30)
+    whole = chains(tmp_path / "whole.h5", 15, name, reference=reference)
+    chains(tmp_path / "parts.h5", 7, name, reference=reference)
+    parts = chains(tmp_path / "parts.h5", 15, name, resume=True, reference=reference)
+    np.testing.assert_array_equal(parts.observables["M"], whole.observables["M"])
+    np.testing.assert_array_equal(parts.cfgs(), whole.cfgs())
+    assert parts.evaluation.keys() == whole.evaluation.keys()
+    for key, value in whole.evaluation.items():
+        np.testing.assert_array_equal(parts.evaluation[key], value, err_msg=key)
+
+    uses_flow, has_weights = OPTIONS[name].uses_flow, name in ("independence", "latent", "path")
+    assert ("delta" in whole.evaluation) == uses_flow
+    assert ("log_w_reference" in whole.evaluation) == has_weights
+    assert not has_weights or whole.evaluation["log_w_reference"].shape == (30,)
+    assert whole.evaluation["denoising"].shape == (5, 2)
+    assert whole.header.provenance["symmetry"] == {"symmetry": "z2", "evidence": ""}
+    summary = summarise(whole)
+    assert (summary.bias_bound_sigma is not None) == uses_flow
+    assert (summary.ess_fraction is not None) == (name in ("independence", "path"))
+    assert 0 < summary.acceptance <= 1 and not summary.facts.inexact
+
+
+def test_the_header_names_the_kernel(tmp_path):
+    header = chains(tmp_path / "run.h5", 4, "refresh").header
+    assert header.facts.name == "path_refresh" and header.kernel["level"] == 0.4
+    assert "flow" not in header.provenance  # paths have no integrator
+
+
+def test_automatic_steps_stay_what_they_were(tmp_path):
+    first = chains(tmp_path / "run.h5", 4, chains=2, flow_steps="auto")
+    # More draws would ask for more steps.
+    second = chains(tmp_path / "run.h5", 100, chains=2, flow_steps="auto", resume=True)
+    assert first.header.kernel == second.header.kernel
+    assert first.header.provenance["flow"] == second.header.provenance["flow"]
+
+
+def test_determinants_on_request(tmp_path):
+    def method(draws, determinants, resume=True):
+        run = chains(tmp_path / "run.h5", draws, proposals=8, determinants=determinants, resume=resume)
+        return summarise(run).certificate.method
+
+    assert method(4, 0, resume=False) == "step doubling"
+    assert method(8, None) == "step doubling"  # not cheap beside so short a chain
+    assert method(120, None) == "determinant"
+    assert method(124, 0) == "determinant"  # what is there is kept
+
+
+def test_discarded_steps(tmp_path):
+    assert chains(tmp_path / "given.h5", 3, discard=7).header.discard == 7
+    predicted = chains(tmp_path / "predicted.h5", 3).header.discard
+    assert predicted > 0
+    # A run that goes on has thrown its first steps away already.
+    assert chains(tmp_path / "predicted.h5", 7, resume=True).header.discard == predicted
+    assert chains(tmp_path / "refresh.h5", 3, "refresh").header.discard == DISCARD_UNKNOWN
+    # Equal weights: nothing is ever rejected, and nothing remembered.
+    assert predicted_discard(np.zeros(1000)) < predicted_discard(np.random.default_rng(1).normal(size=1000))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chains": 0}, "chains must be positive"),
+        ({"discard": -1}, "discard must not be negative"),
+        ({"flow_steps": 0}, "flow_steps must be positive"),
+        ({"flow_steps": "many"}, "or 'auto'"),
+        ({"proposals": 1}, "at least 2 proposals"),
+        ({"determinants": 5}, "no more than the 4 proposals"),
+        ({"determinants": -1}, "no more than the 4 proposals"),
+        ({"flow_steps": ()}, "flow_steps must be positive"),
+        ({"flow_steps": 4, "kernel": "path"}, "has no integrator"),
+    ],
+)
+def test_bad_options(change, message, tmp_path):
+    with pytest.raises(DmmcError, match=message):
+        chains(tmp_path / "run.h5", 3, **change)
+    assert not list(tmp_path.iterdir())
+
+
+def test_determinants_need_a_flow(tmp_path):
+    with pytest.raises(DmmcError, match="for kernels with a flow"):
+        chains(tmp_path / "run.h5", 3, "path", determinants=2)
+
+
+# A free field, of which everything is known
+
+FREE_LATTICE, FREE = Lattice((3, 2)), FreeField(0.7)
+REFERENCE = free_reference(FREE_LATTICE)
+PHAT2 = np.add.outer(*(4 * np.sin(np.pi * np.arange(extent) / extent) ** 2 for extent in FREE_LATTICE.shape))
+PROPAGATOR = 1 / (PHAT2 + FREE.mass**2)
 
 
 @pytest.fixture(scope="module")
 def exact():
     """A model of a free field that is the free field."""
-    return DiffusionModel.untrained(REFERENCE, ACTION, config=SMALL.describe(), symmetry="z2", generator=rng())
+    return DiffusionModel.untrained(REFERENCE, FREE, config=SMALL.describe(), symmetry="z2", generator=rng())
 
 
 @pytest.fixture(scope="module")
 def rough():
     """A model of it with random weights, whose proposals are often rejected."""
-    return random_model(REFERENCE, ACTION, strength=0.2)
+    return random_model(REFERENCE, FREE, strength=0.2)
 
 
 def short(draws=8, **changes):
@@ -85,24 +197,6 @@ def test_the_reference_is_weighed_and_checked(rough, tmp_path):
     assert any("note on the reference: all fields have M > 0" in remark for remark in said)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_every_kernel_runs_and_goes_on(kernel, rough, tmp_path):
-    # Blocks of 1, 2, 4 draws: 3 is the end of one of them.
-    how = {"kernel": KernelOptions(kernel), "flow_steps": 1}
-    if not KernelOptions(kernel).uses_flow:
-        how = {"kernel": KernelOptions(kernel, path_steps=4), "flow_steps": "auto"}
-    whole = sample(rough, tmp_path / "whole.h5", short(7, **how))
-    sample(rough, tmp_path / "parts.h5", short(3, **how))
-    parts = sample(rough, tmp_path / "parts.h5", short(7, **how), resume=True, say=lambda _: None)
-    assert parts.header == whole.header and parts.header.discard > 0
-    for name, values in whole.observables.items():
-        np.testing.assert_array_equal(parts.observables[name], values)
-    assert ("delta" in whole.evaluation) == ("flow" in whole.header.provenance) == KernelOptions(kernel).uses_flow
-    if "delta" in whole.evaluation:
-        assert Certificate.stored(parts.evaluation) is not None
-        np.testing.assert_array_equal(parts.evaluation["delta"], whole.evaluation["delta"])
-
-
 def test_steps_that_cannot_reach_the_goal_are_remarked_on(rough, tmp_path, monkeypatch):
     said, certificate = [], Certificate(*(np.linspace(-1, 1, 16) for _ in range(5)))
     monkeypatch.setattr(
@@ -134,23 +228,6 @@ def test_how_many_determinants():
         SampleOptions(determinants=8).determinants_on(257)
     with pytest.raises(DmmcError, match="kernels with a flow"):
         SampleOptions(determinants=8, kernel=KernelOptions("path")).determinants_on(16)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"chains": 0}, "must be positive"),
-        ({"discard": -1}, "must not be negative"),
-        ({"flow_steps": 0}, "positive numbers of steps"),
-        ({"flow_steps": ()}, "positive numbers of steps"),
-        ({"flow_steps": "many"}, "positive numbers of steps"),
-        ({"proposals": 1}, "at least 2 proposals"),
-        ({"flow_steps": 4, "kernel": KernelOptions("path")}, "has no integrator"),
-    ],
-)
-def test_options_that_are_refused(options, message):
-    with pytest.raises(DmmcError, match=message):
-        SampleOptions(**options)
 
 
 def test_models_that_are_refused(rough, tmp_path):
