@@ -7,8 +7,8 @@ from dmmc.cli import main as cli
 ACTION = "--kappa 0.2 --lam 0.05"
 THEORY = {"name": "phi4", "kappa": 0.2, "lam": 0.05, "scale": 1.0}
 ENSEMBLE = f"ensemble {ACTION} --shape 4 4 --chains 16 --thermalise 20 --draws 24 --keep-every 2".split()
-TRAIN = "train --hidden1 6 --hidden2 4 --filters 3 --levels 8 --trajectories 2".split()
-SAMPLE = "sample --chains 8 --flow-steps 4".split()
+TRAIN = ["train", "--hidden1", "6", "--hidden2", "4", "--filters", "3", "--levels", "8", "--trajectories", "2"]
+SAMPLE = ["sample", "--chains", "8", "--flow-steps", "4"]
 
 
 def dmmc(*args):

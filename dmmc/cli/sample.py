@@ -14,10 +14,11 @@ from dmmc.cli.shared import (
     check_draws,
     check_out,
     device_of,
-    load_model,
     observables_of,
 )
 from dmmc.kernels.of_model import KERNELS, KernelOptions
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.pretrained import load_pretrained
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary import RunSummary, summarise
 from dmmc.studies.sampling import SampleOptions, sample
@@ -54,7 +55,11 @@ def run(args: argparse.Namespace) -> RunSummary:
     check_out(args.out, args)
     check_draws(args.draws)
     options = fill(SampleOptions, args, kernel=fill(KernelOptions, args), run=fill(ChainOptions, args))
-    model = load_model(args.pretrained or args.model, device_of(args))
+    device = device_of(args)
+    if args.pretrained is None:
+        model = DiffusionModel.load(args.model, device=device)
+    else:
+        model = load_pretrained(args.pretrained, device=device)
     action = action_of(args, model.lattice.dim)
     model.check_fits(action, Lattice(tuple(args.shape)) if args.shape else None)
     made = sample(

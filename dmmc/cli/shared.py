@@ -64,7 +64,9 @@ def observables_of(args: argparse.Namespace) -> dict[str, Any]:
     """
     observables = {}
     for text in args.observable:
-        name, _, place = text.partition("=")
+        name, equals, place = text.partition("=")
+        if not equals:
+            raise DmmcError(f"--observable is given as NAME=MODULE:FUNCTION, got {text!r}")
         observables[name] = load_object(place, "an observable")
     return observables
 
@@ -168,15 +170,19 @@ def device_of(args: argparse.Namespace) -> str:
     return str(args.device)
 
 
-def load_model(name: str | Path, device: str) -> Any:
-    """A model file, or a model that comes with dmmc.
+def load_model(name: str, device: str) -> Any:
+    """A model that comes with dmmc, or else the model in a file.
+
+    Args:
+        name: the name of a pretrained model, or a file.
+        device: where to put it.
 
     Raises:
-        FileError: if there is none of this name.
+        FileError: if there is neither.
     """
     from dmmc.model.diffusion_model import DiffusionModel
     from dmmc.model.pretrained import load_pretrained, pretrained_names
 
-    if str(name) in pretrained_names():
-        return load_pretrained(str(name), device=device)
+    if name in pretrained_names():
+        return load_pretrained(name, device=device)
     return DiffusionModel.load(name, device=device)

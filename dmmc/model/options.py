@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.rng import check_seed
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,4 @@ class TrainingOptions:
             raise DmmcError("levels, fields_per_level, posterior_steps and validation_every must be positive")
         if self.trajectories < 0 or not self.learning_rate > 0 or not 0 < self.average < 1:
             raise DmmcError("trajectories must be >= 0, learning_rate > 0, average between 0 and 1")
+        check_seed(self.seed)

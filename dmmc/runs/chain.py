@@ -24,7 +24,7 @@ from dmmc.core.rng import check_seed, stream
 from dmmc.kernels.base import Info, Kernel, State, advance
 from dmmc.runs.header import RunHeader, RunRecord
 from dmmc.runs.journal import RunWriter
-from dmmc.theory.observables import Observable, measure
+from dmmc.theory.observables import Observable, check_names, measure
 
 Array = NDArray[Any]
 
@@ -109,6 +109,7 @@ def run(
     if discard < 0:
         raise DmmcError(f"discard must not be negative, got {discard}")
     measured = dict(observables or {})
+    check_names(measured)
     header = RunHeader(
         kernel=kernel.describe(),
         facts=kernel.facts,
@@ -130,7 +131,10 @@ def run(
     def first_state() -> State:
         return advance(kernel, start(), discard, stream(options.seed, "chain", identity, "discard", device=device))
 
-    begun = None if resume else first_state()  # before anything is written
+    begun = None
+    if not resume:  # what cannot be started or measured is refused before anything is written
+        begun = first_state()
+        measure(begun.phi, begun.S, kernel.lattice, measured)
     writer = RunWriter.resume(path, header) if resume else RunWriter.create(path, header, overwrite=overwrite)
     with writer:
         stored = writer.last_state()

@@ -62,8 +62,8 @@ DETERMINANT_SHARE = 0.1
 DENOISING_TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Times tau of the denoising sequence that is stored with a chain: noise at 0, a field of the theory at 1.
 
-The noise level is ``1 - tau`` on the logarithmic scale of :meth:`dmmc.model.reference.GaussianReference.level`, which is
-the time of the variance-expanding process of Wang, Aarts, Zhou, JHEP 05 (2024) 060.
+The noise level is ``1 - tau`` on the logarithmic scale of :meth:`dmmc.model.reference.GaussianReference.level`, which
+is the time of the variance-expanding process of Wang, Aarts, Zhou, JHEP 05 (2024) 060.
 """
 
 
@@ -76,8 +76,8 @@ class SampleOptions:
         kernel: the Metropolis kernel that uses the model.
         run: length of the recorded part, and what is kept of it.
         flow_steps: integration steps of the probability flow; ``auto`` takes about the fewest that keep the bias of
-            every observable below 1 % of the statistical error of independent draws. The kernels path and refresh do
-            not integrate and ignore it.
+            every observable below 1 % of the statistical error of independent draws. The kernels path and refresh have
+            no integrator.
         discard: steps discarded before the first draw; by default five rejection times, as predicted from the weights.
         proposals: number of proposals on which the certificate of exactness is measured.
         determinants: number of the certificate's proposals (of 16 in all) whose density is also computed by the
@@ -104,6 +104,10 @@ class SampleOptions:
         steps = (self.flow_steps,) if isinstance(self.flow_steps, int) else self.flow_steps
         if steps != "auto" and (isinstance(steps, str) or not steps or min(steps) < 1):
             raise DmmcError(f"flow_steps must be positive numbers of steps or 'auto', got {self.flow_steps!r}")
+        if steps != "auto" and not self.kernel.uses_flow:
+            raise DmmcError(
+                f"the kernel {self.kernel.kernel} has no integrator; leave flow_steps out, and give path_steps instead"
+            )
         if self.proposals < 2:
             raise DmmcError(f"a certificate needs at least 2 proposals, got {self.proposals}")
 
@@ -121,9 +125,9 @@ class SampleOptions:
         possible = volume <= DETERMINANT_SITES and self.kernel.uses_flow
         if not 0 <= self.determinants <= self.proposals or (self.determinants and not possible):
             raise DmmcError(
-                f"determinants are for at most {DETERMINANT_SITES} sites, for kernels with a flow, and for no more than "
-                f"the {self.proposals} proposals of the certificate; got {self.determinants} on {volume} sites with "
-                f"{self.kernel.kernel}"
+                f"determinants are for at most {DETERMINANT_SITES} sites, for kernels with a flow, and for no more "
+                f"than the {self.proposals} proposals of the certificate; got {self.determinants} on {volume} sites "
+                f"with the kernel {self.kernel.kernel}"
             )
         return self.determinants
 
@@ -145,7 +149,8 @@ def sample(
 
     Stored beside the chain, in ``Run.evaluation``: the arrays of a :class:`~dmmc.proposals.certificate.Certificate`, if
     the chain depends on an integrator; ``log_w_reference`` of the reference configurations, if there are any; and
-    ``denoising``, a field at the noise levels ``denoising_level``, with noise of standard deviation ``denoising_noise``.
+    ``denoising``, a field at the noise levels ``denoising_level``, which are noise of standard deviation
+    ``denoising_noise``.
 
     Args:
         model: gives the proposals.
@@ -242,9 +247,9 @@ def _check_kernel(options: KernelOptions, model: DiffusionModel) -> None:
     if options.uses_flow and not callable(getattr(model.network, "with_trace", None)):
         others = " or ".join(name for name, entry in KERNELS.items() if entry.with_flow is None)
         raise DmmcError(
-            f"the kernel {options.kernel} needs the density of the probability flow, which a network without with_trace "
-            f"does not compute; use the kernel {others}, or pass dmmc.flow_proposal(model, divergence=BruteForce()) to "
-            "dmmc.Independence and run that with dmmc.run_chain"
+            f"the kernel {options.kernel} needs the density of the probability flow, which a network without "
+            f"with_trace does not compute; use the kernel {others}, or pass dmmc.flow_proposal(model, "
+            "divergence=BruteForce()) to dmmc.Independence and run that with dmmc.run_chain"
         )
 
 
@@ -290,7 +295,7 @@ def _ready(
         the tuned kernel, the state of its chains, log weights of independent proposals if it has such weights, and the
         seconds that a step of all chains takes, roughly: as long as to make initial fields.
     """
-    began, n = time.monotonic(), max(chains, WEIGHED)
+    began, n = time.monotonic(), max(chains, WEIGHED) if kernel.facts.independent_weights else chains
     state = kernel.initial(n, generator)
     step_seconds = (time.monotonic() - began) * chains / n
     kernel, state = kernel.tune(state, generator, WARM_UP)

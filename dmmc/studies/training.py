@@ -94,6 +94,8 @@ def train(
     with stages("checks"):
         finding = find_symmetry(action, given.phi, symmetry)
         check = given.check(finding.symmetry)
+    if action is None:
+        say(f"note: the action of {given.name} is not known, so the model learns from the fields alone")
     say(finding.evidence)
     for remark in () if check is None else check.notes:
         say(f"note: {remark}")

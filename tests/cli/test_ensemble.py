@@ -52,7 +52,7 @@ def test_stuck_chains_are_refused(tmp_path, monkeypatch, capsys):
 
 def test_ensemble_of_a_free_field(tmp_path):
     out = tmp_path / "free.h5"
-    arguments = "--shape 5 --chains 8 --thermalise 5 --draws 8".split()
+    arguments = ["--shape", "5", "--chains", "8", "--thermalise", "5", "--draws", "8"]
     assert dmmc("ensemble", "--free-mass", 0.7, *arguments, "--out", out) == 0
     assert load_run(out).header.action == {"name": "free", "mass": 0.7}
 

@@ -9,7 +9,7 @@ from dmmc.runs.run import load_run
 from dmmc.runs.summary import RunSummary
 from records import check_run_summary
 
-OBSERVABLES = '''
+OBSERVABLES = """
 import torch
 
 
@@ -19,7 +19,7 @@ def kinetic(phi, S):
 
 def slices(phi, S):
     return phi.mean(2)
-'''
+"""
 
 
 def test_sample(made):
@@ -37,7 +37,7 @@ def test_sample(made):
     assert run.evaluation["log_w_reference"].shape == (len(load_run(made / "hmc.h5").cfg_index),)
     # From the prior at the largest noise level to a field of the model.
     assert run.evaluation["denoising"].shape == (5, 4, 4)
-    np.testing.assert_array_equal(run.evaluation["denoising_time"], [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_array_equal(run.evaluation["denoising_level"], [1, 0.75, 0.5, 0.25, 0])
     assert run.evaluation["denoising_noise"][-1] == 0 and (np.diff(run.evaluation["denoising_noise"]) < 0).all()
     assert read.wall_seconds.keys() == {"warm-up", "chain", "reference weights", "certificate"}
     assert read.symmetry == "z2" and "declared by the action" in read.symmetry_evidence
@@ -58,7 +58,7 @@ def test_observables_of_ones_own(made, tmp_path, monkeypatch, capsys):
     assert all(name in printed for name in parts)
     assert dmmc("report", out, "--out", tmp_path / "report.html") == 0
     page = (tmp_path / "report.html").read_text()
-    assert "kinetic" in page and "slices[3]" in page
+    assert "kinetic" in page and "slices<sub>3</sub>" in page
 
 
 def test_the_beginning_of_the_chain(made, tmp_path, capsys):

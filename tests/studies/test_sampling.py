@@ -1,16 +1,24 @@
 """Exact chains of a model, with every kernel: stored, resumed bit for bit, certified and summarised."""
 
+import math
+
 import numpy as np
 import pytest
 
-from dmmc.core.errors import DmmcError
+from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.kernels.of_model import KERNELS, KernelOptions
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.proposals.certificate import Certificate
+from dmmc.proposals.of_model import flow_proposal
+from dmmc.proposals.steps import StepChoice
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary import summarise
+from dmmc.studies import sampling
 from dmmc.studies.sampling import DISCARD_UNKNOWN, SampleOptions, predicted_discard, sample
-from dmmc.theory.actions import Phi4
+from dmmc.studies.stages import Stages
+from dmmc.theory.actions import FreeField, Phi4
 from dmmc.theory.lattice import Lattice
-from helpers import Grid, free_reference, random_model
+from helpers import SIGMA, SMALL, Grid, free_draws, free_reference, random_model, rng
 
 # Two sites, with a model far from perfect.
 ACTION, GRID = Phi4(0.2, 0.3), Grid.make(2, 3.5, 201)
@@ -26,10 +34,11 @@ OPTIONS = {
 
 def chains(path, draws, kernel="independence", resume=False, reference=None, **changes):
     length = ChainOptions(draws, block=4, keep_every=2, seed=2)
+    steps = 2 if OPTIONS[kernel].uses_flow else "auto"
     options = SampleOptions(
-        **{"chains": 6, "flow_steps": 4, "proposals": 4, **changes}, kernel=OPTIONS[kernel], run=length
+        **{"chains": 6, "flow_steps": steps, "proposals": 4, **changes}, kernel=OPTIONS[kernel], run=length
     )
-    return sample(MODEL, path, options, reference=reference, resume=resume)
+    return sample(MODEL, path, options, reference=reference, resume=resume, say=lambda _: None)
 
 
 def test_every_kernel_is_tested_here():
@@ -53,7 +62,7 @@ def test_chains_are_stored_extended_and_summarised(name, tmp_path):
     assert ("log_w_reference" in whole.evaluation) == has_weights
     assert not has_weights or whole.evaluation["log_w_reference"].shape == (30,)
     assert whole.evaluation["denoising"].shape == (5, 2)
-    assert whole.header.provenance["symmetry"] == "z2"
+    assert whole.header.provenance["symmetry"] == {"symmetry": "z2", "evidence": ""}
     summary = summarise(whole)
     assert (summary.bias_bound_sigma is not None) == uses_flow
     assert (summary.ess_fraction is not None) == (name in ("independence", "path"))
@@ -105,6 +114,9 @@ def test_discarded_steps(tmp_path):
         ({"flow_steps": "many"}, "or 'auto'"),
         ({"proposals": 1}, "at least 2 proposals"),
         ({"determinants": 5}, "no more than the 4 proposals"),
+        ({"determinants": -1}, "no more than the 4 proposals"),
+        ({"flow_steps": ()}, "flow_steps must be positive"),
+        ({"flow_steps": 4, "kernel": "path"}, "has no integrator"),
     ],
 )
 def test_bad_options(change, message, tmp_path):
@@ -116,3 +128,112 @@ def test_bad_options(change, message, tmp_path):
 def test_determinants_need_a_flow(tmp_path):
     with pytest.raises(DmmcError, match="for kernels with a flow"):
         chains(tmp_path / "run.h5", 3, "path", determinants=2)
+
+
+# A free field, of which everything is known
+
+FREE_LATTICE, FREE = Lattice((3, 2)), FreeField(0.7)
+REFERENCE = free_reference(FREE_LATTICE)
+PHAT2 = np.add.outer(*(4 * np.sin(np.pi * np.arange(extent) / extent) ** 2 for extent in FREE_LATTICE.shape))
+PROPAGATOR = 1 / (PHAT2 + FREE.mass**2)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """A model of a free field that is the free field."""
+    return DiffusionModel.untrained(REFERENCE, FREE, config=SMALL.describe(), symmetry="z2", generator=rng())
+
+
+@pytest.fixture(scope="module")
+def rough():
+    """A model of it with random weights, whose proposals are often rejected."""
+    return random_model(REFERENCE, FREE, strength=0.2)
+
+
+def short(draws=8, **changes):
+    return SampleOptions(**({"chains": 8, "run": ChainOptions(draws, seed=1), "flow_steps": 4} | changes))
+
+
+def test_the_beginning_that_is_discarded():
+    # Equal weights: every proposal is accepted, and the chain forgets its beginning in one step.
+    assert predicted_discard(np.zeros(100)) == math.ceil(sampling.DISCARD_TIMES)
+    assert predicted_discard(None) == DISCARD_UNKNOWN
+    # Two weights 1 and w with equal probability: in equilibrium w/(1+w) of the chains are at the larger one, which is
+    # left with probability (1 + 1/w) / 2, the smaller one always.
+    w = 9.0
+    time = (w * 2 / (1 + 1 / w) + 1) / (1 + w)
+    assert predicted_discard(np.log([1.0, w] * 500)) == math.ceil(sampling.DISCARD_TIMES * time)
+
+
+def test_an_exact_model(exact, tmp_path):
+    stages = Stages()
+    run = sample(exact, tmp_path / "chain.h5", short(64, flow_steps="auto"), stages=stages)
+    assert run.stats["accepted"].mean() > 0.999
+    # log w = log Z = 1/2 sum_p log(2 pi C(p)) for every field.
+    log_z = 0.5 * float(np.log(2 * math.pi * PROPAGATOR).sum())
+    np.testing.assert_allclose(run.stats["log_w"], log_z, atol=1e-3)
+    # One step more if rounding rejects a proposal.
+    assert sampling.DISCARD_TIMES <= run.header.discard <= sampling.DISCARD_TIMES + 1
+    summary = summarise(run)
+    x = summary.observables["phi2"]
+    assert abs(x.value - float(PROPAGATOR.mean())) < SIGMA * x.error
+    assert {"choice of steps", "warm-up", "chain", "certificate"} == run.record.wall_seconds.keys()
+    assert run.record.wall_seconds["certificate"] == stages.seconds["certificate"]
+    assert run.header.provenance["symmetry"]["symmetry"] == "z2"
+
+
+def test_the_reference_is_weighed_and_checked(rough, tmp_path):
+    fields = free_draws(REFERENCE, 700, seed=5)
+    run = sample(rough, tmp_path / "chain.h5", short(), reference=fields)
+    assert run.evaluation["log_w_reference"].shape == (sampling.REFERENCE_FIELDS,)
+    with pytest.raises(MismatchError, match="does not fit the action"):
+        sample(rough, tmp_path / "other.h5", short(), reference=0.7 * fields)
+    with pytest.raises(DmmcError, match="at least 24"):
+        sample(rough, tmp_path / "other.h5", short(), reference=fields[:10])
+    assert not list(tmp_path.glob("other*"))
+    said = []
+    one_sided = fields[fields.flatten(1).mean(1) > 0]
+    sample(rough, tmp_path / "said.h5", short(), reference=one_sided, say=said.append)
+    assert any("note on the reference: all fields have M > 0" in remark for remark in said)
+
+
+def test_steps_that_cannot_reach_the_goal_are_remarked_on(rough, tmp_path, monkeypatch):
+    said, certificate = [], Certificate(*(np.linspace(-1, 1, 16) for _ in range(5)))
+    monkeypatch.setattr(
+        sampling, "choose_steps", lambda proposal, *_, **__: StepChoice(flow_proposal(rough, 2), certificate, 1e-4)
+    )
+    sample(rough, tmp_path / "chain.h5", short(flow_steps="auto"), say=said.append)
+    assert len(said) == 1 and "1.0e-04 was asked for" in said[0]
+
+
+def test_long_work_is_announced(rough, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(sampling.chain, "run", lambda *args, **kwargs: None)
+    monkeypatch.setattr(sampling, "load_run", lambda path: None)
+    ready = sampling._ready
+    monkeypatch.setattr(sampling, "_ready", lambda *args: (*ready(*args)[:3], 2.0))
+    sample(rough, tmp_path / "chain.h5", short(56, discard=4), say=said.append)
+    assert said == ["the chain will take about 2 min 0 s"]
+
+
+def test_how_many_determinants():
+    run = ChainOptions(100, seed=1)
+    assert SampleOptions(chains=64, run=run).determinants_on(4) == 16  # 256 integrations beside 6,400
+    assert SampleOptions(chains=64, run=run).determinants_on(64) == 0
+    assert SampleOptions(chains=64, run=run, determinants=8).determinants_on(256) == 8
+    for bad in (SampleOptions(determinants=17), SampleOptions(determinants=-1)):
+        with pytest.raises(DmmcError, match="no more than the 16 proposals"):
+            bad.determinants_on(16)
+    with pytest.raises(DmmcError, match="at most 256 sites"):
+        SampleOptions(determinants=8).determinants_on(257)
+    with pytest.raises(DmmcError, match="kernels with a flow"):
+        SampleOptions(determinants=8, kernel=KernelOptions("path")).determinants_on(16)
+
+
+def test_models_that_are_refused(rough, tmp_path):
+    with pytest.raises(MismatchError, match="was trained for"):
+        sample(rough, tmp_path / "chain.h5", short(), action=FreeField(0.8))
+    unknown = random_model(REFERENCE)
+    with pytest.raises(DmmcError, match="does not say its action"):
+        sample(unknown, tmp_path / "chain.h5", short())
+    assert not list(tmp_path.iterdir())

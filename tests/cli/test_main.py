@@ -1,0 +1,131 @@
+"""What all commands share: help, version, the system's failures, threads."""
+
+import argparse
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from commands import ENSEMBLE, dmmc
+from dmmc.cli import main as cli
+from dmmc.cli.options import add_options, attribute_texts, fill, help_text
+from dmmc.core.errors import DmmcError
+from dmmc.runs.chain import ChainOptions
+
+
+def help_of(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100000")
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help(command, monkeypatch, capsys):
+    text = help_of(command, monkeypatch, capsys)
+    assert f"\n\n{cli.COMMANDS[command][1:]}.\n\n" in re.sub(r"\n\n.", "\n\n", text, count=1)
+    # No markup of docstrings, no defaults that are none, no Python values.
+    assert not re.search(r"``|:\w+:`|default: (None|False|\[|\(|')|==SUPPRESS==", text)
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"dmmc.cli.{command}").add_arguments(parser)
+    for action in parser._actions:
+        assert action.help, action.dest
+        assert not action.help.endswith("."), action.help
+        assert action.help[0].islower() or action.help.startswith(("CPU", "HMC")), action.help
+        takes_text = action.nargs != 0 and action.choices is None
+        assert not takes_text or action.metavar, f"{action.dest} has no metavar"
+        if action.default not in (None, False, [], argparse.SUPPRESS):
+            assert "by default" not in action.help, action.help
+
+
+def test_version_and_general_help(capsys):
+    for arguments, text in [(["--version"], "dmmc "), (["--help"], "quickstart"), (["sample", "--help"], "--model")]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 0 and text in capsys.readouterr().out
+
+
+def test_options_are_those_of_the_dataclass():
+    parser = argparse.ArgumentParser()
+    add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 7}, settings={"block": {"metavar": "SIZE"}})
+    args = parser.parse_args(["--keep-every", "3"])
+    assert fill(ChainOptions, args, seed=5) == ChainOptions(draws=7, keep_every=3, seed=5)
+    assert "--block SIZE" in parser.format_help() and "--seed" not in parser.format_help()
+    with pytest.raises(DmmcError, match="must be positive"):
+        fill(ChainOptions, parser.parse_args(["--block", "0"]))
+
+
+def test_help_texts_come_from_docstrings():
+    class Documented:
+        """Something.
+
+        Attributes:
+            first: what ``x`` is, in
+                :class:`some.where.Thing`.
+            second: whether to do it, 100 % of it.
+
+        Raises:
+            KeyError: never.
+        """
+
+    texts = attribute_texts(Documented)
+    assert texts == {"first": "what x is, in Thing.", "second": "whether to do it, 100 % of it."}
+    assert help_text(texts["second"]) == "do it, 100 %% of it"
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error(made):
+    command = f"{sys.executable} -m dmmc ensemble --help | head -c 1 >&2; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert ended.returncode in (0, 1) and "Traceback" not in ended.stderr and "BrokenPipe" not in ended.stderr
+
+
+def test_a_broken_pipe_within_a_command(monkeypatch, capfd):
+    def closed(args):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("dmmc.cli.ensemble.run", closed)
+    saved = os.dup(sys.stdout.fileno())
+    try:
+        assert dmmc(*ENSEMBLE, "--out", "never") == 1
+    finally:
+        os.dup2(saved, sys.stdout.fileno())
+        os.close(saved)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_full_disk_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dmmc.runs.journal._commit", full)
+    assert dmmc(*ENSEMBLE, "--out", tmp_path / "new.h5") == 1
+    said = capsys.readouterr().err
+    assert "No space left on device" in said and "--resume" in said and said.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert dmmc(*ENSEMBLE, "--out", tmp_path / "new.h5") == 2
+    assert "can be written to" in capsys.readouterr().err
+
+
+def test_a_summary_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    def begun(args):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("dmmc.cli.ensemble.run", begun)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert dmmc(*ENSEMBLE, "--out", tmp_path / "new.h5", "--json", tmp_path / "new.json") == 2
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_the_summary_is_json_without_nan(tmp_path, monkeypatch):
+    monkeypatch.setattr("dmmc.cli.ensemble.run", lambda args: {"a": float("nan"), "b": (1.5, float("inf"))})
+    assert dmmc(*ENSEMBLE, "--out", tmp_path / "new.h5", "--json", tmp_path / "new.json") == 0
+    assert json.loads((tmp_path / "new.json").read_text()) == {"a": None, "b": [1.5, None]}

@@ -1,0 +1,233 @@
+"""What the command line refuses: one line that says what is wrong and what to do, and nothing is written."""
+
+import math
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from commands import ACTION
+from dmmc.cli import main as cli
+from dmmc.core.errors import DmmcError
+from dmmc.model.file import write_tensors
+from dmmc.runs.fields import load_fields
+from dmmc.runs.journal import RunWriter
+from dmmc.runs.run import load_run
+from dmmc.studies.quickstart import QuickstartOptions
+
+
+@pytest.fixture(scope="module")
+def bad(made, tmp_path_factory):
+    """A folder of files that are wrong in one way each, next to links to good ones."""
+    folder = tmp_path_factory.mktemp("bad")
+    for name in ("hmc.h5", "model.safetensors", "chain.h5"):
+        (folder / name).write_bytes((made / name).read_bytes())
+    fields = load_fields(made / "hmc.h5")
+    np.save(folder / "good.npy", fields)
+    np.save(folder / "mass.npy", math.sqrt(0.2) * fields)
+    np.save(folder / "few.npy", fields[:10])
+    np.save(folder / "one.npy", fields[:1])
+    np.save(folder / "zero.npy", 0 * fields)
+    np.save(folder / "nan.npy", np.where(np.arange(len(fields)) == 5, np.nan, fields.T).T)
+    np.save(folder / "flat.npy", fields.ravel())
+    np.save(folder / "complex.npy", fields + 1j)
+    np.save(folder / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(folder / "other_lattice.npy", fields[:, :, :3])
+    (folder / "text").write_text("kappa = 0.27\n")
+    (folder / "empty").write_bytes(b"")
+    for name in ("hmc.h5", "model.safetensors"):
+        content = (made / name).read_bytes()
+        (folder / f"truncated_{name}").write_bytes(content[: len(content) // 2])
+    damaged = bytearray((made / "hmc.h5").read_bytes())
+    with h5py.File(made / "hmc.h5") as file:
+        damaged[file["cfgs"].id.get_chunk_info(0).byte_offset + 1000] ^= 1
+    (folder / "damaged.h5").write_bytes(damaged)
+    with h5py.File(folder / "foreign.h5", "w") as file:
+        file["configurations"] = fields
+    write_tensors(folder / "other.safetensors", {"x": torch.zeros(2)}, "something-else", 1, {})
+    write_tensors(folder / "newer.safetensors", {"x": torch.zeros(2)}, "dmmc-model", 99, {})
+    (folder / "directory").mkdir()
+    (folder / "unfinished.h5.partial").mkdir()
+    RunWriter.create(folder / "unfinished.h5", load_run(made / "hmc.h5").header).close()
+    return folder
+
+
+FIELDS = "--ensemble hmc.h5 --steps 2"
+FORM = "ensemble --shape 4 4 --out new"
+BASE = f"{FORM} {ACTION}"
+MODEL = "sample --model model.safetensors --draws 4 --out new"
+LEARN = "train --steps 2 --out new"
+
+BAD = [
+    # Actions
+    (f"{FORM}", "say which action"),
+    (f"{FORM} --kappa 0.2", "needs all of --kappa --lam"),
+    (f"{FORM} --lam 0.1", "needs all of --kappa --lam"),
+    (f"{FORM} --m2 0.2", "needs all of --m2 --lam-mass"),
+    (f"{BASE} --m2 0.2", "one form"),
+    (f"{BASE} --free-mass 1", "one form"),
+    (f"{FORM} --kappa nan --lam 0.1", "kappa must be a finite number"),
+    (f"{FORM} --kappa inf --lam 0.1", "kappa must be a finite number"),
+    (f"{FORM} --kappa -0.2 --lam 0.1", "kappa must be positive"),
+    (f"{FORM} --kappa 0 --lam 0.1", "kappa must be positive"),
+    (f"{FORM} --kappa 0.2 --lam 0", "lam must be positive"),
+    (f"{FORM} --kappa 0.2 --lam -1", "lam must be positive"),
+    (f"{FORM} --m2 nan --lam-mass 1", "m2 must be a finite number"),
+    (f"{FORM} --m2 -4 --lam-mass 0", "lam_m must be positive"),
+    (f"{FORM} --free-mass 0", "mass must be positive"),
+    # Lattices and lengths
+    (f"ensemble --shape 0 4 --out new {ACTION}", "1 to 4 positive extents"),
+    (f"ensemble --shape 4 -4 --out new {ACTION}", "1 to 4 positive extents"),
+    (f"ensemble --shape 2 2 2 2 2 --out new {ACTION}", "1 to 4 positive extents"),
+    (f"{BASE} --draws 0", "--draws must be at least 4"),
+    (f"{BASE} --draws 3", "--draws must be at least 4"),
+    (f"{BASE} --chains 0", "at least one chain"),
+    (f"{BASE} --thermalise 0", "thermalisation"),
+    (f"{BASE} --trajectory 0", "trajectory length must be a positive number"),
+    (f"{BASE} --trajectory inf", "trajectory length must be a positive number"),
+    (f"{BASE} --steps-per-draw 0", "must be positive"),
+    (f"{BASE} --keep-every -1", "not negative"),
+    (f"{BASE} --block 0", "must be positive"),
+    (f"{BASE} --seed -1", "the seed must be an integer between 0 and"),
+    (f"{BASE} --seed 9223372036854775808", "the seed must be an integer between 0 and"),
+    (f"{BASE} --threads 0", "--threads must lie between 1 and"),
+    (f"{BASE} --threads 100000", "--threads must lie between 1 and"),
+    (f"{BASE} --device nonsense", "--device nonsense cannot be used"),
+    (f"{BASE} --device meta", "--device meta cannot be used"),
+    (f"{BASE} --device cuda:99", "--device cuda:99 cannot be used"),
+    # Outputs
+    (f"{BASE} --out hmc.h5", "exists"),
+    (f"{BASE} --out directory", "is a directory"),
+    (f"{BASE} --out text/new", "not a directory that can be written to"),
+    (f"{BASE} --out unfinished.h5", "holds an unfinished run"),
+    (f"{BASE} --json missing/summary.json", "no directory missing"),
+    (f"{BASE} --json directory", "is a directory"),
+    (f"{BASE} --out text --resume", "not an HDF5 file"),
+    (f"{LEARN} --ensemble hmc.h5 --out model.safetensors", "exists"),
+    (f"{LEARN} --ensemble hmc.h5 --out model.safetensors --resume", "nothing to resume"),
+    (f"{LEARN} --ensemble hmc.h5 --out directory", "is a directory"),
+    (f"{MODEL} --out chain.h5", "exists"),
+    # Ensembles
+    (f"{LEARN} --ensemble missing.h5", "there is no file missing.h5"),
+    (f"{LEARN} --ensemble directory", "is a directory"),
+    (f"{LEARN} --ensemble empty", "is empty"),
+    (f"{LEARN} --ensemble text", "not an HDF5 file"),
+    (f"{LEARN} --ensemble truncated_hmc.h5", "truncated or damaged"),
+    (f"{LEARN} --ensemble damaged.h5", "damaged"),
+    (f"{LEARN} --ensemble unfinished.h5", "is not finished"),
+    (f"{LEARN} --ensemble foreign.h5 {ACTION}", "no dataset /cfgs"),
+    (f"{LEARN} --ensemble nan.npy {ACTION}", "NaN or infinite"),
+    (f"{LEARN} --ensemble flat.npy {ACTION}", "must have shape"),
+    (f"{LEARN} --ensemble complex.npy {ACTION}", "must be real numbers"),
+    (f"{LEARN} --ensemble object.npy {ACTION}", "not a readable .npy file"),
+    (f"{LEARN} --ensemble few.npy {ACTION}", "at least 24 are needed"),
+    (f"{LEARN} --ensemble one.npy {ACTION}", "at least 24 are needed"),
+    (f"{LEARN} --ensemble good.npy --kappa 0.2 --lam 0.5", "does not fit the action: <phi dS/dphi>/V should be 1"),
+    (f"{LEARN} --ensemble good.npy --m2 0.5 --lam-mass 1.25", "normalisation of the hopping form"),
+    (f"{LEARN} --ensemble mass.npy {ACTION}", "normalisation of the mass form"),
+    (f"{LEARN} --ensemble zero.npy {ACTION}", "does not fit the action"),
+    (f"{LEARN} --ensemble hmc.h5 --kappa 0.3 --lam 0.05", "leave the action out"),
+    (f"{LEARN} --ensemble hmc.h5 --init text", "not a safetensors file"),
+    (f"{LEARN} --ensemble hmc.h5 --init missing", "no file missing"),
+    (f"{LEARN} --ensemble hmc.h5 --init model.safetensors --sectors two", "cannot start one of two"),
+    # Training
+    ("train --ensemble hmc.h5 --out new --steps 0", "budget must be positive"),
+    ("train --ensemble hmc.h5 --out new --minutes nan", "budget must be positive"),
+    ("train --ensemble hmc.h5 --out new --minutes -1", "budget must be positive"),
+    (f"{LEARN} --ensemble hmc.h5 --levels 0", "must be positive"),
+    (f"{LEARN} --ensemble hmc.h5 --learning-rate nan", "learning_rate > 0"),
+    (f"{LEARN} --ensemble hmc.h5 --hidden1 0", "at least 1 channel"),
+    (f"{LEARN} --ensemble hmc.h5 --seed -1", "the seed must be an integer between 0 and"),
+    # Models
+    ("sample --model missing --out new", "there is no file missing"),
+    ("sample --model directory --out new", "there is no file directory"),
+    ("sample --model text --out new", "not a safetensors file"),
+    ("sample --model truncated_model.safetensors --out new", "truncated"),
+    ("sample --model other.safetensors --out new", "not a dmmc-model file"),
+    ("sample --model newer.safetensors --out new", "newer dmmc"),
+    ("sample --pretrained nonsense --out new", "no pretrained model 'nonsense'"),
+    (f"{MODEL} --kappa 0.21 --lam 0.05", "was trained for"),
+    (f"{MODEL} --free-mass 1", "was trained for"),
+    (f"{MODEL} --shape 8 8", "was trained on lattice (4, 4), not (8, 8)"),
+    (f"{MODEL} --draws 0", "--draws must be at least 4"),
+    (f"{MODEL} --chains 0", "number of chains must be positive"),
+    (f"{MODEL} --flow-steps 0", "must be positive"),
+    (f"{MODEL} --determinants 17", "no more than the 16 proposals of the certificate"),
+    (f"{MODEL} --kernel path --determinants 8", "for kernels with a flow"),
+    (f"{MODEL} --kernel path --flow-steps 8", "has no integrator"),
+    (f"{MODEL} --kernel latent --target-acceptance 2", "must lie between 0 and 1"),
+    (f"{MODEL} --kernel path --level 0.5", "level is an option of the kernel refresh"),
+    (f"{MODEL} --kernel refresh --level 0", "noise level must lie above 0"),
+    (f"{MODEL} --path-steps 8", "path_steps is an option"),
+    (f"{MODEL} --reference other_lattice.npy", "is on a lattice (4, 3), not (4, 4)"),
+    (f"{MODEL} --reference nan.npy", "NaN or infinite"),
+    (f"{MODEL} --reference mass.npy", "normalisation of the mass form"),
+    (f"{MODEL} --discard -1", "discard must not be negative"),
+    # Observables
+    (f"{MODEL} --observable kinetic", "is given as NAME=MODULE:FUNCTION"),
+    (f"{MODEL} --observable a=b", "is given as module:name"),
+    (f"{MODEL} --observable a=missing:f", "cannot be loaded"),
+    (f"{MODEL} --observable a=math:missing", "cannot be loaded"),
+    (f"{MODEL} --observable M=torch:abs", "belongs to a standard observable"),
+    (f"{MODEL} --observable a/b=torch:abs", "cannot be called 'a/b'"),
+    (f"{MODEL} --observable a=torch:is_same_size", "must return a torch.Tensor"),
+    # Quickstart
+    ("quickstart --out text", "is a file"),
+    ("quickstart --out new --draws 0", "--draws must be at least 4"),
+    ("quickstart --out new --steps 0", "budget must be positive"),
+    ("quickstart --out new --minutes nan", "budget must be positive"),
+    ("quickstart --out new --baseline-draws 10", "--baseline-draws must be at least 60"),
+    ("quickstart --out new --seed -1", "the seed must be an integer between 0 and"),
+]
+
+
+REMARKS = ("The symmetry phi -> -phi", "going on with")
+
+
+def contents(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[arguments for arguments, _ in BAD])
+def test_bad_input_is_refused(arguments, message, bad, monkeypatch, capsys):
+    monkeypatch.chdir(bad)
+    before = contents(bad)
+    try:
+        code, after = cli.main(arguments.split()), contents(bad)
+    finally:  # the next one is to find the folder as it was
+        for path in contents(bad).keys() - before.keys():
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    captured = capsys.readouterr()
+    # One message, perhaps after remarks about the ensemble, and not a traceback; and nothing written.
+    *remarks, error = captured.err.splitlines()
+    assert code == 2 and error.startswith("dmmc ") and message in error
+    assert all(remark.startswith(REMARKS) for remark in remarks)
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "required"),
+        ("nonsense", "invalid choice"),
+        (f"{BASE} --method metropolis", "invalid choice"),
+        (f"{BASE} --draws many", "invalid int value"),
+        ("sample --model model.safetensors --kernel nonsense --out new", "invalid choice"),
+        ("sample --out new", "one of the arguments --model --pretrained is required"),
+        (f"train {FIELDS} --minutes 1 --out new", "not allowed with"),
+        ("train --steps 3 --out new", "--ensemble"),
+    ],
+)
+def test_what_is_no_command_is_refused(arguments, message, bad, monkeypatch, capsys):
+    monkeypatch.chdir(bad)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments.split())
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"draws": 3}, {"baseline_draws": 59}, {"minutes": math.inf}])
+def test_bad_sizes_of_a_quickstart_are_refused_from_python_too(options):
+    with pytest.raises(DmmcError):
+        QuickstartOptions(**options)

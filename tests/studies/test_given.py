@@ -1,0 +1,105 @@
+"""Ensembles that a user brings, in any form."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dmmc.core.errors import DmmcError, MismatchError
+from dmmc.runs.chain import ChainOptions
+from dmmc.runs.run import load_run
+from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
+from dmmc.studies.given import read_ensemble
+from dmmc.theory.actions import Phi4
+from dmmc.theory.lattice import Lattice
+from helpers import hmc_ensemble
+
+ACTION, SHAPE = Phi4(0.27, 0.022), (8, 8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of 8 chains that keeps five fields of each."""
+    options = EnsembleOptions(chains=8, thermalise=20, run=ChainOptions(10, keep_every=2, seed=1))
+    return make_ensemble(Phi4(0.2, 0.05), Lattice((4, 3)), tmp_path_factory.mktemp("given") / "hmc.h5", options)
+
+
+def test_a_run_gives_its_fields_chain_by_chain(run):
+    stored = torch.as_tensor(run.cfgs())
+    for source in (run, run.path, str(run.path), load_run(run.path)):
+        given = read_ensemble(source)
+        assert (given.action, given.lattice.shape, given.chains) == (Phi4(0.2, 0.05), (4, 3), 8)
+        assert given.name == str(run.path) and given.phi.dtype == torch.float64
+        for chain in range(8):
+            mine = stored[torch.as_tensor(run.cfg_index[:, 0] == chain)]
+            torch.testing.assert_close(given.phi[5 * chain : 5 * chain + 5], mine, rtol=0, atol=0)
+
+
+def test_chains_of_a_shortened_run(run):
+    given = read_ensemble(run.discarding(5))
+    assert len(given.phi) == 8 * 3 and given.chains == 8
+
+
+def test_fields_and_files_of_other_programs(run, tmp_path):
+    fields = run.cfgs()
+    np.save(tmp_path / "fields.npy", fields)
+    for source in (fields, torch.as_tensor(fields), tmp_path / "fields.npy"):
+        given = read_ensemble(source, Phi4(0.2, 0.05))
+        assert given.chains is None and given.action == Phi4(0.2, 0.05) and given.lattice.shape == (4, 3)
+        np.testing.assert_array_equal(given.phi.numpy(), fields)
+        assert read_ensemble(source).action is None and read_ensemble(source).check() is None
+    single = read_ensemble(fields.astype(np.float32))
+    assert single.phi.dtype == torch.float64
+
+
+def test_gradients_are_left_behind(run):
+    phi = torch.as_tensor(run.cfgs()).requires_grad_()
+    assert not read_ensemble(phi).phi.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("phi", "message"),
+    [
+        (torch.zeros(5), "must have shape"),
+        (torch.zeros(5, 4, dtype=torch.int64), "must be real floating point"),
+        (torch.zeros(5, 4, dtype=torch.complex128), "must be real floating point"),
+        (torch.full((5, 4), math.nan), "NaN or infinite"),
+        (torch.zeros(5, 2, 2, 2, 2, 2), "1 to 4 positive extents"),
+    ],
+)
+def test_arrays_that_are_no_ensemble(phi, message):
+    with pytest.raises(DmmcError, match=message):
+        read_ensemble(phi)
+
+
+def test_another_action_or_lattice_is_refused(run):
+    with pytest.raises(MismatchError, match="leave the action out"):
+        read_ensemble(run, Phi4(0.21, 0.05))
+    for source in (run, run.cfgs(), torch.as_tensor(run.cfgs())):
+        with pytest.raises(MismatchError, match=r"\(4, 3\), not \(3, 4\)"):
+            read_ensemble(source, lattice=(3, 4))
+    assert read_ensemble(run, Phi4(0.2, 0.05 * (1 + 1e-12)), (4, 3)).action is not None
+
+
+def test_fields_are_checked_against_their_action():
+    phi = hmc_ensemble(ACTION, SHAPE, n=1000)
+    check = read_ensemble(phi, ACTION).check()
+    assert abs(check.virial_z) < 5 and abs(check.virial - 1) < 0.1
+    for action, factor in (
+        (Phi4(0.25, 0.022), 1.0),
+        (ACTION, math.sqrt(0.27)),
+        (ACTION.rescaled(math.sqrt(0.27)), 1.0),
+    ):
+        with pytest.raises(MismatchError, match="does not fit the action"):
+            read_ensemble(factor * phi, action).check()
+    with pytest.raises(MismatchError, match="in the wrong order"):
+        tall = hmc_ensemble(ACTION, (4, 6), n=1000)
+        read_ensemble(tall.reshape(-1, 6, 4), ACTION).check()
+
+
+def test_a_one_sided_ensemble_is_noted():
+    phi = hmc_ensemble(ACTION, SHAPE, n=1000)
+    one_sided = read_ensemble(phi[phi.flatten(1).mean(1) > 0], ACTION).check("z2")
+    assert any("one sector" in remark for remark in one_sided.notes)
+    assert not any("one sector" in remark for remark in read_ensemble(phi, ACTION).check("z2").notes)

@@ -1,0 +1,157 @@
+"""From an ensemble to a model: what is found out about the theory, and what is refused."""
+
+import math
+
+import pytest
+import torch
+
+from dmmc.core.errors import DmmcError, FileError, MismatchError
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.options import TrainingOptions
+from dmmc.proposals.of_model import flow_proposal
+from dmmc.runs.chain import ChainOptions
+from dmmc.runs.summary import summarise
+from dmmc.studies.sampling import SampleOptions, sample
+from dmmc.studies.training import train
+from dmmc.theory.actions import Phi4
+from dmmc.theory.symmetry import is_broken
+from helpers import SIGMA, hmc_ensemble, rng
+from theories import EVEN, GRID, TILTED, exact_mean
+
+SIZE = {"filters": 3, "hidden1": 6, "hidden2": 4}
+
+
+def short(steps=2):
+    return TrainingOptions(steps=steps, levels=16, trajectories=2, seed=1)
+
+
+@pytest.fixture(scope="module")
+def tilted():
+    """Independent fields of two unequal wells."""
+    return GRID.draws(TILTED, 2000)
+
+
+@pytest.fixture(scope="module")
+def both_wells(tilted, tmp_path_factory):
+    """A model of them, and what was said."""
+    said = []
+    path = tmp_path_factory.mktemp("tilted") / "model.safetensors"
+    model = train(tilted, path, short(400), action=TILTED, config=SIZE, say=said.append)
+    return model, said
+
+
+def test_an_undeclared_symmetry_is_tested_said_and_recorded(tmp_path):
+    said = []
+    phi = GRID.draws(EVEN, 500)
+    model = train(
+        phi, tmp_path / "model.safetensors", short(), action=EVEN, config=SIZE, sectors="one", say=said.append
+    )
+    assert model.symmetry == "z2" and model.network.odd and model.reference.mean == 0
+    assert "found by a test" in model.symmetry_evidence and model.symmetry_evidence in said
+    read = DiffusionModel.load(tmp_path / "model.safetensors")
+    assert read.symmetry_evidence == model.symmetry_evidence
+    options = SampleOptions(chains=4, run=ChainOptions(4, seed=1), flow_steps=2)
+    with pytest.raises(DmmcError, match="does not say its action"):  # no action is registered under this name
+        sample(read, tmp_path / "chain.h5", options)
+    run = sample(read, tmp_path / "chain.h5", options, action=EVEN)
+    assert run.header.provenance["symmetry"] == {"symmetry": "z2", "evidence": model.symmetry_evidence}
+    summary = summarise(run)
+    assert (summary.symmetry, summary.symmetry_evidence) == ("z2", model.symmetry_evidence)
+    assert "found by a test" in str(summary)
+
+
+def test_two_equal_wells_are_mirrored(tmp_path):
+    phi = GRID.draws(EVEN, 500)
+    assert is_broken(phi)
+    model = train(phi, tmp_path / "model.safetensors", short(), action=EVEN, config=SIZE, say=lambda _: None)
+    assert model.symmetry == "z2" and model.two_sector and not model.network.odd
+    assert model.reference.mean == pytest.approx(float(phi.mean(1).abs().mean()), rel=0.02)
+
+
+def test_two_unequal_wells_are_modelled_as_they_are(both_wells, tilted, tmp_path):
+    model, said = both_wells
+    # The histogram of M has two narrow peaks; only the symmetry would allow to mirror one of them.
+    assert is_broken(tilted)
+    assert model.symmetry == "none" and not model.two_sector and not model.network.odd
+    assert "The action has no symmetry" in model.symmetry_evidence and model.symmetry_evidence in said
+    mean = exact_mean(TILTED, lambda phi: phi.mean(1))
+    assert mean > 0.2 and abs(model.reference.mean - mean) < 5 * float(tilted.mean(1).std()) / math.sqrt(len(tilted))
+    fields, _ = flow_proposal(model, 8).sample(1000, rng(3))
+    positive = float((fields.mean(1) > 0).double().mean())
+    # The model has both wells, and not with equal weight.
+    truth = exact_mean(TILTED, lambda phi: (phi.mean(1) > 0).double())
+    assert abs(positive - truth) < 0.08 < truth - 0.5
+
+    options = SampleOptions(chains=64, run=ChainOptions(128, seed=2), flow_steps=8)
+    summary = summarise(sample(model, tmp_path / "chain.h5", options, action=TILTED))
+    assert summary.acceptance > 0.3 and summary.symmetry == "none"
+    for name, exact in {"M": mean, "phi2": exact_mean(TILTED, lambda phi: phi.square().mean(1))}.items():
+        x = summary.observables[name]
+        assert x.error < 0.05 and abs(x.value - exact) < SIGMA * x.error, name
+
+
+@pytest.mark.parametrize("how", [{"symmetry": "z2"}, {"sectors": "two"}])
+def test_a_symmetry_that_does_not_hold_is_refused(how, tilted, tmp_path):
+    with pytest.raises(MismatchError, match="symmetry"):
+        train(tilted, tmp_path / "model.safetensors", short(), action=TILTED, say=lambda _: None, **how)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_symmetry_that_is_not_to_be_used(tmp_path):
+    phi = GRID.draws(EVEN, 500)
+    model = train(
+        phi, tmp_path / "model.safetensors", short(), action=EVEN, config=SIZE, symmetry="none", say=lambda _: None
+    )
+    assert model.symmetry == "none" and not model.two_sector and not model.network.odd
+    assert "as asked for" in model.symmetry_evidence
+
+
+@pytest.mark.parametrize(
+    ("action", "factor", "message"),
+    [
+        (Phi4(0.25, 0.022), 1.0, "should be 1 and is 1.[12]"),
+        (Phi4(0.27, 0.05), 1.0, "should be 1 and is 1.[34]"),
+        (Phi4(0.27, 0.022), math.sqrt(0.27), "normalisation of the mass form"),
+    ],
+)
+def test_an_ensemble_that_does_not_fit_is_refused(action, factor, message, tmp_path):
+    phi = factor * hmc_ensemble(Phi4(0.27, 0.022), (8, 8), n=1000)
+    with pytest.raises(MismatchError, match=message):
+        train(phi, tmp_path / "model.safetensors", short(), action=action, say=lambda _: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_one_sided_ensemble_is_remarked_on(tmp_path):
+    phi = GRID.draws(EVEN, 1000)
+    said = []
+    train(phi[phi.mean(1) > 0], tmp_path / "model.safetensors", short(), action=EVEN, config=SIZE, say=said.append)
+    assert any("all fields have M > 0, although the theory is symmetric" in remark for remark in said)
+
+
+def test_starting_from_a_model(both_wells, tilted, tmp_path):
+    init, _ = both_wells
+    how = {"action": TILTED, "say": lambda _: None}
+    model = train(tilted, tmp_path / "model.safetensors", short(), init=init, **how)
+    assert model.history.steps == 2 and model.history.before == init.history
+    phi = GRID.draws(EVEN, 500)
+    with pytest.raises(MismatchError, match="'none' and this theory 'z2'"):
+        train(phi, tmp_path / "other.safetensors", short(), init=init, action=EVEN, sectors="one", say=how["say"])
+
+
+def test_what_is_in_the_way(tmp_path, tilted):
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(FileError, match="exists"):
+        train(tilted, tmp_path / "model.safetensors", short(), action=TILTED)
+    with pytest.raises(FileError, match="is finished, there is nothing to resume"):
+        train(tilted, tmp_path / "model.safetensors", short(), action=TILTED, resume=True)
+    with pytest.raises(FileError, match="is a directory"):
+        train(tilted, tmp_path, short(), action=TILTED)
+
+
+def test_global_random_numbers_do_not_matter(tmp_path, tilted):
+    prints = set()
+    for k in range(2):
+        torch.manual_seed(k)
+        model = train(tilted, tmp_path / f"{k}.safetensors", short(), action=TILTED, config=SIZE, say=lambda _: None)
+        prints.add(model.fingerprint())
+    assert len(prints) == 1
