@@ -72,8 +72,8 @@ def fit_precision(u2: Tensor, residual2: Tensor) -> Tensor:
 
     for _ in range(8):
         inverse = 1 / precision(theta)
-        # The normal equations of two parameters by hand: what LAPACK returns for them may differ in its last digits from
-        # call to call, and a chain is resumed only with the very same calibration.
+        # The normal equations of two parameters by hand: what LAPACK returns for them may differ in its last digits
+        # from call to call, and a chain is resumed only with the very same calibration.
         weight, slope = inverse.square(), inverse - z
         aa, ab, bb = weight.sum(), (weight * u).sum(), (weight * u.square()).sum()
         a, b = slope.sum(), (slope * u).sum()
