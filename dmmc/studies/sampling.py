@@ -47,13 +47,13 @@ DISCARD_TIMES = 5.0
 DISCARD_UNKNOWN = 60
 """Steps discarded for a kernel without weights, whose rejection time cannot be predicted."""
 
-WEIGHED = 256
+WEIGHED = 128
 """Fewest proposals from whose weights the rejection time is predicted."""
 
 REFERENCE_FIELDS = 512
 """Reference configurations that are weighed."""
 
-CHOICE_PROPOSALS, CHOICE_PROBES = 8, 8
+CHOICE_PROPOSALS, CHOICE_PROBES = 8, 4
 """Proposals and random vectors of the automatic choice of steps, which must be cheap beside the chain itself."""
 
 DETERMINANT_SHARE = 0.1
