@@ -44,6 +44,10 @@ class Calibration:
         return Calibration(self.spectrum[:n_steps], precision)
 
 
+SINGULAR = 1e-12
+"""Determinant of the normal equations, relative to the product of their diagonal, below which they are singular."""
+
+
 def fit_precision(u2: Tensor, residual2: Tensor) -> Tensor:
     """The alpha and beta that make residuals of precision ``alpha + beta u^2`` most likely, by Newton's method.
 
@@ -59,17 +63,28 @@ def fit_precision(u2: Tensor, residual2: Tensor) -> Tensor:
     Returns:
         ``(2,)``.
     """
-    t = torch.stack([torch.ones_like(u2), u2], -1).flatten(0, -2)
-    z = residual2.flatten()
+    u, z = u2.flatten(), residual2.flatten()
     gaussian = torch.tensor([1.0, 0.0]).to(z)
     theta = constant = gaussian / z.mean()
+
+    def precision(theta: Tensor) -> Tensor:
+        return (theta[0] + theta[1] * u).clamp(min=LEAST_PRECISION)
+
     for _ in range(8):
-        q = (t @ theta).clamp(min=LEAST_PRECISION)
-        scaled = t / q.unsqueeze(1)
-        theta = theta + torch.linalg.lstsq(scaled.mT @ scaled, t.mT @ (1 / q - z)).solution
+        inverse = 1 / precision(theta)
+        # The normal equations of two parameters by hand: what LAPACK returns for them may differ in its last digits
+        # from call to call, and a chain is resumed only with the very same calibration.
+        weight, slope = inverse.square(), inverse - z
+        aa, ab, bb = weight.sum(), (weight * u).sum(), (weight * u.square()).sum()
+        a, b = slope.sum(), (slope * u).sum()
+        determinant = aa * bb - ab * ab
+        if not bool(determinant > SINGULAR * aa * bb):  # u^2 is the same everywhere: alpha alone can be fitted
+            theta = theta + torch.stack([a / aa, torch.zeros_like(a)])
+        else:
+            theta = theta + torch.stack([bb * a - ab * b, aa * b - ab * a]) / determinant
 
     def gain(theta: Tensor, n_parameters: int) -> float:
-        q = (t @ theta).clamp(min=LEAST_PRECISION)
+        q = precision(theta)
         value = float(0.5 * (q.log() - q * z).sum()) - n_parameters
         return value if math.isfinite(value) and float(theta[1]) >= 0 else -math.inf
 

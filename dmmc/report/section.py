@@ -83,7 +83,7 @@ def training_section(id_: str, name: str, pictures: Sequence[Picture], settings:
     Args:
         id_: identifies the section.
         name: of the model.
-        pictures: its loss, as :func:`dmmc.report.figures.training_loss` draws it; none for a training that was too short
+        pictures: its loss, as :func:`dmmc.report.figures.training_loss` draws it; none for a training too short
             to record one.
         settings: what it was trained with, as pairs of name and value.
     """

@@ -112,8 +112,8 @@ def model_section(model: DiffusionModel, name: str, id_: str) -> Section:
                     figures.training_loss({name: history.curve}),
                     f"Validation loss of {name} against the steps of training.",
                     "The loss on fields that were held out, less the loss of the Gaussian reference alone: how much of "
-                    "the Kullback-Leibler divergence between reference and target the network has removed. A curve that "
-                    "is still falling at its end calls for more steps.",
+                    "the Kullback-Leibler divergence between reference and target the network has removed. A curve "
+                    "that is still falling at its end calls for more steps.",
                     width=FULL,
                     height=3.6,
                 )

@@ -92,7 +92,7 @@ def test_limits_cover():
 def test_rounding_is_the_error_of_log_q_at_the_field(shape):
     # The flow of the free field is exact, so the error of log q in float32 is known.
     action, lattice = FreeField(0.6), Lattice(shape)
-    model = DiffusionModel.untrained(free_reference(lattice, 0.6), action, SMALL, generator=rng())
+    model = DiffusionModel.untrained(free_reference(lattice, 0.6), action, config=SMALL.describe(), generator=rng())
     flow = FlowProposal(model, (1,) * 4)
     assert model.dtype == torch.float32
     certificate = certify(flow, 12, rng(2))

@@ -143,13 +143,11 @@ def test_a_full_disk_loses_the_block_and_nothing_else(tmp_path, monkeypatch):
     check(path, 2)
 
 
-def test_where_the_analysis_begins_may_change_on_resumption(tmp_path):
+def test_what_was_discarded_is_part_of_the_run(tmp_path):
     path = write(tmp_path / "run.h5", 1)
-    with RunWriter.resume(path, replace(HEADER, discard=2)) as writer:
-        writer.append(**block(1))
-        writer.finish(RECORD)
-    assert load_run(path).header == replace(HEADER, discard=2)
-    check(path, 2)
+    with pytest.raises(MismatchError, match="discard is 0 there and 2 here"):
+        RunWriter.resume(path, replace(HEADER, discard=2))
+    check(path, 1)
 
 
 WRITER = """

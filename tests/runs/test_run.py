@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -98,18 +97,11 @@ def test_without_the_first_draws(tmp_path):
     assert (again.n_draws, again.discarded) == (4 * DRAWS - 10, 10)
     np.testing.assert_array_equal(again.observables["M"], run.observables["M"][:, 10:])
     np.testing.assert_array_equal(again.cfgs(), run.cfgs()[2 * CHAINS :])
-    assert run.n_draws == 4 * DRAWS and run.discarded is None
+    assert run.n_draws == 4 * DRAWS and run.discarded == 0
     np.testing.assert_array_equal(run.discarding(0).cfgs(), run.cfgs())
     for n in (-1, 4 * DRAWS):
         with pytest.raises(DmmcError, match=r"cannot be discarded: .*run.h5 has 20"):
             run.discarding(n)
-
-
-def test_the_header_says_what_to_discard_and_the_user_may_differ(tmp_path):
-    run = load_run(write(tmp_path / "run.h5", 2, replace(HEADER, discard=3)))
-    assert run.without_transient().n_draws == 2 * DRAWS - 3
-    assert run.discarding(0).without_transient().n_draws == 2 * DRAWS
-    assert run.discarding(5).without_transient().n_draws == 2 * DRAWS - 5
 
 
 def test_repr(tmp_path):
