@@ -108,7 +108,11 @@ class QuickstartSummary(Record):
 
 
 def quickstart(options: QuickstartOptions, out: Path) -> QuickstartSummary:
-    """Run it all; files, figures, the table and the report are in ``out``.
+    """Run the demonstration.
+
+    Args:
+        options: its sizes.
+        out: the directory for the chains, the model, the table, the figures and the page; it is made if need be.
 
     Raises:
         FileError: if ``out`` holds an earlier run.

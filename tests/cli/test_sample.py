@@ -56,9 +56,6 @@ def test_observables_of_ones_own(made, tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(run.observables["slices"].mean(-1), run.observables["M"], rtol=0, atol=1e-12)
     printed = capsys.readouterr().out
     assert all(name in printed for name in parts)
-    assert dmmc("report", out, "--out", tmp_path / "report.html") == 0
-    page = (tmp_path / "report.html").read_text()
-    assert "kinetic" in page and "slices<sub>3</sub>" in page
 
 
 def test_the_beginning_of_the_chain(made, tmp_path, capsys):
@@ -75,21 +72,6 @@ def test_the_beginning_of_the_chain(made, tmp_path, capsys):
         assert dmmc(*sample, "--draws", 12, "--out", out, "--resume") == 0
         assert (load_run(out).header.discard, load_run(out).n_draws) == (steps, 12)
         capsys.readouterr()
-
-
-def test_automatic_steps_are_kept_when_a_run_goes_on(made, tmp_path, monkeypatch):
-    sample = ["sample", "--chains", 8, "--model", made / "model.safetensors", "--out", tmp_path / "chain.h5"]
-    assert dmmc(*sample, "--draws", 6) == 0
-    first = load_run(tmp_path / "chain.h5")
-    assert first.header.provenance["flow"]["method"] == "dopri5"
-    assert first.record.wall_seconds["choice of steps"] > 0
-
-    def chosen_again(*args, **kwargs):
-        raise AssertionError("the steps of a run that goes on are known")
-
-    monkeypatch.setattr("dmmc.studies.sampling.choose_steps", chosen_again)
-    assert dmmc(*sample, "--draws", 9, "--resume") == 0
-    assert load_run(tmp_path / "chain.h5").header.provenance == first.header.provenance
 
 
 def test_overwrite(made, tmp_path):
