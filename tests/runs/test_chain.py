@@ -323,7 +323,7 @@ def test_an_interrupt_keeps_whole_blocks(name, tmp_path, monkeypatch):
 
     def interrupted(*args):
         calls.append(1)
-        if len(calls) == 8:  # in the fourth block
+        if len(calls) == 9:  # in the fourth block; the initial state has been measured too
             raise KeyboardInterrupt
         return inner(*args)
 
@@ -338,8 +338,9 @@ def test_an_interrupt_keeps_whole_blocks(name, tmp_path, monkeypatch):
         load_run(tmp_path / "run.h5")
     assert_same(run(name, options, tmp_path / "run.h5", resume=True), whole)
     assert not journal.exists()
-    # Six draws before the interrupt and two that were lost with it; then six more.
-    assert len(calls) == 8 + 6
+    # The initial state, six draws before the interrupt and two that were lost with it; then six more. The new run that
+    # is refused has measured its initial state as well.
+    assert len(calls) == 9 + 1 + 6
 
 
 SCRIPT = """
