@@ -9,6 +9,7 @@ from typing import Any
 
 from dmmc.cli.options import add_options, fill
 from dmmc.cli.shared import action_of, add_action, add_common, check_out, device_of, load_model
+from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.model.options import TrainingOptions
 from dmmc.studies.given import read_ensemble
@@ -92,13 +93,19 @@ def run(args: argparse.Namespace) -> TrainSummary:
     """Train the model and say what was made."""
     check_out(args.out, args)
     device, stages = device_of(args), Stages()
-    dim = read_ensemble(args.ensemble).lattice.dim if args.m2 is not None else 2
+    given = read_ensemble(args.ensemble)
+    action = action_of(args, given.lattice.dim)
+    if action is None and given.action is None:
+        raise DmmcError(
+            f"{args.ensemble} does not say an action that is known here; give it with --kappa and --lam, or --m2 and "
+            "--lam-mass. An action of your own, or fields without one, are for dmmc.train in Python"
+        )
     minutes = 5.0 if args.minutes is None and args.steps is None else args.minutes
     model = train(
         args.ensemble,
         args.out,
         fill(TrainingOptions, args, minutes=minutes),
-        action=action_of(args, dim),
+        action=action,
         network=args.network,
         config={name: getattr(args, name) for name in SIZES if getattr(args, name) is not None},
         init=load_model(args.init, device) if args.init else None,

@@ -78,7 +78,11 @@ def find_symmetry(action: Action | None, phi: Tensor, asked: Literal["auto", "no
             )
         return SymmetryFinding("none", "The action declares that it has no symmetry.")
     deviation, n = _z2_deviation(action, phi)
-    tested = f"S(phi) and S(-phi) differ by at most {deviation:.1g} of the size of S on {n} fields of the ensemble"
+    tested = (
+        f"S(phi) and S(-phi) differ by at most {deviation:.1g} of the size of S on {n} fields of the ensemble"
+        if deviation
+        else f"S(phi) and S(-phi) are equal on {n} fields of the ensemble"
+    )
     if deviation <= ROUNDING:
         why = "asked for" if asked == "z2" else "declared by the action" if declared else "found by a test"
         return SymmetryFinding("z2", f"The symmetry phi -> -phi is {why}: {tested}.", deviation)

@@ -15,7 +15,7 @@ import pytest
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
 from dmmc.model.history import TrainingRecord
-from dmmc.report import figures, numbers, pictures, svg, table, wording
+from dmmc.report import figures, pictures, svg, table, wording
 from dmmc.report import page as page_module
 from dmmc.report.comparable import choose_reference, is_sign_symmetric, named
 from dmmc.report.page import ReportSummary, render
@@ -249,8 +249,8 @@ def test_table_has_the_numbers_of_the_text_table(page, runs):
 
 def test_cost_of_an_effective_sample(runs):
     run = runs["independence"]
-    assert numbers.priced({"diffusion": run}) == ("M", "M2")
-    row = numbers.efficiency("diffusion", run, ("M", "M2"))
+    assert page_tables.priced({"diffusion": run}) == ("M", "M2")
+    row = page_tables.efficiency("diffusion", run, ("M", "M2"))
     # 2 s for 8 chains of 60 draws, 32 network evaluations per draw; 2 tau draws are worth one independent draw.
     for name, price in zip(("M", "M2"), row.prices, strict=True):
         tau = figures.resolved_tau(run.observables[name])[0].tau_int
@@ -264,7 +264,7 @@ def test_cost_of_an_effective_sample(runs):
 def test_a_price_that_is_only_a_bound_says_so(tmp_path):
     slow = np.cumsum(np.random.default_rng(3).standard_normal((8, 60)), axis=1)
     run = make_run(tmp_path / "slow.h5", HMC, extra={"M": slow})
-    price, _ = numbers.efficiency("HMC", run, ("M", "M2")).prices
+    price, _ = page_tables.efficiency("HMC", run, ("M", "M2")).prices
     assert price.effective.startswith("≲ ")
     assert price.wall.startswith("≳ ") and price.evaluations.startswith("≳ ")
 
@@ -309,7 +309,7 @@ def test_what_is_missing_is_said_in_one_sentence(tmp_path):
 def test_several_steps_per_draw(tmp_path):
     one, three = (make_run(tmp_path / f"{n}.h5", HMC, steps=n) for n in (1, 3))
     figures.acceptance({"one": one.stats["accepted"], "three": three.stats["accepted"]})
-    costs = [numbers.efficiency("HMC", run, ("M2",)).prices[0].evaluations for run in (one, three)]
+    costs = [page_tables.efficiency("HMC", run, ("M2",)).prices[0].evaluations for run in (one, three)]
     forces = [float(cost.removesuffix(" force").replace(",", "")) for cost in costs]
     # The observables are the same draws, so that an effective sample costs three times as many steps.
     assert forces[1] == pytest.approx(3 * forces[0], abs=2)
