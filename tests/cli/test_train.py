@@ -43,14 +43,12 @@ def test_foreign_ensembles(made, tmp_path):
         assert DiffusionModel.load(out).action["kappa"] == 0.2
 
 
-def test_data_without_an_action(made, tmp_path, capsys):
+def test_data_without_an_action_is_refused(made, tmp_path, capsys):
     np.save(tmp_path / "data.npy", load_fields(made / "hmc.h5"))
     out = tmp_path / "model.safetensors"
-    assert dmmc(*TRAIN, "--ensemble", tmp_path / "data.npy", "--steps", 2, "--out", out) == 0
-    said = capsys.readouterr().err
-    assert "the action of" in said and "is not known" in said and "without an action there is nothing to test" in said
-    model = DiffusionModel.load(out)
-    assert dict(model.action) == {} and model.symmetry == "none" and not model.network.odd
+    assert dmmc(*TRAIN, "--ensemble", tmp_path / "data.npy", "--steps", 2, "--out", out) == 2
+    assert "does not say an action that is known here; give it with --kappa and --lam" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("symmetry", ["none", "z2"])

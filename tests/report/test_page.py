@@ -15,7 +15,7 @@ import pytest
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
 from dmmc.model.history import TrainingRecord
-from dmmc.report import figures, pictures, svg, table, wording
+from dmmc.report import figures, page_tables, pictures, svg, table, wording
 from dmmc.report import page as page_module
 from dmmc.report.comparable import choose_reference, is_sign_symmetric, named
 from dmmc.report.page import ReportSummary, render
