@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/dmmc quickstart --out quickstart
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -101,7 +101,7 @@ def study():
     """A section as a study makes one, with a figure."""
     with svg.page_style():
         drawn = svg.picture("study-1-loss", figures.training_loss({"model": CURVE}), "The loss of a model.", "How.")
-    return training_section("study-1", "a <model>", drawn, [("steps", "300")])
+    return training_section("study-1", "a <model>", (drawn,), [("steps", "300")])
 
 
 PIXEL = svg.Picture("pixel", SVG, SVG, 1, 1, False, "one pixel", "")
