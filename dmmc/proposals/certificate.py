@@ -36,7 +36,7 @@ from scipy.special import chdtri
 from dmmc.core.records import Record
 
 CONFIDENCE = 0.95
-"""Of every limit and interval here."""
+"""Confidence of every limit and interval of this module."""
 
 MIN_DETERMINANTS = 8
 """Fewer determinants only check step doubling; this many take its place."""

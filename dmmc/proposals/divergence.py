@@ -58,7 +58,6 @@ class Tractable:
     inexact = ""
 
     def check(self, network: Network) -> None:
-        """Needs a network that has ``with_trace``."""
         if not callable(getattr(network, "with_trace", None)):
             raise DmmcError(
                 f"{type(network).__name__} has no with_trace, so its divergence must be chosen: "
@@ -67,16 +66,13 @@ class Tractable:
             )
 
     def along(self, network: Network, n: int, generator: torch.Generator) -> Trace:
-        """``network.with_trace``; nothing is random."""
         trace: Trace = network.with_trace  # type: ignore[assignment]  # what check() has found
         return trace
 
     def evaluations(self, volume: int) -> int:
-        """One."""
         return 1
 
     def describe(self) -> dict[str, Any]:
-        """Its name."""
         return {"name": "tractable"}
 
 
@@ -94,7 +90,7 @@ class BruteForce:
     inexact = ""
 
     def check(self, network: Network) -> None:
-        """Works for all."""
+        pass  # every differentiable network has a Jacobian
 
     def along(self, network: Network, n: int, generator: torch.Generator) -> Trace:
         """The sum over sites x of ``e_x^T J e_x``."""
@@ -107,11 +103,10 @@ class BruteForce:
         return trace
 
     def evaluations(self, volume: int) -> int:
-        """The pass forward, and one back for each site."""
+        # The pass forward, and one back for each site.
         return 1 + volume
 
     def describe(self) -> dict[str, Any]:
-        """Its name."""
         return {"name": "brute force"}
 
 
@@ -145,11 +140,10 @@ class Hutchinson:
 
     @property
     def inexact(self) -> str:
-        """Always a reason."""
         return f"log q is estimated with {self.n_probes} {'fresh' if self.fresh else 'fixed'} {self.law} probes"
 
     def check(self, network: Network) -> None:
-        """Works for all."""
+        pass  # every differentiable network has a Jacobian
 
     def along(self, network: Network, n: int, generator: torch.Generator) -> Trace:
         """Probes drawn now, or at every evaluation."""
@@ -170,11 +164,10 @@ class Hutchinson:
         return trace
 
     def evaluations(self, volume: int) -> int:
-        """The pass forward, and one back for each probe."""
+        # The pass forward, and one back for each probe.
         return 1 + self.n_probes
 
     def describe(self) -> dict[str, Any]:
-        """Name and numbers."""
         return {"name": "hutchinson", "n_probes": self.n_probes, "law": self.law, "fresh": self.fresh}
 
 

@@ -31,7 +31,7 @@ from dmmc.proposals.step_doubling import doubling_error
 from dmmc.theory.lattice import Lattice
 
 _DETERMINANT_STEP = 1e-5
-"""Of central differences: errors of 1e-10 in each element, from truncation and from rounding."""
+"""Step of the central differences: truncation and rounding each make an error of 1e-10 in every element."""
 
 
 @dataclass(frozen=True)

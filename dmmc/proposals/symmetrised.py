@@ -156,7 +156,7 @@ class Symmetrised(LatentProposal, Generic[BaseT_co]):
     def interval_errors(
         self: Symmetrised[SteppableT], latents: Tensor, generator: torch.Generator, probes: int = 1
     ) -> Tensor:
-        """Those of the sector in which the fields are made; the other sector's are of the same size."""
+        """The errors in the sector in which the fields are made; those of the other sector are of the same size."""
         return self.base.interval_errors(self._split(latents)[1], generator, probes)
 
     def _coin(self, n: int, generator: torch.Generator) -> Tensor:

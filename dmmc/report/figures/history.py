@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 GREYS = ("#404040", "#a6a6a6")
-"""Of the chains of a sampler the first has the sampler's colour, and the others are grey."""
+"""The first chain of a sampler is drawn in the colour of the sampler, and the others are grey."""
 
 
 def _thinned(x: Array, points: int) -> tuple[Array, Array]:

@@ -65,7 +65,7 @@ class TauInt(Measured):
 
     @classmethod
     def of_estimate(cls, estimate: Estimate, resolved: bool) -> Self:
-        """That of an estimate of the Gamma method."""
+        """The tau_int of an estimate by the Gamma method."""
         return cls(_known(estimate.tau_int), _known(estimate.tau_int_error), resolved)
 
 
