@@ -636,11 +636,12 @@ def state_left_behind(block):
 class Seen:
     """What a bug in one function lets a bug in another one see."""
 
-    phi: torch.Tensor
+    phi: torch.Tensor | None = None
 
 
 def of_the_proposal(measure):
-    return lambda phi, S, *more: measure(Seen.phi, S, *more)
+    # The initial state is measured before there is any proposal.
+    return lambda phi, S, *more: measure(phi if Seen.phi is None else Seen.phi, S, *more)
 
 
 def remember_the_proposal(weighted_step):
