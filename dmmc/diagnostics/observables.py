@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, gamma_derived, gamma_method
-from dmmc.diagnostics.series import as_array, as_series
+from dmmc.diagnostics.series import as_array
 
 Array = NDArray[Any]
 Record = Mapping[str, Array]
@@ -28,7 +28,7 @@ TWO_POINT = "two_point"
 """The standard observable with one number per momentum orbit, which enters through derived quantities only."""
 
 WELL_SEPARATED = 5.0
-"""``<|M|>`` in units of ``std |M|`` above which M has no weight around zero, as in a broken phase."""
+"""``<|M|>`` in units of ``std |M|`` above which M has no weight around zero, as in a broken phase (Gaussian: 3e-7)."""
 
 
 def _columns(record: Record, *names: str) -> list[Array]:
@@ -93,15 +93,15 @@ def components(name: str, values: ArrayLike) -> Iterator[tuple[str, Array]]:
 
 
 def is_broken(M: ArrayLike) -> bool:
-    """Whether the mean field M ``(chain, draw)`` keeps away from zero, on one side or on both.
+    """Whether the mean field M, of any shape, keeps away from zero, on one side or on both.
 
     The connected two-point function then differs from the recorded one, so that the second-moment length :func:`xi` is
     not a correlation length.
 
     Raises:
-        DmmcError: as :func:`~dmmc.diagnostics.gamma_method`.
+        DmmcError: if it is not a rectangular array of real numbers.
     """
-    size = np.abs(as_series(M, "M"))
+    size = np.abs(as_array(M, "M").astype(np.float64))
     return bool(size.mean() > WELL_SEPARATED * size.std())
 
 

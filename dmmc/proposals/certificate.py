@@ -92,6 +92,12 @@ class CertificateSummary(Record):
     reversal_phi: float
     reversal_log_q: float
 
+    def __str__(self) -> str:
+        return (
+            f"bias from integrator and rounding: at most {self.limit_95:.1e} of the standard deviation of an "
+            "observable (95 % confidence)"
+        )
+
 
 @dataclass(frozen=True)
 class Certificate:

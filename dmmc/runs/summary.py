@@ -1,6 +1,6 @@
 """What a run says: every observable with its error, and how good the chain, its weights and its integrator were.
 
-This module imports torch only for a run that has a certificate.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dmmc.core.facts import KernelFacts
 from dmmc.core.records import Record
 from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value
 from dmmc.diagnostics.observables import components
+from dmmc.proposals.certificate import Certificate, CertificateSummary
 from dmmc.runs.run import StoredRun
 from dmmc.theory.momenta import orbit_phat2
 
@@ -92,41 +93,6 @@ class KlSummary(Record):
 
 
 @dataclass(frozen=True)
-class CertificateSummary(Record):
-    """How exact the proposals are; see :mod:`dmmc.proposals.certificate`.
-
-    Attributes:
-        method: ``determinant`` or ``step doubling``.
-        proposals: number of proposals that it was measured on.
-        std_delta: standard deviation of the integrator's error of log q.
-        std_delta_low: lower end of its 95 % confidence interval.
-        std_delta_high: upper end.
-        std_rounding: standard deviation of the rounding error of log q.
-        limit: bound on the bias of any observable in units of its standard deviation, of 95 % confidence.
-        limit_of_error: largest bias bound of an observable in units of its statistical error.
-        reversal_phi: largest change of a field on the way to the latent space and back.
-        reversal_log_q: largest difference of log q between the two ways.
-    """
-
-    method: str
-    proposals: int
-    std_delta: float
-    std_delta_low: float
-    std_delta_high: float
-    std_rounding: float
-    limit: float
-    limit_of_error: float
-    reversal_phi: float
-    reversal_log_q: float
-
-    def __str__(self) -> str:
-        return (
-            f"bias from integrator and rounding: at most {self.limit:.1e} of the standard deviation of an observable "
-            f"(95 % confidence), {100 * self.limit_of_error:.2g} % of a statistical error"
-        )
-
-
-@dataclass(frozen=True)
 class EnergySummary(Record):
     """Energy errors dH of HMC trajectories.
 
@@ -167,6 +133,7 @@ class RunSummary(Record):
         kl: comparison with reference configurations.
         bias_bound_sigma: bound on the bias of any observable in units of its standard deviation: the limit of the
             certificate, or without one the spread of the integrator's error.
+        bias_of_error: largest bias bound of an observable in units of its statistical error.
         certificate: how exact the proposals are.
         energy: energy errors of HMC trajectories.
         symmetry: the symmetry that was used, ``z2`` or ``none``; empty if none was recorded.
@@ -193,6 +160,7 @@ class RunSummary(Record):
     rejected_not_finite: int | None = None
     kl: KlSummary | None = None
     bias_bound_sigma: float | None = None
+    bias_of_error: float | None = None
     certificate: CertificateSummary | None = None
     energy: EnergySummary | None = None
     symmetry: str = ""
@@ -259,7 +227,8 @@ class RunSummary(Record):
         if self.rejected_not_finite:
             yield "warning", f"{self.rejected_not_finite} proposals were not finite and were rejected"
         if self.certificate is not None:
-            yield "certificate", str(self.certificate)
+            share = "" if self.bias_of_error is None else f", {100 * self.bias_of_error:.2g} % of a statistical error"
+            yield "certificate", f"{self.certificate}{share}"
         elif self.bias_bound_sigma is not None:
             yield "bias", f"at most about {self.bias_bound_sigma:.1e} of the standard deviation of an observable"
         if self.kl is not None:
@@ -302,8 +271,9 @@ def summarise(run: StoredRun, wall: Mapping[str, float] | None = None) -> RunSum
         DmmcError: as :func:`estimates`.
     """
     means, notes = _estimates(run)
-    certificate = _certificate(run, means)
-    sigma = certificate.limit if certificate is not None else bias_bound_sigma(run)
+    stored = Certificate.stored(run.evaluation)
+    certificate = None if stored is None else stored.summary()
+    sigma = certificate.limit_95 if certificate is not None else bias_bound_sigma(run)
     observables = {
         name: ObservableEstimate(
             value=_known(x.value),
@@ -340,6 +310,7 @@ def summarise(run: StoredRun, wall: Mapping[str, float] | None = None) -> RunSum
         rejected_not_finite=None if log_w is None else diagnostics.n_zero_weight(log_w),
         kl=_kl(run) if independent else None,
         bias_bound_sigma=sigma,
+        bias_of_error=None if sigma is None else _bias_of_error(run, means, sigma),
         certificate=certificate,
         energy=_energy(run),
         symmetry=str(symmetry.get("symmetry", "")) if isinstance(symmetry, dict) else "",
@@ -421,29 +392,11 @@ def _kl(run: StoredRun) -> KlSummary | None:
     )
 
 
-def _certificate(run: StoredRun, means: Mapping[str, Estimate]) -> CertificateSummary | None:
-    if "delta" not in run.evaluation:
-        return None
-    from dmmc.proposals.certificate import Certificate
-
-    stored = Certificate.stored(run.evaluation)
-    if stored is None:
-        return None
+def _bias_of_error(run: StoredRun, means: Mapping[str, Estimate], sigma: float) -> float:
+    """The largest bias bound of an observable in units of its statistical error."""
     spreads = _spreads(run)
-    errors = {name: x.error for name, x in means.items() if name in spreads and x.error > 0}
-    low, high = stored.interval
-    determinant = stored.method == "determinant"
-    return CertificateSummary(
-        method=stored.method,
-        proposals=len(stored.delta_determinant if determinant else stored.delta),
-        std_delta=stored.std,
-        std_delta_low=low,
-        std_delta_high=high,
-        std_rounding=stored.std_rounding,
-        limit=stored.limit,
-        limit_of_error=max((stored.limit * spreads[name] / error for name, error in errors.items()), default=0.0),
-        reversal_phi=float(stored.reversal_phi.max()),
-        reversal_log_q=float(np.abs(stored.reversal_log_q).max()),
+    return max(
+        (sigma * spreads[name] / x.error for name, x in means.items() if name in spreads and x.error > 0), default=0.0
     )
 
 

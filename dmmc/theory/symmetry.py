@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dmmc import diagnostics
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.records import Record
 from dmmc.theory.actions import Action, Symmetry, declaration
@@ -26,9 +27,6 @@ The sum of V terms in float64 is exact to about ``V 1e-16`` of their size, which
 determinant loses a few digits more. A term that breaks the symmetry and still stays below this has no consequences that
 a simulation could see: it changes S by ``1e-9 |S|``, which is 1e-6 for |S| of a thousand.
 """
-
-WELL_SEPARATED = 5.0
-"""<|M|> in units of std |M| above which fields between the sectors are too rare to matter (Gaussian: 3e-7)."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +117,7 @@ def is_broken(phi: Tensor) -> bool:
 
     One Gaussian reference centred at zero is then a poor one, and a two-sector model the better choice.
     """
-    size = magnetisation(phi).abs()
-    return bool(size.mean() > WELL_SEPARATED * size.std())
+    return diagnostics.is_broken(magnetisation(phi).cpu().numpy())
 
 
 def align(phi: Tensor) -> Tensor:

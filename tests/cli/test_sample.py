@@ -33,7 +33,7 @@ def test_sample(made):
     assert read.kl.log_z == pytest.approx(read.kl.log_z_reference, abs=0.5)
     assert read.observables["M2"].bias_bound == pytest.approx(read.bias_bound_sigma * run.observables["M2"].std())
     assert read.observables["xi"].bias_bound is None
-    assert read.bias_bound_sigma == read.certificate.limit
+    assert read.bias_bound_sigma == read.certificate.limit_95
     assert run.evaluation["log_w_reference"].shape == (len(load_run(made / "hmc.h5").cfg_index),)
     # From the prior at the largest noise level to a field of the model.
     assert run.evaluation["denoising"].shape == (5, 4, 4)

@@ -125,11 +125,11 @@ def test_a_proposal_of_weight_zero(tmp_path):
 def test_bias_bounds(tmp_path):
     run = made(tmp_path, stats=weights(), kernel=DIFFUSION, evaluation=certificate())
     summary, stored = summarise(run), Certificate.stored(run.evaluation)
-    assert summary.bias_bound_sigma == summary.certificate.limit == stored.limit
+    assert summary.bias_bound_sigma == summary.certificate.limit_95 == stored.limit
     assert summary.observables["M2"].bias_bound == pytest.approx(stored.limit * np.std(run.observables["M2"]))
     assert summary.observables["chi2"].bias_bound is None  # not the mean of something measured on configurations
     shares = [x.bias_bound / x.error for x in summary.observables.values() if x.bias_bound is not None]
-    assert summary.certificate.limit_of_error == pytest.approx(max(shares))
+    assert summary.bias_of_error == pytest.approx(max(shares))
     assert (summary.certificate.method, summary.certificate.proposals) == ("step doubling", 16)
     assert summary.certificate.reversal_log_q == 2e-5
     assert "bias at most" in str(summary) and str(summary.certificate) in str(summary)
