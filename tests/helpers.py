@@ -141,3 +141,12 @@ def exact_log_q(flow, latents):
     jacobian = ((ends[0] - ends[1]) / (2 * h)).view(-1, volume, volume)
     log_normal = -0.5 * latents.square().flatten(1).sum(1) - 0.5 * volume * math.log(2 * math.pi)
     return log_normal - torch.linalg.slogdet(jacobian).logabsdet
+
+
+def assert_standard_normal(pulls):
+    """Mean 0, variance 1 and 68 % within one sigma, each to 5 of its standard errors."""
+    n = len(pulls)
+    assert abs(np.mean(pulls)) < SIGMA / math.sqrt(n)
+    assert abs(np.var(pulls) - 1) < SIGMA * math.sqrt(2 / n)
+    inside = math.erf(1 / math.sqrt(2))
+    assert abs(np.mean(np.abs(pulls) < 1) - inside) < SIGMA * math.sqrt(inside * (1 - inside) / n)

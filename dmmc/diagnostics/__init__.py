@@ -17,9 +17,11 @@ from dmmc.diagnostics.autocorrelation import (
     format_value,
     gamma_derived,
     gamma_method,
+    resolved_tau,
 )
 from dmmc.diagnostics.balance import ModeBalance, Z2Balance, ZeroMode, mode_balance, z2_balance, zero_mode
 from dmmc.diagnostics.convergence import Convergence, convergence_summary, ess, mcse, rhat
+from dmmc.diagnostics.crossings import BinderCrossings, binder_crossings
 from dmmc.diagnostics.free_energy import (
     LogZ,
     LogZEstimates,
@@ -44,13 +46,7 @@ from dmmc.diagnostics.observables import (
     z_score,
 )
 from dmmc.diagnostics.resampling import Blocking, Jackknife, blocking, jackknife
-from dmmc.diagnostics.slowing_down import (
-    BinderCrossings,
-    PowerLaw,
-    binder_crossings,
-    cost_per_effective_sample,
-    fit_power_law,
-)
+from dmmc.diagnostics.slowing_down import PowerLaw, cost_per_effective_sample, fit_power_law
 from dmmc.diagnostics.verdicts import Verdict, inexact, judge, judge_chain
 from dmmc.diagnostics.weights import (
     KlGap,
@@ -125,6 +121,7 @@ __all__ = [
     "rejection_autocorrelation",
     "rejection_runs",
     "rejections_in_a_row",
+    "resolved_tau",
     "rhat",
     "std_log_w",
     "summary",

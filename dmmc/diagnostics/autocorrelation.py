@@ -272,6 +272,21 @@ def gamma_method(x: ArrayLike, S: float = 1.5, name: str = "series", *, tau_exp:
     return _estimate(mean, series, 4 * np.finfo(float).eps * largest(series), S, tau_exp, name)
 
 
+def resolved_tau(x: ArrayLike) -> tuple[Estimate, bool]:
+    """The Gamma method's estimate, and whether its tau_int was resolved; in a short record it is a lower bound.
+
+    Args:
+        x: the record, ``(chain, draw)``.
+
+    Raises:
+        DmmcError: as :func:`gamma_method`.
+    """
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", DiagnosticsWarning)
+        estimate = gamma_method(x)
+    return estimate, not doubts
+
+
 def gamma_derived(
     function: Callable[..., float],
     columns: Sequence[ArrayLike],

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
+from dmmc.diagnostics.energy import DIVERGED
 from dmmc.kernels.base import Info, Kernel, State, metropolis, start_state
 from dmmc.theory.actions import Action, declaration
 from dmmc.theory.lattice import Lattice
@@ -28,9 +29,6 @@ customary length 1: each refreshment of the momenta within one oscillation of th
 random walk.
 """
 
-DIVERGED = 1000.0
-"""Energy error beyond which a trajectory counts as diverging, as in Stan and PyMC."""
-
 _MAX_LEAPFROG = 1000
 
 
@@ -42,7 +40,7 @@ class HMCInfo(Info):
         energy_error: dH, float64; ``inf`` where the trajectory overflowed. In equilibrium ``<exp(-dH)> = 1`` (Creutz,
             Phys. Rev. D 38 (1988) 1228).
         energy: H at the start of the trajectory.
-        diverging: whether dH is above :data:`DIVERGED` or not finite.
+        diverging: whether dH is above :data:`~dmmc.diagnostics.energy.DIVERGED` or not finite.
         step_size: the leapfrog step of the trajectory.
         n_steps: leapfrog steps of the trajectory, int64.
     """

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dmmc.diagnostics import Estimate, format_value
+from dmmc.diagnostics import Estimate, format_value, resolved_tau
 from dmmc.report import records, table
 from dmmc.report.comparable import Runs
-from dmmc.report.figures import resolved_tau
 from dmmc.report.records import Array
 from dmmc.report.wording import minus, seconds
 from dmmc.runs.run import StoredRun

@@ -18,13 +18,11 @@ from dmmc import diagnostics
 from dmmc.core.facts import KernelFacts
 from dmmc.core.records import Record
 from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value
+from dmmc.diagnostics.energy import mean_exp_minus, ran_away
 from dmmc.diagnostics.observables import components
 from dmmc.proposals.certificate import Certificate, CertificateSummary
 from dmmc.runs.run import StoredRun
 from dmmc.theory.momenta import orbit_phat2
-
-RAN_AWAY = 1000.0
-"""``|dH|`` above which a trajectory ran away, as in Stan; its square says nothing about the others."""
 
 SLOW = ("M", "M2")
 """Observables whose autocorrelation times and costs are summarised: the slowest, and the slowest even one."""
@@ -404,16 +402,11 @@ def _energy(run: StoredRun) -> EnergySummary | None:
     if "energy_error" not in run.stats:
         return None
     dH = np.asarray(run.stats["energy_error"], dtype=np.float64)
-    stayed = dH[np.abs(np.nan_to_num(dH, nan=np.inf)) <= RAN_AWAY]
-    if not stayed.size:
-        return EnergySummary(None, None, 0.0, dH.size)
-    # In units of the largest term: exp(1000) is not a number that a float can hold.
-    top = -float(stayed.min())
-    log_mean = top + math.log(float(np.exp(-stayed - top).sum()) / dH.size)
+    stayed = dH[~ran_away(dH)]
     return EnergySummary(
-        mean=float(stayed.mean()),
-        std=float(stayed.std()),
-        mean_exp_minus=math.exp(log_mean) if log_mean < 700 else None,
+        mean=float(stayed.mean()) if stayed.size else None,
+        std=float(stayed.std()) if stayed.size else None,
+        mean_exp_minus=_known(mean_exp_minus(dH)),
         ran_away=dH.size - stayed.size,
     )
 

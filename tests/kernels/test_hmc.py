@@ -13,7 +13,8 @@ import torch
 
 from checks import CHANCE, chain_averages, quadrature
 from dmmc.core.errors import DmmcError
-from dmmc.kernels.hmc import DIVERGED, HMC, HMCInfo, first_fields, kinetic_energy
+from dmmc.diagnostics.energy import DIVERGED
+from dmmc.kernels.hmc import HMC, HMCInfo, first_fields, kinetic_energy
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, free_draws, free_reference, noise, rng, z_scores

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from dmmc import diagnostics
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
 from dmmc.model.history import TrainingRecord
@@ -253,7 +254,7 @@ def test_cost_of_an_effective_sample(runs):
     row = page_tables.efficiency("diffusion", run, ("M", "M2"))
     # 2 s for 8 chains of 60 draws, 32 network evaluations per draw; 2 tau draws are worth one independent draw.
     for name, price in zip(("M", "M2"), row.prices, strict=True):
-        tau = figures.resolved_tau(run.observables[name])[0].tau_int
+        tau = diagnostics.resolved_tau(run.observables[name])[0].tau_int
         assert price.wall == wording.seconds(2 * tau * 2 / 480)
         assert price.evaluations == f"{64 * tau:.0f} network"
         assert price.effective == f"{480 / (2 * tau):.0f}"

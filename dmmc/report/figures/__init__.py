@@ -1,6 +1,6 @@
 """Figures: NumPy arrays in, a matplotlib ``Figure`` out. matplotlib is loaded when the first one is drawn."""
 
-from dmmc.report.figures.autocorrelation import autocorrelation, resolved_tau
+from dmmc.report.figures.autocorrelation import autocorrelation
 from dmmc.report.figures.canvas import SYMBOLS, make_panels, points, save
 from dmmc.report.figures.correlators import propagator, two_point, wall_correlator
 from dmmc.report.figures.denoising import denoising
@@ -18,7 +18,6 @@ __all__ = [
     "make_panels",
     "points",
     "propagator",
-    "resolved_tau",
     "save",
     "traces",
     "training_loss",

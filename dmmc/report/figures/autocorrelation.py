@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics import DiagnosticsWarning, Estimate, autocorrelation_function, format_value, gamma_method
+from dmmc.diagnostics import DiagnosticsWarning, Estimate, autocorrelation_function, format_value, resolved_tau
 from dmmc.diagnostics.series import as_series
 from dmmc.report.figures.canvas import SYMBOLS, check_present, make_panels, points
 from dmmc.report.styles import palette
@@ -26,21 +26,6 @@ APART = 4.0
 
 MOST_POINTS = 24
 """Points with error bars on one curve; the line in between goes through all lags."""
-
-
-def resolved_tau(x: ArrayLike) -> tuple[Estimate, bool]:
-    """The Gamma method's estimate, and whether its tau_int was resolved; in a short record it is a lower bound.
-
-    Args:
-        x: the record, ``(chain, draw)``.
-
-    Raises:
-        DmmcError: as :func:`dmmc.diagnostics.gamma_method`.
-    """
-    with warnings.catch_warnings(record=True) as doubts:
-        warnings.simplefilter("always", DiagnosticsWarning)
-        estimate = gamma_method(x)
-    return estimate, not doubts
 
 
 def _tau_label(estimate: Estimate, resolved: bool) -> str:

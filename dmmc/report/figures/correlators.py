@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
+from dmmc.diagnostics.autocorrelation import resolved_tau
 from dmmc.diagnostics.correlator import WallCorrelator
-from dmmc.report.figures.autocorrelation import resolved_tau
 from dmmc.report.figures.canvas import check_not_empty, make_panels, points
 from dmmc.report.styles import palette
 

@@ -11,9 +11,9 @@ import numpy as np
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.core.rng import numpy_stream
-from dmmc.diagnostics import DiagnosticsWarning, Estimate
-from dmmc.diagnostics.slowing_down import binder_crossings, cost_per_effective_sample, fit_power_law
-from dmmc.report.figures import resolved_tau
+from dmmc.diagnostics import DiagnosticsWarning, Estimate, resolved_tau
+from dmmc.diagnostics.crossings import binder_crossings
+from dmmc.diagnostics.slowing_down import cost_per_effective_sample, fit_power_law
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import estimates
 from dmmc.studies.scan.points import Along, Point

@@ -11,7 +11,8 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.diagnostics import format_value
 from dmmc.diagnostics.autocorrelation import Estimate
-from dmmc.diagnostics.slowing_down import BinderCrossings, BinderCurve, PowerLaw
+from dmmc.diagnostics.crossings import BinderCrossings, BinderCurve
+from dmmc.diagnostics.slowing_down import PowerLaw
 from dmmc.studies.folder import Result
 from dmmc.studies.scan.options import ScanOptions
 from dmmc.studies.scan.points import Along, Point, coupling
@@ -188,7 +189,7 @@ class ScanFit:
 
 @dataclass(frozen=True)
 class CurveFit:
-    """The polynomial through the Binder cumulants of one size, as :class:`~dmmc.diagnostics.slowing_down.BinderCurve`.
+    """The polynomial through the Binder cumulants of one size, as :class:`~dmmc.diagnostics.crossings.BinderCurve`.
 
     Attributes:
         size: the size L.
@@ -232,7 +233,7 @@ class SizeCrossing:
 
 @dataclass(frozen=True)
 class ScanCrossings:
-    """The Binder crossings of one sampler; see :class:`~dmmc.diagnostics.slowing_down.BinderCrossings`.
+    """The Binder crossings of one sampler; see :class:`~dmmc.diagnostics.crossings.BinderCrossings`.
 
     Attributes:
         sampler: name of the sampler.

@@ -1,0 +1,151 @@
+"""All verdicts on a chain, the worst first."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dmmc.core.errors import DmmcError
+from dmmc.diagnostics import weights
+from dmmc.diagnostics.acceptance import acceptance_rate, tau_rejections
+from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, gamma_method
+from dmmc.diagnostics.observables import PRIMARY
+from dmmc.diagnostics.series import as_array, as_series
+from dmmc.diagnostics.verdicts import from_chains, from_reference, from_weights
+from dmmc.diagnostics.verdicts.thresholds import DRAWS_DOUBTFUL, ESS_DOUBTFUL
+from dmmc.diagnostics.verdicts.verdict import Record, Verdict
+
+NO_REFERENCE = (
+    "Without reference configurations the chain cannot know of modes that the model never proposes; "
+    "compare with configurations from HMC or another sampler (--reference)."
+)
+
+
+def judge(
+    accepted: ArrayLike,
+    log_w: ArrayLike,
+    log_w_proposed: ArrayLike,
+    record: Record,
+    *,
+    log_w_reference: ArrayLike | None = None,
+    reference: Record | None = None,
+    std_delta: float | None = None,
+    z2_symmetric: bool = True,
+) -> tuple[Verdict, ...]:
+    """Verdicts on an independence chain, the worst first; a single ``good`` one if nothing is wrong.
+
+    Within a level, causes come before their consequences: a missed mode before the disagreement that it causes.
+
+    Args:
+        accepted: ``(chain, draw)``, bool, or the fraction accepted of the steps of each draw.
+        log_w: log weights of the chain's states, likewise.
+        log_w_proposed: log weights of the proposals, likewise; -inf for those that were not finite.
+        record: observables of the chain ``(chain, draw)``, with the names of
+            :func:`dmmc.theory.observables.measure`. M is needed; M2, M4, abs_M, phi2 and S_per_site are used if
+            present.
+        log_w_reference: log weights of another sampler's configurations, ``(n,)`` or ``(chain, draw)``.
+        reference: observables of another sampler's chains, for comparison.
+        std_delta: standard deviation of the integrator's error of log q, if the proposals come from a flow.
+        z2_symmetric: whether ``S(-phi) = S(phi)``.
+
+    Raises:
+        DmmcError: on wrong shapes, fewer than four draws per chain, or values that are not finite.
+    """
+    with warnings.catch_warnings():
+        # What the estimators warn of, the verdicts say.
+        warnings.simplefilter("ignore", DiagnosticsWarning)
+        accepted, log_w = as_series(accepted, "accepted"), as_series(log_w, "log_w")
+        log_w_proposed = as_array(log_w_proposed, "log_w_proposed")
+        estimates = _estimates(record, accepted.shape)
+        lengths = {**estimates, "rejections": tau_rejections(accepted)}
+        verdicts = [
+            from_weights.contradicted(log_w_proposed, log_w_reference),
+            from_weights.missed(log_w_proposed, log_w_reference, record, reference),
+            from_weights.undescribed(log_w_proposed, log_w_reference),
+            from_weights.stuck(accepted, log_w, log_w_proposed),
+            from_weights.zero_weights(log_w_proposed),
+            from_weights.spread(accepted, log_w_proposed, from_chains.draws_per_tau(lengths)[0]),
+            from_weights.tail(log_w_proposed),
+            from_chains.signs(record["M"]) if z2_symmetric else None,
+            from_chains.integrator(estimates, record, std_delta),
+            from_chains.length(lengths),
+            from_reference.against(estimates, record, reference, z2_symmetric),
+        ]
+        ess = weights.ess_fraction(log_w_proposed)
+        good = Verdict(
+            "good",
+            "Nothing wrong found",
+            f"Acceptance {acceptance_rate(accepted)}, ESS/N {ess:.2f} of {np.size(log_w_proposed)} proposals"
+            + from_reference.agreement(estimates, reference, log_w_reference),
+            "ESS/N",
+            ess,
+            ESS_DOUBTFUL,
+        )
+    return _sorted(verdicts, good, "" if log_w_reference is not None else NO_REFERENCE)
+
+
+def judge_chain(
+    accepted: ArrayLike,
+    record: Record,
+    *,
+    energy_error: ArrayLike | None = None,
+    reference: Record | None = None,
+    z2_symmetric: bool = True,
+) -> tuple[Verdict, ...]:
+    """Verdicts on a chain of any other kernel (HMC, cluster, Langevin), the worst first.
+
+    Args:
+        accepted: ``(chain, draw)``, bool, or the fraction accepted of the steps of each draw.
+        record: as in :func:`judge`.
+        energy_error: dH of HMC trajectories, ``(chain, draw)``; inf for a trajectory that ran away.
+        reference: observables of another sampler's chains, for comparison.
+        z2_symmetric: whether ``S(-phi) = S(phi)``.
+
+    Raises:
+        DmmcError: on wrong shapes, fewer than four draws per chain, or values that are not finite.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DiagnosticsWarning)
+        accepted = as_series(accepted, "accepted")
+        estimates = _estimates(record, accepted.shape)
+        verdicts = [
+            from_chains.stuck(accepted),
+            from_chains.creutz(energy_error),
+            from_chains.signs(record["M"]) if z2_symmetric else None,
+            from_chains.scatter(record),
+            from_chains.length(estimates),
+            from_reference.against(estimates, record, reference, z2_symmetric),
+        ]
+        draws, name = from_chains.draws_per_tau(estimates)
+        good = Verdict(
+            "good",
+            "Nothing wrong found",
+            f"{draws:.0f} draws per autocorrelation time (of {name}), acceptance {acceptance_rate(accepted).value:.3f}"
+            + from_reference.agreement(estimates, reference, None),
+            "draws per tau_int",
+            draws,
+            DRAWS_DOUBTFUL,
+        )
+    return _sorted(verdicts, good, "")
+
+
+def _sorted(candidates: list[Verdict | None], good: Verdict, note: str) -> tuple[Verdict, ...]:
+    verdicts = sorted((x for x in candidates if x is not None), key=lambda x: ("bad", "doubtful").index(x.level)) or [
+        good
+    ]
+    if note:
+        verdicts[0] = replace(verdicts[0], text=f"{verdicts[0].text} {note}")
+    return tuple(verdicts)
+
+
+def _estimates(record: Record, shape: tuple[int, ...]) -> dict[str, Estimate]:
+    if "M" not in record:
+        raise DmmcError(f"the record has no M, the mean field; it has {', '.join(record) or 'nothing'}")
+    columns = {name: record[name] for name in PRIMARY if name in record}
+    for name, column in columns.items():
+        if np.shape(column) != shape:
+            raise DmmcError(f"accepted has shape {shape}, but {name} {np.shape(column)}; both must be (chain, draw)")
+    return {name: gamma_method(column, name=name) for name, column in columns.items()}
