@@ -30,8 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmmc.core import rng
 from dmmc.core.errors import DmmcError
-from dmmc.core.rng import stream
 from dmmc.model import shells, splines
 from dmmc.model.network import Network, refuse_context, register_network
 from dmmc.model.reference import GaussianReference, wiener
@@ -139,7 +139,7 @@ class InteractionNetwork(Network):
     Args:
         reference: the Gaussian field whose filters D_v scale inputs and outputs.
         size: numbers of channels, knots and shells.
-        generator: source of the random initial weights (CPU); by default one of a fixed seed. The maps to the output
+        generator: source of the random initial weights; by default one of a fixed seed. The maps to the output
             start at zero, so that N = 0: an untrained network is the Gaussian reference exactly.
 
     Attributes:
@@ -157,7 +157,7 @@ class InteractionNetwork(Network):
         self.size = size
         self.odd = size.odd
         self.level_intervals = size.level_knots - splines.DEGREE
-        generator = stream(0, "network") if generator is None else generator
+        generator = rng.stream(0, "network") if generator is None else generator
         lattice = reference.lattice
         candidates = (shells.displacements(distances, lattice.dim) for distances in size.shells)
         self.shells = tuple(shell for shell in candidates if shell)
@@ -168,11 +168,11 @@ class InteractionNetwork(Network):
         n_sites = [shells.n_sites(shell) for shell in self.shells]
 
         def normal(*shape: int, std: float) -> nn.Parameter:
-            one_level = torch.randn(1, *shape, generator=generator, dtype=torch.float32) * std
+            one_level = rng.normal((1, *shape), generator, torch.float32, "cpu") * std
             return nn.Parameter(one_level.expand(k, *shape).clone())
 
         def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(k, *shape, dtype=torch.float32))
+            return nn.Parameter(torch.zeros(k, *shape, dtype=torch.float32, device="cpu"))
 
         self.radial_in = nn.Parameter(self._initial_bank())
         self.radial_out = nn.Parameter(self._initial_bank())

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.progress import progress as report_progress
-from dmmc.core.rng import stream
+from dmmc.core.rng import integers, stream, uniform
 from dmmc.model.checkpoint import read_checkpoint, remove_checkpoint, write_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.history import TrainingHistory, TrainingRecord
@@ -182,8 +182,8 @@ def _minimise(
 
 def _batch(sampler: PosteriorSampler, phi: Tensor, options: TrainingOptions, generator: torch.Generator) -> Batch:
     g, n = options.levels, options.fields_per_level
-    index = torch.randint(0, len(phi), (g, n), generator=generator, device=phi.device)
-    offsets = torch.rand(g, generator=generator, dtype=torch.float64, device=phi.device)
+    index = integers(len(phi), (g, n), generator, phi.device)
+    offsets = uniform((g,), generator, device=phi.device)
     level = ((torch.arange(g, device=phi.device) + offsets) / g).clamp(min=1e-6)
     noisy, target, _ = sampler.targets(phi[index], level, generator)
     return noisy, target, level

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.rng import normal
 from dmmc.theory.lattice import Lattice
 
 # Read-only attributes are declared as properties to the type checker alone. At run time a property of a base class
@@ -96,7 +97,7 @@ class LatentProposal(Proposal, Protocol):
             DmmcError: if ``n`` is not positive.
         """
         check_number(n)
-        return torch.randn((n, *self.latent_shape), generator=generator, dtype=self.dtype, device=self.device)
+        return normal((n, *self.latent_shape), generator, self.dtype, self.device)
 
     def push(self, latents: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Fields ``(n, *lattice)`` made of ``latents``, and their log density ``(n,)`` float64.

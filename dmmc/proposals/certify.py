@@ -31,7 +31,7 @@ def certify(
     Args:
         proposal: the proposal, as a chain uses it.
         n: number of proposals; std(delta) is known to about ``1 / sqrt(2 n)``.
-        generator: random numbers on the proposal's device; None for a fixed seed.
+        generator: random numbers; None for a fixed seed.
         probes: random vectors of a step doubling; the patterns of 16 see no noise within cells of 4 x 4 sites.
         determinants: for how many of the proposals the determinant is found, up to ``n``; None for as many as
             :data:`DETERMINANT_WORK` pays for, and for none above :data:`DETERMINANT_SITES`.

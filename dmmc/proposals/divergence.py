@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.rng import normal, signs
 from dmmc.model.network import Network
 
 Trace = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -151,9 +152,7 @@ class Hutchinson:
         shape = (self.n_probes, n, *network.lattice.shape)
 
         def draw() -> Tensor:
-            if self.law == "gaussian":
-                return torch.randn(shape, generator=generator, dtype=dtype, device=device)
-            return 2 * torch.randint(0, 2, shape, generator=generator, device=device).to(dtype) - 1
+            return (normal if self.law == "gaussian" else signs)(shape, generator, dtype, device)
 
         fixed = None if self.fresh else draw()
 

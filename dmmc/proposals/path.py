@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.rng import normal
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals import ode
 from dmmc.proposals.base import Paths, check_number
@@ -115,7 +116,7 @@ class PathProposal(Paths):
         """
         check_number(n)
         model = self.model
-        latents = torch.randn((n, *self.lattice.shape), generator=generator, dtype=model.dtype, device=model.device)
+        latents = normal((n, *self.lattice.shape), generator, model.dtype, model.device)
         return ode.denoise(model, latents, [0.0], n_steps=ROUGH_STEPS, chunk_sites=self.chunk_sites)[0]
 
     @torch.no_grad()
@@ -253,8 +254,7 @@ class PathProposal(Paths):
         return self.model.reference.c(torch.empty(0, dtype=torch.float64, device=self.model.device))
 
     def _noise(self, n: int, generator: torch.Generator, sites: bool = False) -> Tensor:
-        shape = (n, *self.lattice.shape)
-        white = torch.randn(shape, generator=generator, dtype=torch.float64, device=self.model.device)
+        white = normal((n, *self.lattice.shape), generator, device=self.model.device)
         return white if sites else self.lattice.to_modes(white)
 
     def _noised(self, below: Tensor, k: int, generator: torch.Generator) -> Tensor:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dmmc.core.rng import signs as random_signs
 from dmmc.theory.lattice import Lattice
 
 Integrate = Callable[[Tensor, float, float, bool], tuple[Tensor, Tensor]]
@@ -92,7 +93,7 @@ def hadamard_probes(lattice: Lattice, like: Tensor, n: int, generator: torch.Gen
     probes: list[Tensor] = []
     for k in range(n):
         if k % 4**dim == 0:
-            signs = 2 * torch.randint(0, 2, like.shape, generator=generator, device=like.device).to(like) - 1
+            signs = random_signs(like.shape, generator, like.dtype, like.device)
         odd = torch.stack([(k >> i & 1) * parity for i, parity in enumerate(parities)]).sum(0) % 2
         probes.append(signs * (1 - 2 * odd).to(like))
     return torch.stack(probes)

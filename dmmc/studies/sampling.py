@@ -204,7 +204,7 @@ def sample(
                 carried = kernel.start(weighed.to(device), weights).tensors()
                 arrays |= {"log_w_reference": carried["log_w"]} if "log_w" in carried else {}
         levels = [1.0 - time for time in DENOISING_TIMES]
-        noise = torch.randn(
+        noise = rng.normal(
             (1, *model.lattice.shape),
             generator=rng.stream(seed, "denoising", device=device),
             dtype=model.dtype,

@@ -17,6 +17,7 @@ from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.reference import GaussianReference
 from dmmc.proposals.certify import measure_delta
 from dmmc.proposals.flow import FlowProposal
+from dmmc.proposals.symmetrised import Symmetrised
 from dmmc.theory.actions import FreeField
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, SMALL, Grid, exact_log_q, free_reference, noise, random_model, rng, z_scores
@@ -171,6 +172,16 @@ def test_same_seed_same_bits_and_inputs_left_alone():
     phi = first[0].clone()
     flow.log_q(phi)
     assert torch.equal(phi, first[0])
+
+
+@pytest.mark.parametrize("wrap", [FlowProposal, lambda model: Symmetrised(FlowProposal(model))])
+def test_a_cpu_generator_serves_a_model_on_any_device(wrap):
+    model = random_model(free_reference(Lattice((4, 4))), two_sector=True)
+    here = wrap(model).latents(3, rng())
+    model.network.to("meta")  # a device without numbers: what is drawn there could not be moved here
+    there = wrap(model).latents(3, rng())
+    assert here.device.type == "cpu" and there.device.type == "meta"
+    assert here.shape == there.shape and here.dtype == there.dtype
 
 
 def test_rotations_keep_the_law_of_latents():
