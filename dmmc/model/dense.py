@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
 from dmmc.model import splines
 from dmmc.model.interaction import activation
 from dmmc.model.network import Network, register_network
@@ -48,8 +49,8 @@ class DenseSize:
     level_knots: int = 8
 
     def __post_init__(self) -> None:
-        if min(self.hidden1, self.hidden2) < 1 or self.level_knots < 4:
-            raise DmmcError(f"a dense network needs at least 1 channel per layer and 4 knots: {self}")
+        for name, minimum in (("hidden1", 1), ("hidden2", 1), ("level_knots", splines.DEGREE + 1)):
+            object.__setattr__(self, name, check_count(getattr(self, name), name, minimum))
 
 
 def unit_gaussian(n_parameters: int) -> GaussianReference:

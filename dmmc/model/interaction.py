@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
 from dmmc.model import shells, splines
 from dmmc.model.network import Network, refuse_context, register_network
 from dmmc.model.reference import GaussianReference, wiener
@@ -62,10 +63,12 @@ class NetworkSize:
     odd: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.filters, self.hidden1, self.hidden2) < 1 or min(self.level_knots, self.radial_knots) < 4:
-            raise DmmcError(f"a network needs at least 1 channel in each layer and 4 knots in each spline: {self}")
-        kinds = tuple(tuple(sorted(int(m) for m in kind)) for kind in self.shells)
-        if len(set(kinds)) != len(kinds) or not kinds or any(m < 1 for kind in kinds for m in kind):
+        for name in ("filters", "hidden1", "hidden2"):
+            object.__setattr__(self, name, check_count(getattr(self, name), name))
+        for name in ("level_knots", "radial_knots"):
+            object.__setattr__(self, name, check_count(getattr(self, name), name, splines.DEGREE + 1))
+        kinds = tuple(tuple(sorted(check_count(m, "a distance of shells") for m in kind)) for kind in self.shells)
+        if len(set(kinds)) != len(kinds) or not kinds:
             raise DmmcError(f"shells must be distinct tuples of positive distances, got {self.shells}")
         object.__setattr__(self, "shells", kinds)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
 from dmmc.core.rng import normal
 from dmmc.theory.lattice import Lattice
 
@@ -94,9 +94,9 @@ class LatentProposal(Proposal, Protocol):
         """``n`` draws of the latent variables, ``(n, *latent_shape)``, each standard normal.
 
         Raises:
-            DmmcError: if ``n`` is not positive.
+            DmmcError: if ``n`` is not a positive integer.
         """
-        check_number(n)
+        n = check_count(n, "the number of fields")
         return normal((n, *self.latent_shape), generator, self.dtype, self.device)
 
     def push(self, latents: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -261,13 +261,3 @@ class Paths(Protocol):
         They may be rough: :class:`dmmc.proposals.symmetrised.SymmetrisedPath` is exact with any function.
         """
         ...
-
-
-def check_number(n: int) -> None:
-    """Refuse to make fewer fields than one.
-
-    Raises:
-        DmmcError: if ``n`` is not positive.
-    """
-    if n < 1:
-        raise DmmcError(f"the number of fields must be positive, got {n}")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
 from dmmc.core.rng import normal, signs
 from dmmc.model.network import Network
 
@@ -134,8 +135,7 @@ class Hutchinson:
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        if self.n_probes < 1 or self.n_probes != int(self.n_probes):
-            raise DmmcError(f"n_probes must be a positive integer, got {self.n_probes}")
+        object.__setattr__(self, "n_probes", check_count(self.n_probes, "n_probes"))
         if self.law not in ("rademacher", "gaussian"):
             raise DmmcError(f"the law of the probes is rademacher or gaussian, not {self.law!r}")
 

@@ -86,7 +86,7 @@ def denoise(
         one tensor ``(n, *lattice)`` for each level.
 
     Raises:
-        DmmcError: if a number of steps is not positive, or the method is unknown.
+        DmmcError: if a number of steps is not a positive integer, or the method is unknown.
     """
     reference, lattice = model.reference, model.lattice
     integrator = Integrator(schedule_of(n_steps), method)

@@ -5,9 +5,11 @@ The splines of ``SMALL`` have 7 - 3 = 4 intervals in the noise level; numbers of
 step crosses a knot, where the velocity has two derivatives only and a fourth-order method is not of fourth order.
 """
 
+import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -200,13 +202,21 @@ def test_description_tells_proposals_apart():
     assert all(flow.describe() != other.describe() for other in others)
 
 
+def test_steps_may_be_integers_of_numpy():
+    model = model_on((4, 4))
+    for steps, same in ((np.int64(8), 8), ((np.int64(2), 3), (2, 3)), ([2, 3], (2, 3))):
+        flow = FlowProposal(model, steps)
+        assert flow == FlowProposal(model, same)
+        assert json.dumps(flow.describe()) == json.dumps(FlowProposal(model, same).describe())
+
+
 def test_refusals():
     model = model_on((4, 4))
-    for bad in ({"n_steps": 0}, {"chunk_sites": 0}):
-        with pytest.raises(DmmcError, match="must be positive"):
+    for bad in ({"n_steps": 0}, {"n_steps": 8.0}, {"n_steps": (2, 2.5)}, {"n_steps": True}, {"chunk_sites": 0}):
+        with pytest.raises(DmmcError, match="must be a positive integer"):
             FlowProposal(model, **bad)
     flow = FlowProposal(model, 4)
-    with pytest.raises(DmmcError, match="number of fields must be positive"):
+    with pytest.raises(DmmcError, match="number of fields must be a positive integer"):
         flow.sample(0, rng())
     with pytest.raises(DmmcError, match=r"phi must have shape \(batch, 4, 4\)"):
         flow.log_q(torch.zeros(2, 4, 5))

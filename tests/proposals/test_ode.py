@@ -66,7 +66,7 @@ def test_a_network_without_a_trace_will_do():
 
 def test_bad_steps_are_refused():
     model = model_on()
-    with pytest.raises(DmmcError, match="must be positive"):
+    with pytest.raises(DmmcError, match="must be a positive integer"):
         denoise(model, noise(model.lattice, 1), [0.0], n_steps=0)
     with pytest.raises(DmmcError, match="one of rk4, dopri5"):
         denoise(model, noise(model.lattice, 1), [0.0], method="euler")
