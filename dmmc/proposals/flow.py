@@ -22,7 +22,6 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.core.linalg import log_abs_det
 from dmmc.core.numbers import check_count
-from dmmc.model import splines
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals import ode
 from dmmc.proposals.base import Steppable
@@ -100,8 +99,8 @@ class FlowProposal(Steppable):
 
     @property
     def intervals(self) -> int:
-        """Intervals between the knots of the network's splines in the noise level; 5 if the network does not say."""
-        return getattr(getattr(self.model.network, "size", None), "level_knots", 8) - splines.DEGREE
+        """Intervals of the noise level within which the network is smooth, as it declares them."""
+        return self.model.network.level_intervals
 
     @property
     def evaluations(self) -> int:

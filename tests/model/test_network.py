@@ -14,6 +14,8 @@ from dmmc.model.network import Network, drawing_from, make_network, network_clas
 from dmmc.model.options import TrainingOptions
 from dmmc.model.sites import SiteNetwork
 from dmmc.model.training import fit
+from dmmc.proposals.divergence import BruteForce
+from dmmc.proposals.flow import FlowProposal
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SMALL, free_reference, hmc_ensemble, noise, rng
@@ -97,6 +99,24 @@ def test_any_registered_network_is_trained_saved_loaded_and_used(tmp_path, netwo
     v = torch.tensor([0.5])
     assert torch.equal(loaded.network(modes, v), model.network(modes, v)) and model.network(modes, v).any()
     assert model.network.level_intervals == {"test-conv": 5, "test-scale": 1, "interaction": 5}[network]
+
+
+def test_a_model_is_used_in_evaluation_mode():
+    # With dropout or batch statistics, the density of a proposal would be another one at every call.
+    network = make_network("test-conv", free_reference(Lattice(SHAPE)), {"dropout": 0.5}, rng())
+    nn.init.ones_(network.body.second.weight)
+    assert network.training
+    flow = FlowProposal(DiffusionModel(network, ACTION.describe()), 2, divergence=BruteForce())
+    first, second = (flow.push(flow.latents(3, rng()))[1] for _ in range(2))
+    assert torch.equal(first, second) and float(network.body.calls) == 0
+    for other in (flow.model.to_float64(), trained(flow.model), flow.model.moved_to(flow.model.reference, ACTION)):
+        assert not any(module.training for module in other.network.modules())
+
+
+def test_steps_are_placed_by_the_intervals_that_a_network_declares():
+    for name, intervals in (("test-conv", 5), ("test-scale", 1)):
+        model = phi4_model(name, symmetry="z2")
+        assert FlowProposal(model, divergence=BruteForce()).intervals == model.network.level_intervals == intervals
 
 
 def test_training_finds_the_exact_answer_of_a_network_with_one_parameter():
