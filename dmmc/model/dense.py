@@ -56,7 +56,7 @@ class DenseSize:
 def unit_gaussian(n_parameters: int) -> GaussianReference:
     """The reference of a dense network: ``n_parameters`` independent numbers of mean 0 and variance 1."""
     lattice = Lattice((n_parameters,))
-    return GaussianReference(lattice, torch.ones(len(lattice.orbit_modes), dtype=torch.float64))
+    return GaussianReference(lattice, torch.ones(len(lattice.orbit_modes), dtype=torch.float64, device="cpu"))
 
 
 @register_network("dense")

@@ -238,8 +238,8 @@ class InteractionNetwork(Network):
     def _initial_bank(self) -> Tensor:
         # Filter 1 is the field itself; the others are low-pass filters of ever longer range. Last column: p = 0.
         n, b = self.size.radial_knots, self.size.filters
-        knots = torch.linspace(0, 1, n, dtype=torch.float32)
-        rows = [torch.ones(n + 1, dtype=torch.float32)]
+        knots = torch.linspace(0, 1, n, dtype=torch.float32, device="cpu")
+        rows = [torch.ones(n + 1, dtype=torch.float32, device="cpu")]
         for i in range(1, b):
             edge = 1.0 - i / b
             values = torch.sigmoid((edge - knots) * 8)
@@ -275,7 +275,7 @@ class InteractionNetwork(Network):
 
         Beyond the range of v of this network, its value at the end of the range is used.
         """
-        level = torch.linspace(0, 1, 200, dtype=torch.float64)
+        level = torch.linspace(0, 1, 200, dtype=torch.float64, device=self.device)
         old = self.reference.level(reference.variance(level))
         coefficients = dict(self.state_dict())
         for name in self._level_parameters:

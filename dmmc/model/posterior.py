@@ -92,7 +92,8 @@ class PosteriorSampler:
     ) -> PosteriorSampler:
         """The sampler for an ensemble ``phi`` ``(n, *lattice)``, before :func:`tune`."""
         if action is None:
-            return cls(reference, None, torch.zeros(reference.lattice.half, dtype=torch.float64), 0, n_steps)
+            none = torch.zeros(reference.lattice.half, dtype=torch.float64, device=phi.device)
+            return cls(reference, None, none, 0, n_steps)
         return cls(reference, action, mean_curvature(reference, action, phi), trajectories, n_steps)
 
     @property
@@ -223,7 +224,7 @@ def tune(
         return sampler
     n_levels, n_rounds = 12, 16
     level = torch.linspace(0, 1, n_levels, dtype=torch.float64, device=phi.device).clamp(min=1e-3)
-    angles = torch.full((n_levels,), sampler.largest_angle, dtype=torch.float64)
+    angles = torch.full((n_levels,), sampler.largest_angle, dtype=torch.float64, device="cpu")
     n = max(1, min(8, len(phi) // n_levels))
     for step in range(n_rounds):
         pick = integers(len(phi), (n_levels * n,), generator, phi.device)

@@ -177,8 +177,9 @@ def _quadratic_forms(network: Network, modes: Tensor, v: Tensor, vectors: Iterat
     forward-mode products it asks nothing of the network but what training asks of it.
     """
     lattice = network.lattice
-    with torch.enable_grad():
-        phi = lattice.to_sites(modes).requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        # Autograd keeps no tensor of inference mode, which the caller may be in.
+        phi, v = lattice.to_sites(modes).requires_grad_(), v.clone()
         drift = network(lattice.to_modes(phi), v)
         out = lattice.to_sites(drift)
     if not out.requires_grad:

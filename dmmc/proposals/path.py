@@ -245,7 +245,7 @@ class PathProposal(Paths):
 
     @cached_property
     def _variances(self) -> list[float]:
-        levels = torch.tensor(self.levels, dtype=torch.float64)
+        levels = torch.tensor(self.levels, dtype=torch.float64, device="cpu")
         return [float(v) for v in self.model.reference.variance(levels)]
 
     @cached_property

@@ -86,7 +86,8 @@ def hadamard_probes(lattice: Lattice, like: Tensor, n: int, generator: torch.Gen
     Comput. 35 (2013) S299.
     """
     shape, dim = lattice.shape, lattice.dim
-    site = torch.cartesian_prod(*map(torch.arange, shape)).view(*shape, dim)
+    axes = (torch.arange(extent, device=like.device) for extent in shape)
+    site = torch.cartesian_prod(*axes).view(*shape, dim)
     parities: list[Tensor] = []
     for bit in (site % 2, site // 2 % 2):
         parities += [bit.sum(-1), *bit.unbind(-1)[1:]]

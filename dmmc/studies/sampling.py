@@ -211,8 +211,8 @@ def sample(
             device=device,
         )
         arrays["denoising"] = torch.cat(denoise(model, noise, levels))
-        arrays["denoising_level"] = torch.tensor(levels, dtype=torch.float64)
-        arrays["denoising_noise"] = model.reference.variance(torch.tensor(levels, dtype=torch.float64)).sqrt()
+        arrays["denoising_level"] = torch.tensor(levels, dtype=torch.float64, device="cpu")
+        arrays["denoising_noise"] = model.reference.variance(arrays["denoising_level"]).sqrt()
         measured = {name: x.double().cpu().numpy() for name, x in arrays.items()}
         return measured if flow is None else _certificate(flow, path, options, determinants, stages).arrays() | measured
 

@@ -1,4 +1,4 @@
-"""What has one place in the package: random numbers of torch."""
+"""What has one place in the package: random numbers of torch. And what is said in every place: devices."""
 
 import ast
 from pathlib import Path
@@ -22,6 +22,20 @@ def calls(source):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             text = ast.unparse(node.func)
             yield text if text.startswith("torch.") else f".{node.func.attr}"
+
+
+FACTORIES = {
+    f"torch.{name}"
+    for name in ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "scalar_tensor", "tensor", "zeros")
+}
+
+
+def test_tensors_are_made_on_a_device_that_is_named():
+    # Else they would be on torch's default device, which a user may have set.
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in FACTORIES:
+                assert "device" in {keyword.arg for keyword in node.keywords}, f"{path}, line {node.lineno}"
 
 
 @pytest.mark.parametrize(("place", "names"), [("core/rng.py", RANDOM)])

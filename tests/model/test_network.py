@@ -8,14 +8,19 @@ import torch
 from torch import nn
 
 from dmmc.core.errors import DmmcError, FileError
+from dmmc.kernels.base import State
+from dmmc.kernels.cluster import Cluster
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.interaction import InteractionNetwork
 from dmmc.model.network import Network, drawing_from, make_network, network_class, network_names, register_network
 from dmmc.model.options import TrainingOptions
+from dmmc.model.reference import GaussianReference
 from dmmc.model.sites import SiteNetwork
 from dmmc.model.training import fit
+from dmmc.proposals.certify import certify
 from dmmc.proposals.divergence import BruteForce
 from dmmc.proposals.flow import FlowProposal
+from dmmc.proposals.path import PathProposal
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SMALL, free_reference, hmc_ensemble, noise, rng
@@ -185,6 +190,17 @@ def test_global_random_numbers_are_neither_used_nor_changed():
         assert everything() == first
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_global_random_numbers_of_a_cuda_device_are_restored_and_reproducible():
+    torch.cuda.manual_seed_all(1)
+    before, drawn = torch.cuda.get_rng_state(), []
+    for seed in (5, 5, 6):
+        with drawing_from(rng(seed)):
+            drawn.append(torch.rand(3, device="cuda"))
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
 def test_generators_are_advanced_by_what_is_drawn():
     generator = rng(5)
     with drawing_from(generator):
@@ -218,6 +234,53 @@ def test_the_default_dtype_and_the_gradient_mode_of_the_caller_do_not_matter(net
         double = phi4_model(network).to_float64()
         again = fit(double, ACTION, phi, short(), progress=False)
     assert not any(p.is_inference() for p in again.network.parameters())
+
+
+def test_proposals_and_forces_by_autograd_work_in_every_mode():
+    def everything():
+        model = phi4_model(config={"channels": 2})
+        nn.init.ones_(model.network.body.second.weight)
+        action = AutogradAction(ACTION, "by autograd")
+        phi, log_q = FlowProposal(model, 1, divergence=BruteForce()).sample(2, rng())
+        return phi, log_q, action.grad(phi)
+
+    expected = everything()
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            found = everything()
+        for x, y in zip(found, expected, strict=True):
+            assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("network", ["test-conv", "interaction"])
+def test_the_default_device_of_the_caller_does_not_matter(tmp_path, network):
+    phi = hmc_ensemble(ACTION, SHAPE, n=200)
+
+    def everything():
+        """From fields to chains; all tables of the lattice and the reference are made anew."""
+        lattice = Lattice(SHAPE)
+        reference = GaussianReference.measure(phi, lattice, action=ACTION)
+        model = DiffusionModel.untrained(reference, ACTION, network, config(), generator=rng())
+        model = fit(model, ACTION, phi, short(), tmp_path / "training", progress=False)
+        model = DiffusionModel.load(model.save(tmp_path / "model"))
+        moved = model.moved_to(reference, ACTION)
+        flow = FlowProposal(model, 2, divergence=BruteForce())
+        paths = PathProposal.of(model, 3).calibrated(phi, rng())
+        state, _ = Cluster.default(ACTION, lattice).step(State(phi[:3], ACTION(phi[:3])), rng())
+        certificate = certify(flow, 2, determinants=1, probes=2)
+        return [
+            *moved.network.parameters(), *flow.sample(3, rng()), *paths.sample(3, rng()), state.phi,
+            torch.from_numpy(certificate.delta),
+        ]  # fmt: skip
+
+    def config():
+        return SMALL.describe() if network == "interaction" else {"dropout": 0.5}
+
+    expected = everything()
+    with torch.device("meta"):  # whatever lands there has no numbers
+        found = everything()
+    for x, y in zip(found, expected, strict=True):
+        assert torch.equal(x, y)
 
 
 def test_registry():
