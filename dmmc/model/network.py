@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.records import json_text
 from dmmc.core.rng import stream
 from dmmc.model.reference import GaussianReference
 
@@ -218,16 +219,29 @@ def make_network(
         generator: source of the random initial weights (CPU); by default one of a fixed seed.
 
     Raises:
-        DmmcError: if there is no network of this name, or the configuration is not one of it.
+        DmmcError: if there is no network of this name, the configuration is not one of it, or what its ``config()``
+            returns does not consist of JSON values.
     """
     cls = network_class(name)
     try:
         with _usual_defaults():
-            return cls.from_config(reference, config, generator)
+            network = cls.from_config(reference, config, generator)
     except DmmcError:
         raise
     except (TypeError, AttributeError, ValueError) as error:
         raise DmmcError(f"this is not a configuration of the network {name!r}: {dict(config)} ({error})") from None
+    check_config(network)
+    return network
+
+
+def check_config(network: Network) -> None:
+    """Refuse a registered network whose configuration could not be written to a file.
+
+    Raises:
+        DmmcError: if it does not consist of JSON values.
+    """
+    if is_registered(network):
+        json_text(network.config(), f"the config() of the network {network.name!r}")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -311,6 +312,32 @@ def test_networks_without_a_name_are_not_saved(tmp_path):
         assert trained(model).history.steps == 6
         with pytest.raises(DmmcError, match=rf'{type(network).__name__} cannot be saved.*register_network\("a-name"\)'):
             model.save(tmp_path / "model")
+
+
+@register_network("test-arrays")
+class Arrays(Scale):
+    """Its ``config()`` gives back what it was given, also where JSON has no form for it."""
+
+    def __init__(self, reference, sizes=(1, 2)):
+        super().__init__(reference)
+        self.sizes = sizes
+
+    def config(self):
+        return {"sizes": self.sizes}
+
+
+def test_what_cannot_be_saved_is_refused_before_the_training(tmp_path):
+    reference = free_reference(Lattice(SHAPE))
+    with pytest.raises(DmmcError, match=r"the config\(\) of the network 'test-arrays' must consist of JSON values"):
+        make_network("test-arrays", reference, {"sizes": np.arange(3)})
+    model = DiffusionModel(Arrays(reference, {1, 2}), ACTION.describe(), symmetry="z2")
+    for call in (lambda: trained(model, tmp_path / "training"), lambda: model.save(tmp_path / "model")):
+        with pytest.raises(DmmcError, match="must consist of JSON values: Object of type set"):
+            call()
+    quiet = AutogradAction(ACTION, "array", (("kappa", torch.ones(2)),))
+    with pytest.raises(DmmcError, match=r"the action's describe\(\) returns must consist of JSON values"):
+        trained(replace(phi4_model(), action={}), tmp_path / "training", action=quiet)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_a_network_that_is_not_registered_is_refused(tmp_path, monkeypatch):
