@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
 from dmmc.theory.actions import Action
@@ -221,7 +222,7 @@ def metropolis(state: StateT, proposed: StateT, log_ratio: Tensor, uniform: Tens
 
 def uniform(n: int, generator: torch.Generator, like: Tensor) -> Tensor:
     """``n`` random numbers from [0, 1), float64, on the device of ``like``."""
-    return torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device).to(like.device)
+    return rng.uniform((n,), generator, device=like.device)
 
 
 def refuse_inexact(inexact: str, allow_inexact: bool) -> None:

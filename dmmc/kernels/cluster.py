@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
+from dmmc.core.rng import integers, uniform
 from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.hmc import HMC, HMCInfo
@@ -108,9 +109,9 @@ class Cluster(Kernel[State]):
         """
         n, V, dim = len(phi), self.lattice.volume, self.lattice.dim
         hop = check_hopping(self.action)
-        site = torch.arange(V).view(self.lattice.shape)
+        site = torch.arange(V, device="cpu").view(self.lattice.shape)
         neighbour = torch.stack([site.roll(-1, axis) for axis in range(dim)], dim=-1).view(V, dim)
-        u = torch.rand(n, V, dim, generator=generator, dtype=torch.float64, device=generator.device).to(phi.device)
+        u = uniform((n, V, dim), generator, device=phi.device)
         flat = phi.reshape(n, V)
         # A lattice of extent 2 has two links between the same two sites, each with its own u; extent 1 links a site to
         # itself, which has no effect.
@@ -118,7 +119,7 @@ class Cluster(Kernel[State]):
 
         # One graph for all chains. Counting the links of each site gives a CSR matrix without sorting.
         links = frozen.view(n * V, dim).cpu()
-        first = torch.arange(n)[:, None, None] * V
+        first = torch.arange(n, device="cpu")[:, None, None] * V
         columns = (neighbour + first).view(n * V, dim)[links].to(torch.int32).numpy()
         rows = np.concatenate([[0], links.sum(1).cumsum(0).numpy()]).astype(np.int32)
         graph = csr_array((np.ones(len(columns)), columns, rows), shape=(n * V, n * V))
@@ -127,7 +128,7 @@ class Cluster(Kernel[State]):
         chain = np.empty(n_total, dtype=np.int64)
         chain[labels] = np.repeat(np.arange(n), V)
         n_clusters = torch.from_numpy(np.bincount(chain, minlength=n)).to(phi.device)
-        reverse = torch.randint(2, (n_total,), generator=generator, device=generator.device).cpu().bool()
+        reverse = integers(2, (n_total,), generator, "cpu").bool()
         reverse = reverse[torch.from_numpy(labels)].view(phi.shape).to(phi.device)
         return torch.where(reverse, -phi, phi), n_clusters
 

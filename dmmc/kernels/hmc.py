@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
+from dmmc.core.rng import normal, signs, uniform
 from dmmc.diagnostics.energy import DIVERGED
 from dmmc.kernels.base import Info, Kernel, State, metropolis, start_state
 from dmmc.theory.actions import Action, declaration
@@ -148,9 +149,9 @@ class HMC(Kernel[State]):
 
     @torch.no_grad()
     def step(self, state: State, generator: torch.Generator) -> tuple[State, HMCInfo]:
-        n, device, source = len(state.phi), state.phi.device, generator.device
-        pi = torch.randn(state.phi.shape, generator=generator, dtype=torch.float64, device=source).to(device)
-        spread, u = torch.rand(2, n, generator=generator, dtype=torch.float64, device=source).to(device)
+        n, device = len(state.phi), state.phi.device
+        pi = normal(state.phi.shape, generator, device=device)
+        spread, u = uniform((2, n), generator, device=device)
         step = self.step_size * (1 + self.jitter * (2 * spread - 1))
         phi, end_pi = self.trajectory(state.phi, pi, step)
         proposed = State(phi, self.action(phi))
@@ -218,8 +219,8 @@ def first_fields(action: Action, lattice: Lattice, n: int, generator: torch.Gene
     declared = declaration(action)
     sign = torch.ones((n, *(1,) * lattice.dim), dtype=torch.float64, device=generator.device)
     if declared.symmetry != "none":
-        sign = 2.0 * torch.randint(0, 2, sign.shape, generator=generator, device=generator.device) - 1
-    rough = torch.randn((n, *lattice.shape), generator=generator, dtype=torch.float64, device=generator.device)
+        sign = signs(sign.shape, generator)
+    rough = normal((n, *lattice.shape), generator)
     value = declared.minimum(lattice.dim)
     if declared.symmetry != "none":
         value = max(0.5 * declared.scale, abs(value))

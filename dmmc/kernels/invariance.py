@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.rng import normal, uniform
 from dmmc.kernels.base import Kernel, State
 from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
@@ -298,9 +299,9 @@ def phi4_draws(action: Phi4, lattice: Lattice, n: int, generator: torch.Generato
         inverse = 2 * (quad + 2 * quart * c) - kinetic
         if float(inverse.min()) <= 0:
             raise DmmcError(f"c = {c:.3g} leaves the Gaussian part not normalisable; take a larger one")
-        white = torch.randn((m, *lattice.shape), generator=generator, dtype=torch.float64, device=generator.device)
+        white = normal((m, *lattice.shape), generator)
         phi = lattice.to_sites(inverse.rsqrt().to(white.device) * lattice.to_modes(white))
-        u = torch.rand(m, generator=generator, dtype=torch.float64, device=generator.device)
+        u = uniform((m,), generator)
         return phi[u.log() < -quart * (phi.square() - c).square().flatten(1).sum(1)]
 
     if c is None:

@@ -30,8 +30,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmmc.core import rng
 from dmmc.core.errors import DmmcError
-from dmmc.core.rng import stream
+from dmmc.core.numbers import check_count
 from dmmc.model import shells, splines
 from dmmc.model.network import Network, refuse_context, register_network
 from dmmc.model.reference import GaussianReference, wiener
@@ -62,10 +63,12 @@ class NetworkSize:
     odd: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.filters, self.hidden1, self.hidden2) < 1 or min(self.level_knots, self.radial_knots) < 4:
-            raise DmmcError(f"a network needs at least 1 channel in each layer and 4 knots in each spline: {self}")
-        kinds = tuple(tuple(sorted(int(m) for m in kind)) for kind in self.shells)
-        if len(set(kinds)) != len(kinds) or not kinds or any(m < 1 for kind in kinds for m in kind):
+        for name in ("filters", "hidden1", "hidden2"):
+            object.__setattr__(self, name, check_count(getattr(self, name), name))
+        for name in ("level_knots", "radial_knots"):
+            object.__setattr__(self, name, check_count(getattr(self, name), name, splines.DEGREE + 1))
+        kinds = tuple(tuple(sorted(check_count(m, "a distance of shells") for m in kind)) for kind in self.shells)
+        if len(set(kinds)) != len(kinds) or not kinds:
             raise DmmcError(f"shells must be distinct tuples of positive distances, got {self.shells}")
         object.__setattr__(self, "shells", kinds)
 
@@ -139,7 +142,7 @@ class InteractionNetwork(Network):
     Args:
         reference: the Gaussian field whose filters D_v scale inputs and outputs.
         size: numbers of channels, knots and shells.
-        generator: source of the random initial weights (CPU); by default one of a fixed seed. The maps to the output
+        generator: source of the random initial weights; by default one of a fixed seed. The maps to the output
             start at zero, so that N = 0: an untrained network is the Gaussian reference exactly.
 
     Attributes:
@@ -157,7 +160,7 @@ class InteractionNetwork(Network):
         self.size = size
         self.odd = size.odd
         self.level_intervals = size.level_knots - splines.DEGREE
-        generator = stream(0, "network") if generator is None else generator
+        generator = rng.stream(0, "network") if generator is None else generator
         lattice = reference.lattice
         candidates = (shells.displacements(distances, lattice.dim) for distances in size.shells)
         self.shells = tuple(shell for shell in candidates if shell)
@@ -168,11 +171,11 @@ class InteractionNetwork(Network):
         n_sites = [shells.n_sites(shell) for shell in self.shells]
 
         def normal(*shape: int, std: float) -> nn.Parameter:
-            one_level = torch.randn(1, *shape, generator=generator, dtype=torch.float32) * std
+            one_level = rng.normal((1, *shape), generator, torch.float32, "cpu") * std
             return nn.Parameter(one_level.expand(k, *shape).clone())
 
         def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(k, *shape, dtype=torch.float32))
+            return nn.Parameter(torch.zeros(k, *shape, dtype=torch.float32, device="cpu"))
 
         self.radial_in = nn.Parameter(self._initial_bank())
         self.radial_out = nn.Parameter(self._initial_bank())
@@ -235,8 +238,8 @@ class InteractionNetwork(Network):
     def _initial_bank(self) -> Tensor:
         # Filter 1 is the field itself; the others are low-pass filters of ever longer range. Last column: p = 0.
         n, b = self.size.radial_knots, self.size.filters
-        knots = torch.linspace(0, 1, n, dtype=torch.float32)
-        rows = [torch.ones(n + 1, dtype=torch.float32)]
+        knots = torch.linspace(0, 1, n, dtype=torch.float32, device="cpu")
+        rows = [torch.ones(n + 1, dtype=torch.float32, device="cpu")]
         for i in range(1, b):
             edge = 1.0 - i / b
             values = torch.sigmoid((edge - knots) * 8)
@@ -272,7 +275,7 @@ class InteractionNetwork(Network):
 
         Beyond the range of v of this network, its value at the end of the range is used.
         """
-        level = torch.linspace(0, 1, 200, dtype=torch.float64)
+        level = torch.linspace(0, 1, 200, dtype=torch.float64, device=self.device)
         old = self.reference.level(reference.variance(level))
         coefficients = dict(self.state_dict())
         for name in self._level_parameters:

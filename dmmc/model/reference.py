@@ -56,7 +56,7 @@ class GaussianReference:
         if isinstance(self.propagator, Tensor) and not self.propagator.dtype.is_floating_point:
             raise DmmcError(f"propagator must be real floating point, got {self.propagator.dtype}")
         with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
-            c = torch.as_tensor(self.propagator).detach().to("cpu", torch.float64, copy=True)
+            c = torch.as_tensor(self.propagator, device="cpu").detach().to(torch.float64, copy=True)
         n = len(self.lattice.orbit_modes)
         if c.shape != (n,):
             raise DmmcError(

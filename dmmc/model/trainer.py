@@ -58,7 +58,8 @@ class Trainer:
         loss = path_loss(self.network, self.network.reference, noisy, target, level)
         self.optimiser.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        with torch.device("cpu"):  # Adam counts its steps on torch's default device, which need not have the weights
+            self.optimiser.step()
         self.step += 1
         return float(loss.detach())
 
@@ -74,7 +75,7 @@ class Trainer:
             state |= {f"weight.{name}": p.detach(), f"average.{name}": mean}
             # A parameter that no loss has depended on yet has no state of the optimiser.
             adam = self.optimiser.state.get(p, {})
-            state |= {f"adam.{key}.{name}": torch.as_tensor(value) for key, value in adam.items()}
+            state |= {f"adam.{key}.{name}": value for key, value in adam.items()}
         return {name: value.cpu().contiguous().clone() for name, value in state.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:

@@ -27,12 +27,13 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.progress import progress as report_progress
-from dmmc.core.rng import stream
+from dmmc.core.records import json_text
+from dmmc.core.rng import integers, stream, uniform
 from dmmc.model.checkpoint import read_checkpoint, remove_checkpoint, write_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.history import TrainingHistory, TrainingRecord
 from dmmc.model.loss import path_loss
-from dmmc.model.network import Network, drawing_from
+from dmmc.model.network import Network, check_config, drawing_from
 from dmmc.model.options import TrainingOptions
 from dmmc.model.posterior import PosteriorSampler, tune
 from dmmc.model.reference import GaussianReference
@@ -75,7 +76,8 @@ def fit(
         the model with averaged weights, and its history: loss of N = 0 and of the model on fixed validation noise.
 
     Raises:
-        DmmcError: on a bad ensemble, a network without parameters or a loss that is not finite.
+        DmmcError: on a bad ensemble, a network without parameters, a network or an action whose description could not
+            be written to a file, or a loss that is not finite.
         MismatchError: if ``checkpoint`` belongs to another run.
     """
     # Whatever the caller's context is: tensors made in inference mode cannot be trained, nor any without gradients.
@@ -96,6 +98,9 @@ def _fit(
     if action is not None:
         check_supported(action)
     model.check_fits(action, lattice)
+    check_config(model.network)
+    description = {} if action is None else action.describe()
+    json_text(description, "what the action's describe() returns")
     lattice.check(phi, "training ensemble")
     if len(phi) < MIN_ENSEMBLE:
         raise DmmcError(f"training needs an ensemble of at least {MIN_ENSEMBLE} configurations, got {len(phi)}")
@@ -105,7 +110,6 @@ def _fit(
 
     trainer = Trainer(trainable_copy(model.network), options)
     sampler = PosteriorSampler.measure(model.reference, action, phi, options.trajectories, options.posterior_steps)
-    description = {} if action is None else action.describe()
     identity = {
         "options": {
             key: value for key, value in asdict(options).items() if key not in ("compile", "checkpoint_seconds")
@@ -182,8 +186,8 @@ def _minimise(
 
 def _batch(sampler: PosteriorSampler, phi: Tensor, options: TrainingOptions, generator: torch.Generator) -> Batch:
     g, n = options.levels, options.fields_per_level
-    index = torch.randint(0, len(phi), (g, n), generator=generator, device=phi.device)
-    offsets = torch.rand(g, generator=generator, dtype=torch.float64, device=phi.device)
+    index = integers(len(phi), (g, n), generator, phi.device)
+    offsets = uniform((g,), generator, device=phi.device)
     level = ((torch.arange(g, device=phi.device) + offsets) / g).clamp(min=1e-6)
     noisy, target, _ = sampler.targets(phi[index], level, generator)
     return noisy, target, level

@@ -39,7 +39,7 @@ class Calibration:
         A shorter step departs from the Gaussian reference in proportion.
         """
         precision = self.precision[:n_steps].clone()
-        gaussian = torch.tensor([1.0, 0.0]).to(precision)
+        gaussian = precision.new_tensor([1.0, 0.0])
         precision[-1] = gaussian + fraction * (precision[-1] - gaussian)
         return Calibration(self.spectrum[:n_steps], precision)
 
@@ -64,7 +64,7 @@ def fit_precision(u2: Tensor, residual2: Tensor) -> Tensor:
         ``(2,)``.
     """
     u, z = u2.flatten(), residual2.flatten()
-    gaussian = torch.tensor([1.0, 0.0]).to(z)
+    gaussian = z.new_tensor([1.0, 0.0])
     theta = constant = gaussian / z.mean()
 
     def precision(theta: Tensor) -> Tensor:

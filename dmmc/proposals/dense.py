@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError, FileError
-from dmmc.core.rng import stream
+from dmmc.core.rng import permutation, stream
 from dmmc.core.version import VERSION
 from dmmc.model.dense import DenseNetwork, DenseSize, unit_gaussian
 from dmmc.model.diffusion_model import DiffusionModel
@@ -97,7 +97,7 @@ class DenseProposal(Proposal):
 
         Args:
             n: how many vectors.
-            generator: random numbers on the model's device.
+            generator: random numbers.
 
         Returns:
             ``x (n, D)`` and log q ``(n,)``, float64.
@@ -242,7 +242,7 @@ def train_on_samples(
     start = untrained(samples, size=size, finest=finest, n_steps=n_steps, generator=generator, device=device)
     x = _checked(samples, device)
     # Shuffled, so that the held-out part is not one stretch of time.
-    shuffled = x[torch.randperm(len(x), generator=generator).to(x.device)]
+    shuffled = x[permutation(len(x), generator, x.device)]
     model = fit(start.flow.model, None, _whiten(shuffled, start.mean, start.cholesky), options, progress=progress)
     losses = [record.validation for record in model.history.curve] if model.history else []
     if losses and losses[-1] > min(losses) + OVERFIT:

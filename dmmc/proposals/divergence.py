@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
+from dmmc.core.rng import normal, signs
 from dmmc.model.network import Network
 
 Trace = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -133,8 +135,7 @@ class Hutchinson:
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        if self.n_probes < 1 or self.n_probes != int(self.n_probes):
-            raise DmmcError(f"n_probes must be a positive integer, got {self.n_probes}")
+        object.__setattr__(self, "n_probes", check_count(self.n_probes, "n_probes"))
         if self.law not in ("rademacher", "gaussian"):
             raise DmmcError(f"the law of the probes is rademacher or gaussian, not {self.law!r}")
 
@@ -151,9 +152,7 @@ class Hutchinson:
         shape = (self.n_probes, n, *network.lattice.shape)
 
         def draw() -> Tensor:
-            if self.law == "gaussian":
-                return torch.randn(shape, generator=generator, dtype=dtype, device=device)
-            return 2 * torch.randint(0, 2, shape, generator=generator, device=device).to(dtype) - 1
+            return (normal if self.law == "gaussian" else signs)(shape, generator, dtype, device)
 
         fixed = None if self.fresh else draw()
 
@@ -178,8 +177,9 @@ def _quadratic_forms(network: Network, modes: Tensor, v: Tensor, vectors: Iterat
     forward-mode products it asks nothing of the network but what training asks of it.
     """
     lattice = network.lattice
-    with torch.enable_grad():
-        phi = lattice.to_sites(modes).requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        # Autograd keeps no tensor of inference mode, which the caller may be in.
+        phi, v = lattice.to_sites(modes).requires_grad_(), v.clone()
         drift = network(lattice.to_modes(phi), v)
         out = lattice.to_sites(drift)
     if not out.requires_grad:

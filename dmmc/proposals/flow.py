@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.linalg import log_abs_det
-from dmmc.model import splines
+from dmmc.core.numbers import check_count
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals import ode
 from dmmc.proposals.base import Steppable
@@ -50,8 +50,8 @@ class FlowProposal(Steppable):
             has the smaller error once that is small.
 
     Raises:
-        DmmcError: if a number is not positive, the method unknown, or the network has no formula for its trace and no
-            divergence is chosen.
+        DmmcError: if a number is not a positive integer, the method unknown, or the network has no formula for its
+            trace and no divergence is chosen.
     """
 
     model: DiffusionModel
@@ -61,9 +61,10 @@ class FlowProposal(Steppable):
     method: str = "rk4"
 
     def __post_init__(self) -> None:
-        if self.chunk_sites < 1:
-            raise DmmcError(f"chunk_sites must be positive, got {self.chunk_sites}")
-        Integrator(self.schedule, self.method)  # refuses what is out of range
+        steps, single = schedule_of(self.n_steps), not isinstance(self.n_steps, (tuple, list))
+        object.__setattr__(self, "n_steps", steps[0] if single else steps)
+        object.__setattr__(self, "chunk_sites", check_count(self.chunk_sites, "chunk_sites"))
+        Integrator(steps, self.method)  # refuses an unknown method
         self.divergence.check(self.model.network)
 
     @property
@@ -98,8 +99,8 @@ class FlowProposal(Steppable):
 
     @property
     def intervals(self) -> int:
-        """Intervals between the knots of the network's splines in the noise level; 5 if the network does not say."""
-        return getattr(getattr(self.model.network, "size", None), "level_knots", 8) - splines.DEGREE
+        """Intervals of the noise level within which the network is smooth, as it declares them."""
+        return self.model.network.level_intervals
 
     @property
     def evaluations(self) -> int:

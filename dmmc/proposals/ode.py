@@ -52,8 +52,9 @@ def flow_velocity(model: DiffusionModel, like: Tensor, trace: Trace | None = Non
 
 
 def variance(model: DiffusionModel, level: float) -> float:
-    """The noise variance at a noise level in [0, 1]."""
-    return float(model.reference.variance(torch.tensor(level, dtype=torch.float64)))
+    """The noise variance at a noise level in [0, 1], which a sum of steps may leave by rounding."""
+    within = min(max(level, 0.0), 1.0)  # a network may take the square root of the variance
+    return float(model.reference.variance(torch.tensor(within, dtype=torch.float64, device="cpu")))
 
 
 def chunk(model: DiffusionModel, chunk_sites: int = CHUNK_SITES) -> int:
@@ -86,7 +87,7 @@ def denoise(
         one tensor ``(n, *lattice)`` for each level.
 
     Raises:
-        DmmcError: if a number of steps is not positive, or the method is unknown.
+        DmmcError: if a number of steps is not a positive integer, or the method is unknown.
     """
     reference, lattice = model.reference, model.lattice
     integrator = Integrator(schedule_of(n_steps), method)

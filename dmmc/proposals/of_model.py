@@ -44,7 +44,7 @@ def path_proposal(model: DiffusionModel, n_steps: int = path.DEFAULT_STEPS) -> P
         n_steps: steps of a path.
 
     Raises:
-        DmmcError: if ``n_steps`` is not positive.
+        DmmcError: if ``n_steps`` is not a positive integer.
     """
     paths = PathProposal.of(model, n_steps)
     return SymmetrisedPath(paths) if model.two_sector else paths

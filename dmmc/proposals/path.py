@@ -35,9 +35,11 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
+from dmmc.core.rng import normal
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals import ode
-from dmmc.proposals.base import Paths, check_number
+from dmmc.proposals.base import Paths
 from dmmc.proposals.calibration import LEAST_PRECISION, Calibration, fit_precision
 from dmmc.theory.lattice import Lattice
 
@@ -70,8 +72,7 @@ class PathProposal(Paths):
         rising = all(x < y for x, y in zip(self.levels, self.levels[1:], strict=False))
         if len(self.levels) < 2 or self.levels[0] != 0 or not rising or self.levels[-1] > 1:
             raise DmmcError(f"levels must rise from 0 to at most 1, got {self.levels}")
-        if self.chunk_sites < 1:
-            raise DmmcError(f"chunk_sites must be positive, got {self.chunk_sites}")
+        check_count(self.chunk_sites, "chunk_sites")
         if self.calibration is not None and len(self.calibration.precision) != self.n_steps:
             raise DmmcError("the calibration is for another number of steps; make it anew")
 
@@ -80,10 +81,9 @@ class PathProposal(Paths):
         """The proposal with ``n_steps`` steps at levels ``(k / n_steps)^2``, not calibrated.
 
         Raises:
-            DmmcError: if ``n_steps`` is not positive.
+            DmmcError: if ``n_steps`` is not a positive integer.
         """
-        if n_steps < 1 or n_steps != int(n_steps):
-            raise DmmcError(f"n_steps must be a positive integer, got {n_steps}")
+        n_steps = check_count(n_steps, "n_steps")
         return cls(model, tuple((k / n_steps) ** 2 for k in range(n_steps + 1)))
 
     @property
@@ -111,11 +111,11 @@ class PathProposal(Paths):
         """``n`` fields ``(n, *lattice)`` of the probability-flow ODE, which needs no trace without their density.
 
         Raises:
-            DmmcError: if ``n`` is not positive.
+            DmmcError: if ``n`` is not a positive integer.
         """
-        check_number(n)
+        n = check_count(n, "the number of fields")
         model = self.model
-        latents = torch.randn((n, *self.lattice.shape), generator=generator, dtype=model.dtype, device=model.device)
+        latents = normal((n, *self.lattice.shape), generator, model.dtype, model.device)
         return ode.denoise(model, latents, [0.0], n_steps=ROUGH_STEPS, chunk_sites=self.chunk_sites)[0]
 
     @torch.no_grad()
@@ -170,9 +170,9 @@ class PathProposal(Paths):
         """``n`` fields ``(n, *lattice)`` and the log densities of their paths, reverse over forward, ``(n,)``; float64.
 
         Raises:
-            DmmcError: if ``n`` is not positive.
+            DmmcError: if ``n`` is not a positive integer.
         """
-        check_number(n)
+        n = check_count(n, "the number of fields")
         white = self._noise(n, generator)
         variance = self._c + self._variances[-1]
         phi, log_ratio = self.denoise(variance.sqrt() * white, generator)
@@ -245,7 +245,7 @@ class PathProposal(Paths):
 
     @cached_property
     def _variances(self) -> list[float]:
-        levels = torch.tensor(self.levels, dtype=torch.float64)
+        levels = torch.tensor(self.levels, dtype=torch.float64, device="cpu")
         return [float(v) for v in self.model.reference.variance(levels)]
 
     @cached_property
@@ -253,8 +253,7 @@ class PathProposal(Paths):
         return self.model.reference.c(torch.empty(0, dtype=torch.float64, device=self.model.device))
 
     def _noise(self, n: int, generator: torch.Generator, sites: bool = False) -> Tensor:
-        shape = (n, *self.lattice.shape)
-        white = torch.randn(shape, generator=generator, dtype=torch.float64, device=self.model.device)
+        white = normal((n, *self.lattice.shape), generator, device=self.model.device)
         return white if sites else self.lattice.to_modes(white)
 
     def _noised(self, below: Tensor, k: int, generator: torch.Generator) -> Tensor:

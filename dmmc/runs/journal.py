@@ -24,6 +24,7 @@ import numpy as np
 
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.files import sync
+from dmmc.core.records import json_text
 from dmmc.core.version import VERSION
 from dmmc.runs.hdf5 import (
     LIBVER,
@@ -36,7 +37,7 @@ from dmmc.runs.hdf5 import (
     verified,
     write_array,
 )
-from dmmc.runs.header import RunHeader, RunRecord, json_text
+from dmmc.runs.header import RunHeader, RunRecord
 from dmmc.runs.manifest import FORMAT, FORMAT_VERSION, Manifest
 from dmmc.runs.names import block_numbers, block_path, journal_of, manifest_path
 from dmmc.runs.run import extent, load_run, stored_format
@@ -250,7 +251,7 @@ class RunWriter:
         self._check_open()
         if self.n_blocks == 0:
             raise DmmcError("the run has no draws yet; append a block before finishing it")
-        ending = json_text(record.to_json(), "record")
+        ending = json_text(record.to_json(), "the record of a run")
         temporary = _temporary(self._journal / "assembled.h5")
         with h5py.File(temporary, "w", libver=LIBVER) as file:
             self._assemble(file)
@@ -264,7 +265,7 @@ class RunWriter:
             set_text(file, "header", self.header.text())
             set_text(file, "record", ending)
             versions = {name: version(name) for name in ("numpy", "h5py", "torch") if find_spec(name)}
-            set_text(file, "versions", json_text({"dmmc": VERSION, **versions}, "versions"))
+            set_text(file, "versions", json_text({"dmmc": VERSION, **versions}, "the versions of a run"))
         _commit(temporary, self.path)
         _remove(self._journal)
         self.close()

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.records import Record
@@ -142,7 +140,7 @@ def quickstart(options: QuickstartOptions, out: Path) -> QuickstartSummary:
     cluster = baseline("cluster", "cluster", keep_every=0)
     print("3/4  training a diffusion model on the HMC ensemble", flush=True)
     phi = read_ensemble(hmc).phi
-    order = torch.randperm(len(phi), generator=rng.stream(options.seed, "quickstart", "held out"))
+    order = rng.permutation(len(phi), rng.stream(options.seed, "quickstart", "held out"))
     # Kept in the order of the chains, so that autocorrelations can be seen.
     reference, trained = phi[order[:HELD_OUT].sort().values], phi[order[HELD_OUT:].sort().values]
     model = train(

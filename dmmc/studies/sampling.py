@@ -204,15 +204,15 @@ def sample(
                 carried = kernel.start(weighed.to(device), weights).tensors()
                 arrays |= {"log_w_reference": carried["log_w"]} if "log_w" in carried else {}
         levels = [1.0 - time for time in DENOISING_TIMES]
-        noise = torch.randn(
+        noise = rng.normal(
             (1, *model.lattice.shape),
             generator=rng.stream(seed, "denoising", device=device),
             dtype=model.dtype,
             device=device,
         )
         arrays["denoising"] = torch.cat(denoise(model, noise, levels))
-        arrays["denoising_level"] = torch.tensor(levels, dtype=torch.float64)
-        arrays["denoising_noise"] = model.reference.variance(torch.tensor(levels, dtype=torch.float64)).sqrt()
+        arrays["denoising_level"] = torch.tensor(levels, dtype=torch.float64, device="cpu")
+        arrays["denoising_noise"] = model.reference.variance(arrays["denoising_level"]).sqrt()
         measured = {name: x.double().cpu().numpy() for name, x in arrays.items()}
         return measured if flow is None else _certificate(flow, path, options, determinants, stages).arrays() | measured
 

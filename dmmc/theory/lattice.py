@@ -73,9 +73,9 @@ class Lattice:
     @outside_inference
     def phat2(self) -> Tensor:
         """Lattice momentum squared, ``sum_mu 4 sin^2(p_mu / 2)``, shape ``half``."""
-        total = torch.zeros(self.half, dtype=torch.float64)
+        total = torch.zeros(self.half, dtype=torch.float64, device="cpu")
         for axis, extent in enumerate(self.shape):
-            modes = torch.arange(self.half[axis], dtype=torch.float64)
+            modes = torch.arange(self.half[axis], dtype=torch.float64, device="cpu")
             view = [1] * self.dim
             view[axis] = -1
             total = total + (4.0 * torch.sin(math.pi * modes / extent) ** 2).view(view)
@@ -86,7 +86,7 @@ class Lattice:
     def multiplicity(self) -> Tensor:
         """How often each stored mode counts in a sum over all momenta: 2, or 1 where it is its own conjugate."""
         extent = self.shape[-1]
-        weights = torch.full((self.half[-1],), 2.0, dtype=torch.float64)
+        weights = torch.full((self.half[-1],), 2.0, dtype=torch.float64, device="cpu")
         weights[0] = 1.0
         if extent % 2 == 0:
             weights[-1] = 1.0
@@ -98,7 +98,8 @@ class Lattice:
         """Number of the hypercubic orbit (see :mod:`dmmc.theory.momenta`) of each stored mode, shape ``half``."""
         number = {mode: k for k, mode in enumerate(self.orbit_modes)}
         stored = itertools.product(*map(range, self.half))
-        return torch.tensor([number[momenta.representative(mode, self.shape)] for mode in stored]).view(self.half)
+        index = [number[momenta.representative(mode, self.shape)] for mode in stored]
+        return torch.tensor(index, device="cpu").view(self.half)
 
     @property
     def orbit_modes(self) -> tuple[tuple[int, ...], ...]:

@@ -208,3 +208,21 @@ def test_expected_acceptance_of_the_weights_is_high_where_the_model_is_good():
     samples = torch.randn(20_000, 4, generator=rng(), dtype=torch.float64)
     x, log_q = dense.untrained(samples).sample(2000, rng(2))
     assert diagnostics.expected_acceptance((-0.5 * x.square().sum(1) - log_q).numpy()) > 0.95
+
+
+def test_neither_global_random_numbers_nor_defaults_of_torch_matter(tmp_path):
+    samples = skewed(100, 2)
+    before = torch.get_rng_state()
+    expected = dense.untrained(samples)
+    path = expected.save(tmp_path / "proposal")
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            made = [dense.untrained(samples), DenseProposal.load(path)]
+            drawn = [proposal.sample(3, rng())[0] for proposal in made]
+    finally:
+        torch.set_default_dtype(default)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(proposal.describe() == expected.describe() for proposal in made)
+    assert all(torch.equal(x, expected.sample(3, rng())[0]) for x in drawn)

@@ -85,7 +85,7 @@ def ensemble(options: ExactnessOptions, out: Path) -> Tensor:
     )
     fields = torch.as_tensor(_baseline(options, out / ENSEMBLE, run).cfgs())
     # Fields of one draw follow each other in the file, and those of one chain would not be independent.
-    order = torch.randperm(len(fields), generator=rng.stream(options.seed, "ensemble", "order"))
+    order = rng.permutation(len(fields), rng.stream(options.seed, "ensemble", "order"))
     return fields[order].to(options.device)
 
 

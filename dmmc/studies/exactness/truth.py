@@ -31,7 +31,7 @@ def quadrature(action: Action, lattice: Lattice) -> Means:
     """
     if lattice.volume != 2:
         raise DmmcError(f"quadrature is for two sites, not {lattice.volume}")
-    axis = torch.linspace(-1, 1, 801, dtype=torch.float64) * _half_width(action, lattice)
+    axis = torch.linspace(-1, 1, 801, dtype=torch.float64, device="cpu") * _half_width(action, lattice)
     phi = torch.cartesian_prod(axis, axis).view(-1, *lattice.shape)
     S = action(phi)
     p = torch.softmax(-S, 0)
@@ -50,8 +50,8 @@ def quadrature(action: Action, lattice: Lattice) -> Means:
 
 def _half_width(action: Action, lattice: Lattice) -> float:
     """Half the side of a square around zero on whose edge ``exp(-S)`` is negligible."""
-    unit = torch.linspace(-1, 1, 201, dtype=torch.float64)
-    ends = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    unit = torch.linspace(-1, 1, 201, dtype=torch.float64, device="cpu")
+    ends = torch.tensor([-1.0, 1.0], dtype=torch.float64, device="cpu")
     edge = torch.cat([torch.cartesian_prod(unit, ends), torch.cartesian_prod(ends, unit)]).view(-1, *lattice.shape)
     square = torch.cartesian_prod(unit, unit).view(-1, *lattice.shape)
     half_width = 1.0

@@ -120,7 +120,7 @@ class Pool(Proposal):
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``n`` fields of the pool, with the density that they had when they were made."""
         phi, log_q = self._members
-        which = torch.randint(0, self.n, (n,), generator=generator, device=phi.device)
+        which = rng.integers(self.n, (n,), generator, phi.device)
         return phi[which], log_q[which]
 
     def log_q(self, phi: Tensor) -> Tensor:
