@@ -139,7 +139,8 @@ class Runs:
             run.observables,
             log_w_reference=run.evaluation["log_w_reference"],
             reference=self.ensemble(BROKEN, "cluster").observables,
-            std_delta=bias_bound_sigma(run),
+            bias_bound=bias_bound_sigma(run),
+            z2_symmetric=True,
         )
 
     def scan(self, name: str, points: tuple[Point, ...], **options: Any) -> ScanResult:

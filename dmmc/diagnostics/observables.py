@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, gamma_derived, gamma_method
+from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, gamma_derived, gamma_method, unknown
 from dmmc.diagnostics.series import as_array
 
 Array = NDArray[Any]
@@ -35,7 +35,7 @@ def _columns(record: Record, *names: str) -> list[Array]:
     missing = [name for name in names if name not in record]
     if missing:
         raise DmmcError(f"the record has no {', '.join(missing)}; it has {', '.join(record) or 'nothing'}")
-    return [record[name] for name in names]
+    return [as_array(record[name], name) for name in names]
 
 
 def primary(record: Record, S: float = 1.5) -> dict[str, Estimate]:
@@ -78,7 +78,7 @@ def extra(record: Record, S: float = 1.5) -> dict[str, Estimate]:
             else:
                 message = f"{label} has NaN or infinite values; its mean is unknown"
                 warnings.warn(message, DiagnosticsWarning, stacklevel=2)
-                estimates[label] = Estimate(math.nan, math.nan, math.nan, math.nan, 0, series.size)
+                estimates[label] = unknown(series.size)
     return estimates
 
 
