@@ -11,7 +11,6 @@ from dmmc.studies import exactness
 from dmmc.studies.exactness import ExactnessOptions, LaboratoryResult, SideBySide
 from dmmc.studies.exactness.options import DRAWS, DRAWS_LARGE, LARGE, TRAINING_STEPS
 from dmmc.studies.exactness.table import table, tables
-from dmmc.theory.actions import Action
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,25 +48,25 @@ def run(args: argparse.Namespace) -> LaboratoryResult | SideBySide:
         import torch
 
         torch.set_num_threads(1)
-    theories = exactness.default_theories(action_of(args, len(args.shape or (1, 1))))
     check_folder(args.out)
     if args.shape is None:
         if args.model is not None:
             raise DmmcError("a --model is of one lattice; name it with --shape")
-        laboratories = {name: _options(args, action, shape) for name, (action, shape) in theories.items()}
+        laboratories = {name: _options(args, shape) for name, shape in exactness.SHAPES.items()}
         several = exactness.run_side_by_side(laboratories, args.out, args.resume, args.overwrite)
         print(f"\n{tables(several)}\n\nlook at {several.report}")
         print(f"the tables (table.txt), exactness.json, the figures and the chains are in folders of {args.out}/")
         return several
-    action, _ = theories["two-sites" if args.shape == [2] else "8x8"]
-    options = _options(args, action, tuple(args.shape))
+    options = _options(args, tuple(args.shape))
     result = exactness.run_laboratory(options, args.out, args.resume, args.overwrite)
     print(f"\n{table(result)}\n\nlook at {args.out / 'report.html'}")
     print(f"the table (table.txt), exactness.json, the figure and the chains are in {args.out}/")
     return result
 
 
-def _options(args: argparse.Namespace, action: Action, shape: tuple[int, ...]) -> ExactnessOptions:
+def _options(args: argparse.Namespace, shape: tuple[int, ...]) -> ExactnessOptions:
+    # The mass form of an action depends on the number of dimensions.
+    action = action_of(args, len(shape)) or exactness.default_action(shape)
     draws = exactness.default_draws(shape) if args.draws is None else args.draws
     variants = exactness.NAMES if args.variants is None else tuple(args.variants)
     return fill(

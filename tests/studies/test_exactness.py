@@ -511,6 +511,11 @@ def test_without_a_shape_three_lattices(monkeypatch, tmp_path):
     }  # fmt: skip
     assert dmmc("exactness", "--kappa", 0.2, "--lam", 0.1, "--draws", 4096, "--out", tmp_path / "lab") == 0
     assert {(one.action, one.draws) for one in seen.values()} == {(Phi4(0.2, 0.1), 4096)}
+    # The same bare mass is another kappa in another number of dimensions.
+    assert dmmc("exactness", "--m2", -1, "--lam-mass", 2, "--out", tmp_path / "lab") == 0
+    assert {name: one.action for name, one in seen.items()} == {
+        "8x8": Phi4.from_mass(-1, 2, 2), "16x16": Phi4.from_mass(-1, 2, 2), "two-sites": Phi4.from_mass(-1, 2, 1)
+    }  # fmt: skip
     assert dmmc("exactness", "--model", "model.safetensors", "--out", tmp_path / "lab") == 2
     assert not (tmp_path / "lab").exists()
 

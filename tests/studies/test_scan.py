@@ -617,6 +617,17 @@ def test_the_costs_of_m_and_m2_have_panels_of_their_own():
     assert sum("$M$" in title for title in titles) == sum("$M^2$" in title for title in titles) == 2
 
 
+def test_costs_of_chains_that_are_too_short_are_drawn_as_bounds():
+    bound = TauInt(3.0, 0.1, False)
+    results = [with_tau(one, "M2", bound) if (one.L, one.sampler) == (20, "hmc") else one for one in made_up()]
+    for ax in scan_figures.cost(summarised(results, "L")).axes:
+        of_m2 = "M^2" in ax.get_title()
+        bounds = [line for line in ax.lines if line.get_markerfacecolor() == "white"]
+        assert {x for line in bounds for x in line.get_xdata()} == ({20.0} if of_m2 else set())
+        measured = next(one for one in ax.containers if one.get_label().startswith("HMC")).lines[0]
+        assert (20.0 in measured.get_xdata()) is not of_m2
+
+
 def test_table_of_crossings_and_missing_values():
     results = made_up((8, 16, 32), kappas=[0.266, 0.269, 0.272, 0.275])
     results[0] = with_xi(results[0], UNKNOWN)

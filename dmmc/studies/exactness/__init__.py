@@ -2,7 +2,7 @@
 
 from dmmc.studies.exactness.analysis import OBSERVABLES, Agreement, BiasResult, Means, agreement, biases, means
 from dmmc.studies.exactness.laboratory import run_laboratory, run_side_by_side
-from dmmc.studies.exactness.options import ExactnessOptions, default_draws, default_theories
+from dmmc.studies.exactness.options import SHAPES, ExactnessOptions, default_action, default_draws
 from dmmc.studies.exactness.results import RESULT, LaboratoryResult, SideBySide, VariantResult
 from dmmc.studies.exactness.truth import quadrature
 from dmmc.studies.exactness.variants import NAMES, VARIANTS, Bench, Variant
@@ -11,6 +11,7 @@ __all__ = [
     "NAMES",
     "OBSERVABLES",
     "RESULT",
+    "SHAPES",
     "VARIANTS",
     "Agreement",
     "Bench",
@@ -23,8 +24,8 @@ __all__ = [
     "VariantResult",
     "agreement",
     "biases",
+    "default_action",
     "default_draws",
-    "default_theories",
     "means",
     "quadrature",
     "run_laboratory",

@@ -28,12 +28,11 @@ LINEAR = 3.0
 """Number of standard errors up to which the axis is linear; beyond, it is logarithmic."""
 
 
-def biases(result: LaboratoryResult, seen: float = SEEN) -> Figure:
+def biases(result: LaboratoryResult) -> Figure:
     """The bias of each observable in units of its error: one row per variant, the exact variants above the others.
 
     Args:
         result: what the laboratory found.
-        seen: number of standard errors from which on a bias counts as seen.
 
     Raises:
         DmmcError: if there is no variant.
@@ -42,7 +41,7 @@ def biases(result: LaboratoryResult, seen: float = SEEN) -> Figure:
     if not variants:
         raise DmmcError("there is nothing to draw: the laboratory has no variants")
     figure, (ax,) = make_panels(8.4, 1.3 + 0.3 * len(variants))
-    ax.axvspan(-seen, seen, color="#d9d9d9", alpha=0.45, linewidth=0, zorder=0)
+    ax.axvspan(-SEEN, SEEN, color="#d9d9d9", alpha=0.45, linewidth=0, zorder=0)
     ax.axvline(0, color="0.5", linewidth=0.8, zorder=1)
     rows = np.arange(len(variants))
     for k, ((name, symbol), look) in enumerate(zip(SYMBOLS.items(), styles(), strict=False)):
@@ -64,7 +63,7 @@ def biases(result: LaboratoryResult, seen: float = SEEN) -> Figure:
         middle = (n_exact + len(variants) - 1) / 2
         ax.text(1.01, middle, "not exact", rotation=-90, va="center", transform=ax.get_yaxis_transform())
     largest = max(abs(bias.z) for variant in variants for bias in variant.observables.values())
-    edge = max(1.6 * largest, 2 * seen)
+    edge = max(1.6 * largest, 2 * SEEN)
     ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.8)
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000) if tick <= edge]
     ticks = [tick for tick in ticks if tick not in (1, 20, 50, 200, 500, 2000, 5000)] if len(ticks) > 7 else ticks
@@ -74,6 +73,6 @@ def biases(result: LaboratoryResult, seen: float = SEEN) -> Figure:
     ax.set(xlim=(-edge, edge), ylim=(len(variants) - 0.5, -0.5), yticks=rows)
     ax.set_yticklabels([variant.label for variant in variants])
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(f"bias in standard errors (grey: within {seen:g})")
+    ax.set_xlabel(f"bias in standard errors (grey: within {SEEN:g})")
     figure.legend(loc="outside upper center", ncols=len(SYMBOLS), frameon=False, fontsize=9, handletextpad=0.1)
     return figure

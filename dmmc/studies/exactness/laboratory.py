@@ -168,7 +168,7 @@ def _tau_int(x: NDArray[np.float64]) -> float | None:
 
 def _write(out: Path, result: LaboratoryResult) -> None:
     replace_file(out / TABLE, lambda path: path.write_text(table(result) + "\n", encoding="utf-8"))
-    figures.save(exactness_figures.biases(result, SEEN), out / FIGURE)
+    figures.save(exactness_figures.biases(result), out / FIGURE)
     RESULT.write(out, result)
     _write_page([out], out / PAGE)
 

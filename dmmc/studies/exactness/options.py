@@ -120,11 +120,10 @@ def default_draws(shape: tuple[int, ...]) -> int:
     return DRAWS if math.prod(shape) < LARGE else DRAWS_LARGE
 
 
-def default_theories(action: Action | None = None) -> dict[str, tuple[Action, tuple[int, ...]]]:
-    """What is looked at unless a lattice is named: 8 x 8 and 16 x 16 near criticality, and two sites, by folder.
+SHAPES = {"8x8": (8, 8), "16x16": (16, 16), "two-sites": (2,)}
+"""The lattices that are looked at, one after another, unless one is named; by the name of their folder."""
 
-    Args:
-        action: one theory for all of them, in place of phi^4 with couplings that suit each.
-    """
-    near_critical, two_sites = action or Phi4(0.27, 0.022), action or Phi4(0.3, 0.3)
-    return {"8x8": (near_critical, (8, 8)), "16x16": (near_critical, (16, 16)), "two-sites": (two_sites, (2,))}
+
+def default_action(shape: tuple[int, ...]) -> Phi4:
+    """The theory that is looked at unless one is named: near criticality, and on two sites far from a Gaussian."""
+    return Phi4(0.3, 0.3) if math.prod(shape) == 2 else Phi4(0.27, 0.022)

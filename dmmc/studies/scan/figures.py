@@ -59,6 +59,10 @@ class _Curve:
         value, error = np.array([get(result).numbers for result in self.results]).T
         return value, error
 
+    def resolved(self, name: str) -> NDArray[np.bool_]:
+        """Where the tau_int of an observable was measured; elsewhere it is a lower bound, as is all that follows."""
+        return np.array([result.tau_int[name].resolved for result in self.results])
+
 
 def _curves(scan: ScanResult) -> Iterator[_Curve]:
     if not scan.results:
@@ -99,6 +103,25 @@ def _axis(ax: Any, which: str, ticks: Sequence[float] | None = None, log: bool =
     axis.set_major_formatter("{x:g}")
 
 
+def _draw_points(
+    ax: Any,
+    x: Array,
+    y: Array,
+    error: Array,
+    measured: NDArray[np.bool_],
+    style: dict[str, Any],
+    label: str,
+    x_error: Array | None = None,
+) -> None:
+    """Measured values with their errors; lower bounds as open symbols with an arrow, which no line goes through."""
+    dx = None if x_error is None else x_error[measured]
+    ax.errorbar(x[measured], y[measured], error[measured], dx, label=label, elinewidth=1, **style)
+    bound = ~measured & np.isfinite(y)
+    if bound.any():
+        arrow = {**style, "linestyle": "none", "markerfacecolor": "white"}
+        ax.errorbar(x[bound], y[bound], 0.25 * y[bound], lolims=True, elinewidth=1, **arrow)
+
+
 def tau_int(scan: ScanResult, against: str = "xi", names: Sequence[str] = TAUS) -> Figure:
     """tau_int in draws against xi or L, both axes logarithmic, with the fitted ``c x^z`` and its error band.
 
@@ -126,8 +149,6 @@ def tau_int(scan: ScanResult, against: str = "xi", names: Sequence[str] = TAUS) 
                 x, dx = curve.values(lambda result: scan.xi.get(result.point, UNKNOWN))
             else:
                 x, dx = curve.values(lambda result: Measured(float(result.L), 0.0))
-            resolved = np.array([result.tau_int[name].resolved for result in curve.results])
-            points = {**curve.style, "linestyle": "none", "elinewidth": 1}
             label = curve.label
             if fit := fits.get((curve.sampler, curve.line, name)):
                 law = fit.law
@@ -137,11 +158,8 @@ def tau_int(scan: ScanResult, against: str = "xi", names: Sequence[str] = TAUS) 
                 ax.plot(t, law(t), color=curve.style["color"], linestyle=curve.style["linestyle"], linewidth=1.2)
                 below, above = law(t) - law.error(t), law(t) + law.error(t)
                 ax.fill_between(t, np.maximum(below, 1e-9), above, color=curve.style["color"], alpha=0.3, linewidth=0)
-            ax.errorbar(x[resolved], tau[resolved], error[resolved], dx[resolved], label=label, **points)
-            bound = ~resolved & np.isfinite(tau)
-            if bound.any():
-                arrow = {**points, "markerfacecolor": "white"}
-                ax.errorbar(x[bound], tau[bound], 0.25 * tau[bound], lolims=True, **arrow)
+            style = {**curve.style, "linestyle": "none"}
+            _draw_points(ax, x, tau, error, curve.resolved(name), style, label, dx)
         _, top = ax.get_ylim()
         ax.axhline(0.5, color="0.6", linewidth=0.8, zorder=0)
         ax.set(xlabel=LABELS[against])
@@ -170,6 +188,8 @@ def _x(curve: _Curve, scan: ScanResult) -> Array:
 def cost(scan: ScanResult) -> Figure:
     """Cost of one effective sample (``2 tau_int`` draws) of M and of M^2: wall time, and force or network evaluations.
 
+    Open symbols with an arrow are lower bounds, from chains that are too short to measure tau_int.
+
     Args:
         scan: the result of a scan.
 
@@ -186,7 +206,7 @@ def cost(scan: ScanResult) -> Figure:
                 ax, unit, label = (
                     (time, 1e3, curve.label) if kind == "seconds" else (evaluations, 1, f"{curve.label}: {kind}")
                 )
-                ax.errorbar(x, unit * value, unit * error, label=label, elinewidth=1, **curve.style)
+                _draw_points(ax, x, unit * value, unit * error, curve.resolved(name), curve.style, label)
         for ax, label, title in (
             (time, "milliseconds", "Wall time"),
             (evaluations, "evaluations", "Force or network evaluations"),
