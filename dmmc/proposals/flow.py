@@ -43,8 +43,8 @@ class FlowProposal(Steppable):
         n_steps: integration steps, of equal length; or a tuple with the steps in each of as many equal intervals of the
             noise level, from the largest noise to the field. With :attr:`intervals` of them no step straddles a knot
             of the network's splines.
-        chunk_sites: fields are integrated in chunks of about this many sites. Chunks do not enter the result beyond
-            floating-point rounding.
+        chunk_sites: fields are integrated in chunks of about this many sites; by default of as many as suit the device.
+            Chunks do not enter the result beyond floating-point rounding.
         divergence: how the trace of the Jacobian is found; by default with the network's own formula.
         method: one of :data:`dmmc.proposals.runge_kutta.METHODS`: ``rk4``, or ``dopri5``, which at equal evaluations
             has the smaller error once that is small.
@@ -56,14 +56,15 @@ class FlowProposal(Steppable):
 
     model: DiffusionModel
     n_steps: int | tuple[int, ...] = DEFAULT_STEPS
-    chunk_sites: int = ode.CHUNK_SITES
+    chunk_sites: int | None = None
     divergence: Divergence = TRACTABLE
     method: str = "rk4"
 
     def __post_init__(self) -> None:
         steps, single = schedule_of(self.n_steps), not isinstance(self.n_steps, (tuple, list))
         object.__setattr__(self, "n_steps", steps[0] if single else steps)
-        object.__setattr__(self, "chunk_sites", check_count(self.chunk_sites, "chunk_sites"))
+        sites = ode.sites_at_once(self.model) if self.chunk_sites is None else self.chunk_sites
+        object.__setattr__(self, "chunk_sites", check_count(sites, "chunk_sites"))
         Integrator(steps, self.method)  # refuses an unknown method
         self.divergence.check(self.model.network)
 

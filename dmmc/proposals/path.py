@@ -57,7 +57,7 @@ class PathProposal(Paths):
         model: the model; with any network, also one without a divergence.
         levels: noise levels of the steps, rising from 0 to at most 1.
         calibration: widths of the reverse kernels; None for those of the Gaussian reference.
-        chunk_sites: the network gets fields in chunks of about this many sites.
+        chunk_sites: the network gets fields in chunks of about this many sites; by default as many as suit the device.
 
     Raises:
         DmmcError: if the levels do not rise from 0 to at most 1, or the calibration is for another number of steps.
@@ -66,13 +66,14 @@ class PathProposal(Paths):
     model: DiffusionModel
     levels: tuple[float, ...]
     calibration: Calibration | None = None
-    chunk_sites: int = ode.CHUNK_SITES
+    chunk_sites: int | None = None
 
     def __post_init__(self) -> None:
         rising = all(x < y for x, y in zip(self.levels, self.levels[1:], strict=False))
         if len(self.levels) < 2 or self.levels[0] != 0 or not rising or self.levels[-1] > 1:
             raise DmmcError(f"levels must rise from 0 to at most 1, got {self.levels}")
-        check_count(self.chunk_sites, "chunk_sites")
+        sites = ode.sites_at_once(self.model) if self.chunk_sites is None else self.chunk_sites
+        object.__setattr__(self, "chunk_sites", check_count(sites, "chunk_sites"))
         if self.calibration is not None and len(self.calibration.precision) != self.n_steps:
             raise DmmcError("the calibration is for another number of steps; make it anew")
 

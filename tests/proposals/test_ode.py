@@ -9,7 +9,7 @@ from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.sites import SiteNetwork
 from dmmc.proposals.flow import FlowProposal
 from dmmc.proposals.integrator import Integrator
-from dmmc.proposals.ode import denoise
+from dmmc.proposals.ode import ACCELERATOR_SITES, CPU_SITES, chunk, denoise
 from dmmc.proposals.runge_kutta import METHODS
 from dmmc.theory.lattice import Lattice
 from helpers import free_reference, noise, random_model
@@ -97,3 +97,11 @@ def test_bad_steps_are_refused():
         denoise(model, noise(model.lattice, 1), [0.0], n_steps=0)
     with pytest.raises(DmmcError, match="one of rk4, dopri5"):
         denoise(model, noise(model.lattice, 1), [0.0], method="euler")
+
+
+def test_as_many_fields_at_once_as_suit_the_device():
+    model = random_model(free_reference(Lattice((4, 4))))
+    assert chunk(model) == CPU_SITES // 16 and chunk(model, 40) == 2 and chunk(model, 3) == 1
+    assert FlowProposal(model).describe()["chunk_sites"] == CPU_SITES
+    model.network.to("meta")
+    assert chunk(model) == FlowProposal(model).chunk == ACCELERATOR_SITES // 16
