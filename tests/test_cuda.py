@@ -91,7 +91,8 @@ def test_certificates_are_those_of_the_cpu():
     for device in ("cpu", DEVICE):
         flow = flow_proposal(model_on(device, dtype=torch.float64, strength=0.4), 3)
         deltas[device] = flow.by_determinant(noise(LATTICE, 4).to(device))[2].cpu()
-    torch.testing.assert_close(deltas[DEVICE], deltas["cpu"], rtol=0, atol=1e-8)
+    # Central differences have errors of 1e-10 in each of 64^2 elements, and deltas are of order 1 here.
+    torch.testing.assert_close(deltas[DEVICE], deltas["cpu"], rtol=0, atol=1e-5)
     measured = certify(flow_proposal(model_on(DEVICE, strength=0.1), 6), 8, determinants=8).summary()
     assert math.isfinite(measured.limit_95)
 

@@ -101,6 +101,14 @@ class Lattice:
         index = [number[momenta.representative(mode, self.shape)] for mode in stored]
         return torch.tensor(index, device="cpu").view(self.half)
 
+    @cached_property
+    @outside_inference
+    def orbit_members(self) -> Tensor:
+        """The stored modes of each orbit, ``(n_orbits, largest orbit)``; unused places hold the number of modes."""
+        index = self.orbit_index.flatten()
+        members = [torch.nonzero(index == k).flatten() for k in range(len(self.orbit_modes))]
+        return torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=len(index))
+
     @property
     def orbit_modes(self) -> tuple[tuple[int, ...], ...]:
         """One representative of each orbit, as mode numbers n with ``p = 2 pi n / L``."""
@@ -133,9 +141,13 @@ class Lattice:
     def orbit_mean(self, values: Tensor) -> Tensor:
         """Average of real ``values`` ``(..., *half)`` over each momentum orbit, ``(..., n_orbits)``."""
         flat = (values * self.multiplicity.to(values)).flatten(-self.dim)
-        out = flat.new_zeros(*flat.shape[:-1], len(self.orbit_modes))
-        out = out.index_add(-1, self.orbit_index.flatten().to(flat.device), flat)
-        return out / self.orbit_size.to(out)
+        if flat.device.type == "cpu":
+            total = flat.new_zeros(*flat.shape[:-1], len(self.orbit_modes))
+            total = total.index_add(-1, self.orbit_index.flatten(), flat)
+        else:  # there index_add sums in another order every time, and the last digits change
+            padded = torch.cat([flat, flat.new_zeros(*flat.shape[:-1], 1)], -1)
+            total = padded[..., self.orbit_members.to(flat.device)].sum(-1)
+        return total / self.orbit_size.to(total)
 
     def spread(self, orbit_values: Tensor) -> Tensor:
         """The value of its orbit for every stored mode, ``(..., n_orbits) -> (..., *half)``."""

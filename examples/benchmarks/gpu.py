@@ -282,8 +282,8 @@ def main() -> None:
         "tests": lambda: run_tests(args.out) if device.type == "cuda" else "skipped: no CUDA device",
         "ceilings": lambda: ceilings(clock, size),
         "training": lambda: training(clock, size, args.out),
-        "rates": lambda: rates(clock, size, raced(clock, size, args.out)),
         "race": lambda: race(clock, size, args.out, raced(clock, size, args.out)),
+        "rates": lambda: rates(clock, size, raced(clock, size, args.out)),
     }
     print(f"{name}, torch {torch.__version__}")
     for part, work in parts.items():
