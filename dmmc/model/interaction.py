@@ -285,7 +285,7 @@ class InteractionNetwork(Network):
         return coefficients
 
     def _prepared(self, kind: str, v: Tensor, compute: Callable[[Tensor], Prepared]) -> Prepared:
-        return self._memo.get(kind, v, (*self._parameters.values(), *self._buffers.values()), compute)
+        return self._memo.get(kind, v, (*self.parameters(), *self.buffers()), compute)
 
     def _at_levels(self, v: Tensor) -> Prepared:
         """Filters ``r`` and ``q`` and the site-wise matrices at noise variances ``v`` ``(G,)``."""
