@@ -34,6 +34,7 @@ from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.core.numbers import check_count
 from dmmc.model import shells, splines
+from dmmc.model.memo import LevelMemo, Prepared
 from dmmc.model.network import Network, refuse_context, register_network
 from dmmc.model.reference import GaussianReference, wiener
 
@@ -193,6 +194,7 @@ class InteractionNetwork(Network):
         radial = splines.basis(self._radial_argument(), size.radial_knots)
         self.register_buffer("_radial_basis", radial, persistent=False)
         self.register_buffer("_multiplicity", lattice.multiplicity.float(), persistent=False)
+        self._memo = LevelMemo()
 
     def config(self) -> dict[str, Any]:
         return self.size.describe()
@@ -282,41 +284,53 @@ class InteractionNetwork(Network):
             coefficients[name] = splines.refit(coefficients[name], old, self.size.level_knots)
         return coefficients
 
-    def _site_layers(self, u: Tensor, m: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _prepared(self, kind: str, v: Tensor, compute: Callable[[Tensor], Prepared]) -> Prepared:
+        return self._memo.get(kind, v, (*self.parameters(), *self.buffers()), compute)
+
+    def _at_levels(self, v: Tensor) -> Prepared:
+        """Filters ``r`` and ``q`` and the site-wise matrices at noise variances ``v`` ``(G,)``."""
+        r, q = self.filters(v)
+        return {"r": r, "q": q, **self.matrices(v)}
+
+    def _trace_at_levels(self, v: Tensor) -> Prepared:
+        """The coefficients of the formula for the trace at noise variances ``v`` ``(G,)``."""
+        m = self._prepared("drift", v, self._at_levels)
+        volume = self.lattice.volume
+        gram = self.lattice.to_sites(m["q"].unsqueeze(2) * m["r"].unsqueeze(1) + 0j) / math.sqrt(volume)
+        here = gram.flatten(3)[..., 0]
+        coupling = [
+            m["w"][:, k] * (m["o2"].mT @ gram.flatten(3)[..., shells.site_index(part, self.lattice)] @ m["a1"].mT)
+            for k, part in self._parts
+        ]
+        return {
+            "constant": volume * torch.einsum("gij,gij->g", m["lin"], here),
+            "first": torch.einsum("gif,gij,gfj->gf", m["o1"], here, m["a1"]),
+            "second": torch.einsum("gif,gij,gfj->gf", m["o2"], here, m["a2"]),
+            "coupling": torch.stack(coupling, 1),
+        }
+
+    def _drift(self, modes: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``D N``, and ``1/sqrt(1 + z^2)`` of both layers, ``(G, channels, n V)``."""
+        m = self._prepared("drift", v, self._at_levels)
+        u = self.lattice.to_sites(m["r"].unsqueeze(2) * modes.unsqueeze(1))
         layers = _fused_site_layers() if self.fused else site_layers
-        out: tuple[Tensor, Tensor, Tensor] = layers(u, m, self.shells)
-        return out
+        r1, r2, out = layers(u, m, self.shells)
+        return (m["q"].unsqueeze(2) * self.lattice.to_modes(out.view(u.shape))).sum(1), r1, r2
 
     def forward(self, modes: Tensor, v: Tensor, context: Tensor | None = None) -> Tensor:
         refuse_context(self, context)
-        r, q = self.filters(v)
-        u = self.lattice.to_sites(r.unsqueeze(2) * modes.unsqueeze(1))
-        _, _, out = self._site_layers(u, self.matrices(v))
-        return (q.unsqueeze(2) * self.lattice.to_modes(out.view(u.shape))).sum(1)
+        return self._drift(modes, v)[0]
 
     def with_trace(self, modes: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``D N`` as in :meth:`forward`, and the trace of its Jacobian, ``(G, n)`` float64."""
         refuse_context(self, context)
-        r, q = self.filters(v)
-        m = self.matrices(v)
-        u = self.lattice.to_sites(r.unsqueeze(2) * modes.unsqueeze(1))
-        r1, r2, out = self._site_layers(u, m)
-        drift = (q.unsqueeze(2) * self.lattice.to_modes(out.view(u.shape))).sum(1)
-
-        volume = self.lattice.volume
-        gram = self.lattice.to_sites(q.unsqueeze(2) * r.unsqueeze(1) + 0j) / math.sqrt(volume)
-        here = gram.flatten(3)[..., 0]
+        drift, r1, r2 = self._drift(modes, v)
+        t = self._prepared("trace", v, self._trace_at_levels)
         slope1 = r1 * r1 * r1
         slope2 = r2 * r2 * r2
-        constant = volume * torch.einsum("gij,gij->g", m["lin"], here)
-        first = torch.einsum("gif,gij,gfj->gf", m["o1"], here, m["a1"])
-        second = torch.einsum("gif,gij,gfj->gf", m["o2"], here, m["a2"])
-        weights = [
-            m["w"][:, k] * (m["o2"].mT @ gram.flatten(3)[..., shells.site_index(part, self.lattice)] @ m["a1"].mT)
-            for k, part in self._parts
-        ]
         parts = tuple(part for _, part in self._parts)
-        coupled = shell_layer(slope1, torch.stack(weights, 1), parts, u.shape[2:]) + second.unsqueeze(-1)
-        per_site = (slope2 * coupled).sum(1) + (first.unsqueeze(1) @ slope1).squeeze(1)
-        trace = per_site.view(*modes.shape[:2], volume).sum(-1, dtype=torch.float64)
-        return drift, trace + constant.double().unsqueeze(1)
+        fields = torch.Size((modes.shape[1], *self.lattice.shape))
+        coupled = shell_layer(slope1, t["coupling"], parts, fields) + t["second"].unsqueeze(-1)
+        per_site = (slope2 * coupled).sum(1) + (t["first"].unsqueeze(1) @ slope1).squeeze(1)
+        trace = per_site.view(*modes.shape[:2], self.lattice.volume).sum(-1, dtype=torch.float64)
+        return drift, trace + t["constant"].double().unsqueeze(1)

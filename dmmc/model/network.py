@@ -137,13 +137,13 @@ class Network(nn.Module):
         return network
 
     def describe(self) -> dict[str, Any]:
-        """What, beside the weights, tells this network from others, as JSON values."""
+        """The facts beside the weights that tell this network from others, as JSON values."""
         if is_registered(self):
             return {"name": self.name, **self.config()}
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "layers": repr(self)}
 
     def identity(self) -> dict[str, Any]:
-        """What of :meth:`describe` the fingerprint of a model needs; less where the weights tell the rest."""
+        """The part of :meth:`describe` that enters the fingerprint of a model, as far as the weights do not tell it."""
         return self.describe()
 
 
@@ -276,7 +276,7 @@ def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
     with torch.random.fork_rng(devices):
         torch.set_rng_state(state)
         if devices:
-            torch.cuda.manual_seed_all(int.from_bytes(hashlib.sha256(state.numpy()).digest()[:7], "little"))
+            torch.cuda.manual_seed_all(int.from_bytes(hashlib.sha256(state.numpy().tobytes()).digest()[:7], "little"))
         try:
             yield
         finally:

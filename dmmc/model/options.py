@@ -1,4 +1,4 @@
-"""How to train."""
+"""The options of a training: its budget, its batches, its learning rate and its random numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dmmc.core.rng import check_seed
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train.
+    """The options of a training.
 
     Attributes:
         steps: number of optimiser steps; exactly one of ``steps`` and ``minutes`` is given. Only a budget in steps is

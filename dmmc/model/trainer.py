@@ -1,4 +1,4 @@
-"""The state of a training: weights, their average, optimiser, step and spent time."""
+"""The state of a training: weights, their average, the optimiser, the number of steps and the time spent."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Trainer:
     """Minimises the loss of a network, which it changes in place.
 
     Args:
-        network: what is trained.
-        options: how.
+        network: the network that is trained.
+        options: budget, learning rate and averaging.
 
     Raises:
         DmmcError: if the network has no parameters.

@@ -1,4 +1,4 @@
-"""How wide the reverse kernels of a path are: what is measured on given fields, and how.
+"""The widths of the reverse kernels of a path, and their measurement on given fields.
 
 The kernels are narrower than those of the Gaussian reference by a *spectrum*, ``<|D N(p)|^2>``, and by a *precision*
 ``alpha + beta u^2`` on the sites; see :mod:`dmmc.proposals.path`.
@@ -19,7 +19,7 @@ LEAST_PRECISION = 0.05
 
 @dataclass(frozen=True)
 class Calibration:
-    """What narrows the reverse kernels, for each step k.
+    """The numbers by which the reverse kernels are narrower than those of the Gaussian reference, for each step k.
 
     Attributes:
         spectrum: ``<|D N(p)|^2>`` at the upper end of the step, ``(n_steps, n_orbits)`` float64.

@@ -85,8 +85,8 @@ TRACTABLE = Tractable()
 class BruteForce:
     """Every diagonal element of the Jacobian, a reverse pass for each site: exact for any network.
 
-    The network must be differentiable by autograd throughout: a ``detach`` on the way from input to output would be
-    a wrong Jacobian, which only the determinant of the map can reveal.
+    The network must be differentiable by autograd throughout: a ``detach`` on the way from input to output would
+    make the Jacobian wrong, which only the determinant of the map can reveal.
     """
 
     inexact = ""
@@ -120,14 +120,14 @@ class Hutchinson:
     without the diagonal of ``J_s`` for Rademacher ones, where also ``x^T x`` is V exactly.
 
     Args:
-        n_probes: probes averaged, for each field its own.
-        law: ``rademacher`` (random signs) or ``gaussian``.
-        fresh: new probes at every evaluation. Else a field keeps its probes along the trajectory, and the integrand
-            stays smooth; with fresh ones the errors of different times average out, at the price of a noise that
-            does not become smooth with smaller steps.
+        n_probes: the number of probes that are averaged; every field has its own.
+        law: the law of the probes, ``rademacher`` (random signs) or ``gaussian``.
+        fresh: whether to draw new probes at every evaluation. Otherwise a field keeps its probes along the trajectory,
+            and the integrand stays smooth. With fresh probes the errors at different times average out, but the
+            integrand has noise, which smaller steps do not make smooth.
 
     Raises:
-        DmmcError: on a number or a law that there is not.
+        DmmcError: if ``n_probes`` is not a positive integer, or ``law`` is neither of the two.
     """
 
     n_probes: int = 1

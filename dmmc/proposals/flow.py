@@ -116,7 +116,7 @@ class FlowProposal(Steppable):
     def describe(self) -> dict[str, Any]:
         """Steps, chunk, divergence, method and the fingerprint of the model: all that enters the bits of a proposal.
 
-        A divergence by the network's own formula and the method ``rk4`` go without saying.
+        The default divergence, by the network's own formula, and the default method ``rk4`` are left out.
         """
         chosen: dict[str, Any] = {} if self.divergence == TRACTABLE else {"divergence": self.divergence.describe()}
         if self.method != "rk4":

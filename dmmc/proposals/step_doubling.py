@@ -25,7 +25,8 @@ Integrate = Callable[[Tensor, float, float, bool], tuple[Tensor, Tensor]]
 
 The change of the log density is wanted only if ``traced``."""
 
-_STEP = 1e-4  # of a difference, in units of the fields' standard deviation
+_STEP = 1e-4
+"""Step of the differences, in units of the standard deviation of the fields."""
 
 
 def doubling_error(

@@ -19,7 +19,7 @@ from dmmc.proposals.runge_kutta import METHODS
 P = TypeVar("P", bound=Steppable)
 
 _MARGIN = 1.2
-"""How much smaller than what is allowed an error is aimed at."""
+"""Errors are aimed at values that are smaller than the allowed ones by this factor."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,10 @@ def choose_steps(
 
 
 def _room(target: float, rounding: float) -> float:
-    """What rounding leaves of the limit to the integrator; where it takes all, no less than rounding is worth while."""
+    """The part of the limit that rounding leaves to the integrator.
+
+    Where rounding takes all of it, there is no use in an integrator with less error than rounding.
+    """
     return math.sqrt(max(target**2 - rounding**2, 0.1 * target**2)) if rounding < target else rounding
 
 

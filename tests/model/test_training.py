@@ -20,8 +20,10 @@ from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.file import write_tensors
 from dmmc.model.history import TrainingHistory, TrainingRecord
 from dmmc.model.interaction import NetworkSize
+from dmmc.model.loss import path_loss
+from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference, wiener
-from dmmc.model.training import TrainingOptions, fit, path_loss
+from dmmc.model.training import fit
 from dmmc.proposals.flow import FlowProposal
 from dmmc.theory import symmetry as sectors
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4
@@ -252,8 +254,8 @@ def test_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, ow
     with monkeypatch.context() as patch:
         patch.setattr(training.Trainer, "update", None)
         assert short_fit(checkpoint=checkpoint, resume=True).fingerprint() == whole.fingerprint()
-    training.remove_checkpoint(checkpoint)
-    training.remove_checkpoint(checkpoint)
+    checkpoints.remove_checkpoint(checkpoint)
+    checkpoints.remove_checkpoint(checkpoint)
     assert os.listdir(tmp_path) == []
 
 

@@ -15,11 +15,12 @@ from dmmc import diagnostics
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.kernels.independence import Independence
 from dmmc.model.dense import DenseSize
-from dmmc.model.training import TrainingOptions
+from dmmc.model.options import TrainingOptions
 from dmmc.proposals import dense
 from dmmc.proposals.base import Proposal
 from dmmc.proposals.certify import measure_delta
-from dmmc.proposals.dense import DenseProposal, train_on_samples
+from dmmc.proposals.dense import train_on_samples
+from dmmc.proposals.whitened import DenseProposal
 from dmmc.theory.actions import AutogradAction
 from dmmc.theory.lattice import Lattice
 from helpers import randomise, rng

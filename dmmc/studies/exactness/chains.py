@@ -16,7 +16,7 @@ from dmmc.core import rng
 from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.kernels.base import State, advance
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.training import TrainingOptions
+from dmmc.model.options import TrainingOptions
 from dmmc.proposals.base import Steppable
 from dmmc.proposals.certificate import Certificate
 from dmmc.proposals.certify import certify
