@@ -63,7 +63,7 @@ class GuidedWalk(Kernel[GuidedState]):
         return self.start(torch.zeros(n, *self.lattice.shape, dtype=torch.float64), generator)
 
     def start(self, phi: Tensor, generator: torch.Generator) -> GuidedState:
-        state = start_state(self.action, self.lattice, phi)
+        state = start_state(self.action, self.lattice, phi, generator.device)
         direction = 2.0 * (uniform(len(phi), generator, like=state.phi) < 0.5) - 1
         return GuidedState(state.phi, state.S, direction)
 

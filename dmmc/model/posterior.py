@@ -28,6 +28,7 @@ from torch import Tensor
 
 from dmmc.core.rng import integers, normal, uniform
 from dmmc.model.reference import GaussianReference, posterior_covariance, wiener
+from dmmc.theory import evaluation
 from dmmc.theory.actions import Action
 
 
@@ -45,7 +46,7 @@ def mean_curvature(reference: GaussianReference, action: Action, phi: Tensor) ->
     lattice = reference.lattice
     total = torch.zeros(len(lattice.orbit_modes), dtype=torch.float64, device=phi.device)
     for chunk in phi.split(1024):
-        total += lattice.two_point(action.grad(chunk.double())).sum(0)
+        total += lattice.two_point(evaluation.force(action, chunk.double())).sum(0)
     return lattice.spread((total / len(phi) - 1 / reference.propagator.to(total)).clamp(min=0))
 
 
@@ -163,12 +164,12 @@ class PosteriorSampler:
 
         def force(total: Tensor) -> Tensor:
             """The gradient of V, in modes."""
-            return modes(action.grad(on_sites(total)).view(phi0.shape)).addcmul_(total, linear, value=-1)
+            return modes(evaluation.force(action, on_sites(total)).view(phi0.shape)).addcmul_(total, linear, value=-1)
 
         def potential(x: Tensor) -> Tensor:
             """U of each field, ``(G, n)``."""
             total = centre + x
-            s = action(on_sites(total)).view(batch)
+            s = evaluation.evaluate(action, on_sites(total)).view(batch)
             return s - 0.5 * norm2(total, weight_linear) + 0.5 * norm2(x, weight_precision)
 
         # The mixture (1 - a) y_T + a y_D with y_T = grad V + k phi, y_D = phi_s / v - phi / P and a = k / (k + 1/P):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.theory.actions import Action
+from dmmc.theory.evaluation import force
 from dmmc.theory.lattice import Lattice
 
 
@@ -96,8 +97,8 @@ class GaussianReference:
             field = chunk.double() - mean
             square.append(lattice.two_point(field))
             if action is not None:
-                force, modes = lattice.to_modes(action.grad(chunk.double())), lattice.to_modes(field)
-                product.append(lattice.orbit_mean((modes.conj() * force).real))
+                gradient, modes = lattice.to_modes(force(action, chunk.double())), lattice.to_modes(field)
+                product.append(lattice.orbit_mean((modes.conj() * gradient).real))
         x = torch.cat(square)
         c = x.mean(0)
         if action is not None:

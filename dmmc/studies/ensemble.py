@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.kernels import hmc
-from dmmc.kernels.base import Kernel, State
+from dmmc.kernels.base import Kernel, State, identity
 from dmmc.kernels.cluster import Cluster
 from dmmc.kernels.hmc import HMC
 from dmmc.runs import chain
@@ -24,6 +23,7 @@ from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.evaluation import check_action
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import Observable
 
@@ -107,8 +107,9 @@ def make_ensemble(
     resume = resumes_run(Path(path), resume, overwrite, say)
     with stages("warm-up"):
         kernel = METHODS[options.method](action, lattice, options.trajectory)
-        generator = rng.stream(options.run.seed, "warm-up", _identity(kernel))
-        state = kernel.start(kernel.initial(options.chains, generator).phi.to(device), generator)
+        generator = rng.stream(options.run.seed, "warm-up", identity(kernel), device=device)
+        state = kernel.initial(options.chains, generator)
+        check_action(action, state.phi)
         began = time.monotonic()
         kernel, state = kernel.tune(state, generator, WARM_UP)
         step_seconds = (time.monotonic() - began) / WARM_UP
@@ -144,8 +145,3 @@ def make_ensemble(
             stages=lambda: stages.seconds,
         )
     return load_run(path)
-
-
-def _identity(kernel: Kernel[Any]) -> str:
-    """What is sampled, and how, as text: under one seed, ensembles of different theories share no random numbers."""
-    return repr((kernel.describe(), kernel.action.describe(), kernel.lattice.shape))

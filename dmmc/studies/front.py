@@ -11,7 +11,7 @@ import torch
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.kernels import hmc
-from dmmc.kernels.base import Kernel
+from dmmc.kernels.base import Kernel, identity
 from dmmc.kernels.of_model import KernelOptions
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.options import TrainingOptions
@@ -30,6 +30,7 @@ from dmmc.studies.resumption import resumes_run
 from dmmc.studies.sampling import WARM_UP, FlowSteps, SampleOptions
 from dmmc.studies.training import Asked, Sectors
 from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.evaluation import check_action
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import Observable
 
@@ -248,10 +249,11 @@ def run_chain(
     """
     check_supported(kernel.action)
     resume = resumes_run(Path(path), resume, overwrite, note)
-    generator = rng.stream(seed, "warm-up", repr((kernel.describe(), kernel.action.describe())), device=device)
+    generator = rng.stream(seed, "warm-up", identity(kernel), device=device)
     if chains < 1:
         raise DmmcError(f"the number of chains must be positive, got {chains}")
     state = kernel.initial(chains, generator)
+    check_action(kernel.action, state.phi)
     if tune:
         kernel, state = kernel.tune(state, generator, WARM_UP)
     options = ChainOptions(draws, steps_per_draw, keep_every, seed=seed)

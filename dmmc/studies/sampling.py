@@ -17,7 +17,7 @@ from torch import Tensor
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.acceptance import rejection_time
-from dmmc.kernels.base import Kernel, State
+from dmmc.kernels.base import Kernel, State, identity
 from dmmc.kernels.of_model import KERNELS, KernelOptions, make_kernel
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals.base import Steppable
@@ -34,6 +34,7 @@ from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.evaluation import check_action
 from dmmc.theory.observables import Observable
 
 FlowSteps = int | tuple[int, ...] | Literal["auto"]
@@ -188,7 +189,7 @@ def sample(
     seed, device = options.run.seed, model.device
     with stages("warm-up"):
         kernel = make_kernel(options.kernel, action, model, flow)
-        generator = rng.stream(seed, "warm-up", repr((kernel.describe(), action.describe())), device=device)
+        generator = rng.stream(seed, "warm-up", identity(kernel), device=device)
         kernel, state, log_w, step_seconds = _ready(kernel, options.chains, generator)
     discard = options.discard
     if discard is None:
@@ -245,7 +246,7 @@ def _check_kernel(options: KernelOptions, model: DiffusionModel) -> None:
         DmmcError: if it is one.
     """
     if options.uses_flow and not callable(getattr(model.network, "with_trace", None)):
-        others = " or ".join(name for name, entry in KERNELS.items() if entry.with_flow is None)
+        others = " or ".join(name for name, entry in KERNELS.items() if entry.from_flow is None)
         raise DmmcError(
             f"the kernel {options.kernel} needs the density of the probability flow, which a network without "
             f"with_trace does not compute; use the kernel {others}, or pass dmmc.flow_proposal(model, "
@@ -297,6 +298,7 @@ def _ready(
     """
     began, n = time.monotonic(), max(chains, WEIGHED) if kernel.facts.independent_weights else chains
     state = kernel.initial(n, generator)
+    check_action(kernel.action, state.phi)
     step_seconds = (time.monotonic() - began) * chains / n
     kernel, state = kernel.tune(state, generator, WARM_UP)
     tensors = state.tensors()

@@ -9,6 +9,7 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.studies.exactness.analysis import OBSERVABLES, Means
 from dmmc.theory.actions import Action
+from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import measure
 
@@ -33,7 +34,7 @@ def quadrature(action: Action, lattice: Lattice) -> Means:
         raise DmmcError(f"quadrature is for two sites, not {lattice.volume}")
     axis = torch.linspace(-1, 1, 801, dtype=torch.float64, device="cpu") * _half_width(action, lattice)
     phi = torch.cartesian_prod(axis, axis).view(-1, *lattice.shape)
-    S = action(phi)
+    S = evaluate(action, phi)
     p = torch.softmax(-S, 0)
 
     def average(x: Tensor) -> float:
@@ -56,7 +57,8 @@ def _half_width(action: Action, lattice: Lattice) -> float:
     square = torch.cartesian_prod(unit, unit).view(-1, *lattice.shape)
     half_width = 1.0
     while half_width < _LARGEST_HALF_WIDTH:
-        if float(action(half_width * edge).min() - action(half_width * square).min()) > _NEGLIGIBLE:
+        on_edge, inside = (evaluate(action, half_width * x).min() for x in (edge, square))
+        if float(on_edge - inside) > _NEGLIGIBLE:
             return half_width
         half_width *= 1.25
     raise DmmcError("exp(-S) does not fall off at large fields, so it cannot be integrated; check the action")

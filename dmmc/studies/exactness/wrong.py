@@ -212,7 +212,7 @@ class Unadjusted(Kernel[State]):
         return {"name": "unadjusted", "proposal": self.proposal.describe()}
 
     def initial(self, n: int, generator: torch.Generator) -> State:
-        return start_state(self.action, self.lattice, self.proposal.sample(n, generator)[0])
+        return start_state(self.action, self.lattice, self.proposal.sample(n, generator)[0], generator.device)
 
     def step(self, state: State, generator: torch.Generator) -> tuple[State, Info]:
         return next(self.steps(state, 1, generator))
@@ -223,4 +223,4 @@ class Unadjusted(Kernel[State]):
         phi = self.proposal.sample(n * chains, generator)[0]
         always = torch.ones(chains, dtype=torch.bool, device=phi.device)
         for part in phi.split(chains):
-            yield start_state(self.action, self.lattice, part), Info(always, always.double())
+            yield start_state(self.action, self.lattice, part, generator.device), Info(always, always.double())
