@@ -364,7 +364,7 @@ def gamma_derived(
     return _estimate(value, projected, noise, S, tau_exp, name)
 
 
-def autocorrelation_function(x: ArrayLike, max_lag: int) -> tuple[Array, Array]:
+def autocorrelation_function(x: ArrayLike, max_lag: int, estimate: Estimate | None = None) -> tuple[Array, Array]:
     """Normalised autocorrelation function and its errors at lags 0..max_lag.
 
     The errors follow Madras and Sokal, J. Stat. Phys. 50 (1988) 109, in the form of Luscher, hep-lat/0409106,
@@ -373,6 +373,7 @@ def autocorrelation_function(x: ArrayLike, max_lag: int) -> tuple[Array, Array]:
     Args:
         x: the record, ``(chain, draw)``.
         max_lag: the last lag, smaller than the number of draws.
+        estimate: what :func:`gamma_method` gave for this record, where it is known already.
 
     Returns:
         ``(rho, rho_error)``, each ``(max_lag + 1,)``; for a constant series all nan, with a warning.
@@ -380,15 +381,15 @@ def autocorrelation_function(x: ArrayLike, max_lag: int) -> tuple[Array, Array]:
     Raises:
         DmmcError: as :func:`gamma_method`; also if ``max_lag`` is out of range.
     """
-    series, _ = scaled(as_series(x))
+    series, unit = scaled(as_series(x))
     draws = series.shape[1]
     if not 0 <= max_lag < draws:
         raise DmmcError(f"max_lag must be from 0 to {draws - 1} (draws per chain less one), got {max_lag}")
-    estimate = gamma_method(series)
+    estimate = gamma_method(x) if estimate is None else estimate
     if math.isnan(estimate.error):
         return np.full(max_lag + 1, math.nan), np.full(max_lag + 1, math.nan)
     reach = min(max(max_lag, 2 * estimate.window), draws - 1)
-    gamma = autocovariance(series - series.mean(), reach) + estimate.error**2
+    gamma = autocovariance(series - series.mean(), reach) + (estimate.error / unit) ** 2
     rho = gamma / gamma[0]
     return rho[: max_lag + 1], _rho_errors(rho, estimate.window, estimate.n)[: max_lag + 1]
 

@@ -21,7 +21,7 @@ from dmmc.report.provenance import provenance
 from dmmc.report.section import Section, fill
 from dmmc.report.wording import extent
 from dmmc.runs.run import StoredRun
-from dmmc.runs.summary import estimates, summarise
+from dmmc.runs.summary import measurement, summarise
 from dmmc.theory.actions import action_label
 
 
@@ -127,8 +127,9 @@ def _of_runs(given: Sequence[StoredRun], reference: str | None) -> tuple[dict[st
     name, couplings = action_label(header.action, len(header.lattice))
     judgement = judge_runs(runs, chosen)
     pictures, undrawn = run_pictures(runs)
-    measured = {name: estimates(run) for name, run in runs.items()}
-    remarks = {name: summarise(run).notes for name, run in runs.items()}
+    measured = {name: measurement(run) for name, run in runs.items()}
+    estimates = {name: of_run.estimates for name, of_run in measured.items()}
+    summaries = {name: summarise(run, measured=measured[name]) for name, run in runs.items()}
     observables = priced(runs)
     content = {
         "couplings": couplings,
@@ -136,11 +137,12 @@ def _of_runs(given: Sequence[StoredRun], reference: str | None) -> tuple[dict[st
         "reference": chosen,
         "verdicts": judgement.verdicts,
         "headline": judgement.headline,
-        "comparison": compared(measured, base),
-        "remarks": [f"{name}: {remark}" for name, of_run in remarks.items() for remark in of_run],
-        "taus": taus(runs),
+        "comparison": compared(estimates, base),
+        "biases": [(name, of_run.bias) for name, of_run in summaries.items() if of_run.bias],
+        "remarks": [f"{name}: {remark}" for name, of_run in summaries.items() for remark in of_run.notes],
+        "taus": taus(runs, estimates),
         "priced": observables,
-        "efficiency": [efficiency(name, run, observables) for name, run in runs.items()],
+        "efficiency": [efficiency(name, of_run, observables) for name, of_run in summaries.items()],
         "pictures": pictures,
         "provenance": [provenance(name, run) for name, run in runs.items()],
     }
