@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import Estimate, autocorrelation_function, format_value, resolved_tau
 from dmmc.diagnostics.series import as_series
-from dmmc.report.figures.canvas import SYMBOLS, check_present, make_panels, points
-from dmmc.report.styles import palette
+from dmmc.pages.figures.canvas import SYMBOLS, check_present, make_panels, points
+from dmmc.pages.styles import palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmmc.diagnostics.acceptance import acceptance_over_time
 from dmmc.diagnostics.series import as_series
-from dmmc.report.figures.canvas import SYMBOLS, check_not_empty, check_present, make_panels
-from dmmc.report.styles import palette
+from dmmc.pages.figures.canvas import SYMBOLS, check_not_empty, check_present, make_panels
+from dmmc.pages.styles import palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

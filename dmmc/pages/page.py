@@ -13,13 +13,13 @@ from typing import Any
 from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.core.version import VERSION
-from dmmc.report.comparable import check_comparable, choose_reference, named
-from dmmc.report.judgement import judge_runs
-from dmmc.report.page_tables import compared, efficiency, priced, taus
-from dmmc.report.pictures import run_pictures
-from dmmc.report.provenance import provenance
-from dmmc.report.section import Section, fill
-from dmmc.report.wording import extent
+from dmmc.pages.comparable import check_comparable, choose_reference, named
+from dmmc.pages.judgement import judge_runs
+from dmmc.pages.page_tables import compared, efficiency, priced, taus
+from dmmc.pages.pictures import run_pictures
+from dmmc.pages.provenance import provenance
+from dmmc.pages.section import Section, fill
+from dmmc.pages.wording import extent
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import measurement, summarise
 from dmmc.theory.actions import action_label
@@ -112,7 +112,7 @@ def render(
         figures=(*summary.figures, *(name for section in sections for name in section.pictures)),
         notes=summary.notes,
     )
-    html = fill("dmmc.report", "page.html", summary=summary, sections=sections, version=VERSION, of_runs=content)
+    html = fill("dmmc.pages", "page.html", summary=summary, sections=sections, version=VERSION, of_runs=content)
     return Page(str(html), summary)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dmmc.report.wording import seconds
+from dmmc.pages.wording import seconds
 from dmmc.runs.run import StoredRun
 
 SHOWN = 12

@@ -8,8 +8,8 @@ from typing import Any
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.verdicts import Level, Verdict, inexact, judge, judge_chain
-from dmmc.report.comparable import Runs, is_sign_symmetric
-from dmmc.report.wording import listed
+from dmmc.pages.comparable import Runs, is_sign_symmetric
+from dmmc.pages.wording import listed
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import bias_bound_sigma, proposals_are_independent
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from dmmc.diagnostics import Estimate, format_value
 from dmmc.diagnostics.observables import columns, parts
-from dmmc.report import table
-from dmmc.report.comparable import Runs
-from dmmc.report.wording import minus, seconds
+from dmmc.pages import table
+from dmmc.pages.comparable import Runs
+from dmmc.pages.wording import minus, seconds
 from dmmc.runs import summary as summaries
 from dmmc.runs.summary import SLOW, RunSummary
 

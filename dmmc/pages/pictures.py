@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.correlator import wall_correlator
 from dmmc.diagnostics.observables import columns, parts
-from dmmc.report import figures
-from dmmc.report.comparable import Runs, is_sign_symmetric
-from dmmc.report.styles import palette
-from dmmc.report.svg import FULL, HALF, Picture, page_style, picture
-from dmmc.report.wording import listed
+from dmmc.pages import figures
+from dmmc.pages.comparable import Runs, is_sign_symmetric
+from dmmc.pages.styles import palette
+from dmmc.pages.svg import FULL, HALF, Picture, page_style, picture
+from dmmc.pages.wording import listed
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import proposals_are_independent
 from dmmc.theory import momenta

@@ -16,12 +16,12 @@ from dmmc import diagnostics
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
 from dmmc.model.history import TrainingRecord
+from dmmc.pages import figures, page_tables, pictures, svg, table, wording
+from dmmc.pages import page as page_module
+from dmmc.pages.comparable import choose_reference, is_sign_symmetric, named
+from dmmc.pages.page import ReportSummary, render
+from dmmc.pages.section import fill, training_section
 from dmmc.proposals.certificate import Certificate
-from dmmc.report import figures, page_tables, pictures, svg, table, wording
-from dmmc.report import page as page_module
-from dmmc.report.comparable import choose_reference, is_sign_symmetric, named
-from dmmc.report.page import ReportSummary, render
-from dmmc.report.section import fill, training_section
 from dmmc.runs.run import load_run
 from dmmc.runs.summary import estimates, summarise
 from dmmc.theory import momenta
@@ -197,7 +197,7 @@ def test_a_section_alone(study):
 def test_templates_escape_text_and_know_the_names_of_observables(study):
     section = replace(study, title="A & B", link="A & B")
     assert "<h2>A &amp; B</h2>" in render([], sections=[section]).html
-    assert "<td>1 &lt; 2</td>" in fill("dmmc.report", "training.html", pictures=[PIXEL], settings=[("x", "1 < 2")])
+    assert "<td>1 &lt; 2</td>" in fill("dmmc.pages", "training.html", pictures=[PIXEL], settings=[("x", "1 < 2")])
     for name, expected in (("M2", "⟨M²⟩"), ("M[1]", "⟨M⟩<sub>1</sub>"), ("<own>[0, 1]", "&lt;own&gt;<sub>0, 1</sub>")):
         assert wording.symbol(name) == expected
     assert wording.plain_symbol("abs_M") == "|M|"
