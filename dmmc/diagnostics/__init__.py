@@ -12,6 +12,7 @@ from dmmc.diagnostics.acceptance import (
     tau_rejections,
 )
 from dmmc.diagnostics.autocorrelation import (
+    AxesWarning,
     DiagnosticsWarning,
     Estimate,
     autocorrelation_function,
@@ -66,6 +67,7 @@ from dmmc.diagnostics.weights import (
 )
 
 __all__ = [
+    "AxesWarning",
     "BinderCrossings",
     "Blocking",
     "Convergence",

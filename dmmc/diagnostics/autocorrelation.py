@@ -42,6 +42,10 @@ class DiagnosticsWarning(UserWarning):
     """A result that should not be taken at face value; the message says why."""
 
 
+class AxesWarning(DiagnosticsWarning):
+    """A series whose axes look like (draw, chain). It does not concern records whose axes are known."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Mean of a Markov chain observable, or a function of such means.
@@ -248,9 +252,9 @@ def _estimate(value: float, series: Array, noise: float, S: float, tau_exp: floa
     if problem:
         warnings.warn(f"{name}: {problem}; {advice}", DiagnosticsWarning, stacklevel=3)
     if axes := transposed(series):
-        warnings.warn(f"{name}: {axes}", DiagnosticsWarning, stacklevel=3)
+        warnings.warn(f"{name}: {axes}", AxesWarning, stacklevel=3)
     error = unit * math.sqrt(total / n)
-    return Estimate(value, error, float(tau), tau_error, window, n, resolved=not (problem or axes))
+    return Estimate(value, error, float(tau), tau_error, window, n, resolved=not problem)
 
 
 def gamma_method(x: ArrayLike, S: float = 1.5, name: str = "series", *, tau_exp: float | None = None) -> Estimate:
@@ -263,7 +267,7 @@ def gamma_method(x: ArrayLike, S: float = 1.5, name: str = "series", *, tau_exp:
     * if all chains together are shorter than 50 tau_int, or the window does not close within half a chain (with 8 or
       more chains it may use the whole chain);
     * if a chain never changes although the others change too often for this to be chance;
-    * if the axes look like (draw, chain);
+    * if the axes look like (draw, chain) (an :class:`AxesWarning`);
     * if the chain means scatter more than the autocorrelations within the chains explain, as for chains in different
       modes: by a factor of two in variance, and such that chance would do it in 1 of 10^4 cases. Chains shorter than
       30 tau_int cannot tell.

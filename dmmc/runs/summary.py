@@ -17,7 +17,7 @@ import numpy as np
 from dmmc import diagnostics
 from dmmc.core.facts import KernelFacts
 from dmmc.core.records import Record
-from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value
+from dmmc.diagnostics import AxesWarning, DiagnosticsWarning, Estimate, format_value
 from dmmc.diagnostics.bias import bias_over_error
 from dmmc.diagnostics.energy import mean_exp_minus, ran_away
 from dmmc.diagnostics.observables import columns, parts
@@ -301,6 +301,7 @@ def measurement(run: StoredRun) -> Measurement:
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DiagnosticsWarning)
+        warnings.simplefilter("ignore", AxesWarning)  # the axes of a stored run are known
         means = diagnostics.summary(run.observables, run.volume, phat2)
     messages = [str(x.message) for x in caught if issubclass(x.category, DiagnosticsWarning)]
     notes += [f"{message}." for message in messages[:NOTES]]

@@ -263,6 +263,13 @@ def test_cost_of_an_effective_sample(runs):
     assert [wording.seconds(x) for x in (12.0, 0.012, 1.2e-5, math.nan)] == ["12 s", "12 ms", "12 µs", "–"]
 
 
+def test_a_run_is_measured_once(runs, undrawn, monkeypatch):
+    measured, summary = [], diagnostics.summary
+    monkeypatch.setattr(diagnostics, "summary", lambda *args: measured.append(args) or summary(*args))
+    render([runs["cluster"], runs["hmc"]])
+    assert len(measured) == 2
+
+
 def test_a_price_that_is_only_a_bound_says_so(tmp_path):
     slow = np.cumsum(np.random.default_rng(3).standard_normal((8, 60)), axis=1)
     run = make_run(tmp_path / "slow.h5", HMC, extra={"M": slow})
