@@ -32,10 +32,10 @@ from dmmc.core import rng
 from dmmc.diagnostics import format_value
 from dmmc.kernels.hmc import LENGTH
 from dmmc.model.options import TrainingOptions
+from dmmc.pages import figures
+from dmmc.pages.figures import make_panels
+from dmmc.pages.styles import COLOURS, styles
 from dmmc.proposals.certify import measure_delta
-from dmmc.report import figures
-from dmmc.report.figures import make_panels
-from dmmc.report.styles import COLOURS, styles
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary import bias_bound_sigma

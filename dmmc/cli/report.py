@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dmmc.report.page import ReportSummary
+from dmmc.pages.page import ReportSummary
 from dmmc.studies.reporting import write_report
 
 

@@ -42,6 +42,10 @@ class DiagnosticsWarning(UserWarning):
     """A result that should not be taken at face value; the message says why."""
 
 
+class AxesWarning(DiagnosticsWarning):
+    """A series whose axes look like (draw, chain). It does not concern records whose axes are known."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Mean of a Markov chain observable, or a function of such means.
@@ -248,9 +252,9 @@ def _estimate(value: float, series: Array, noise: float, S: float, tau_exp: floa
     if problem:
         warnings.warn(f"{name}: {problem}; {advice}", DiagnosticsWarning, stacklevel=3)
     if axes := transposed(series):
-        warnings.warn(f"{name}: {axes}", DiagnosticsWarning, stacklevel=3)
+        warnings.warn(f"{name}: {axes}", AxesWarning, stacklevel=3)
     error = unit * math.sqrt(total / n)
-    return Estimate(value, error, float(tau), tau_error, window, n, resolved=not (problem or axes))
+    return Estimate(value, error, float(tau), tau_error, window, n, resolved=not problem)
 
 
 def gamma_method(x: ArrayLike, S: float = 1.5, name: str = "series", *, tau_exp: float | None = None) -> Estimate:
@@ -263,7 +267,7 @@ def gamma_method(x: ArrayLike, S: float = 1.5, name: str = "series", *, tau_exp:
     * if all chains together are shorter than 50 tau_int, or the window does not close within half a chain (with 8 or
       more chains it may use the whole chain);
     * if a chain never changes although the others change too often for this to be chance;
-    * if the axes look like (draw, chain);
+    * if the axes look like (draw, chain) (an :class:`AxesWarning`);
     * if the chain means scatter more than the autocorrelations within the chains explain, as for chains in different
       modes: by a factor of two in variance, and such that chance would do it in 1 of 10^4 cases. Chains shorter than
       30 tau_int cannot tell.
@@ -364,7 +368,7 @@ def gamma_derived(
     return _estimate(value, projected, noise, S, tau_exp, name)
 
 
-def autocorrelation_function(x: ArrayLike, max_lag: int) -> tuple[Array, Array]:
+def autocorrelation_function(x: ArrayLike, max_lag: int, estimate: Estimate | None = None) -> tuple[Array, Array]:
     """Normalised autocorrelation function and its errors at lags 0..max_lag.
 
     The errors follow Madras and Sokal, J. Stat. Phys. 50 (1988) 109, in the form of Luscher, hep-lat/0409106,
@@ -373,6 +377,7 @@ def autocorrelation_function(x: ArrayLike, max_lag: int) -> tuple[Array, Array]:
     Args:
         x: the record, ``(chain, draw)``.
         max_lag: the last lag, smaller than the number of draws.
+        estimate: what :func:`gamma_method` gave for this record, where it is known already.
 
     Returns:
         ``(rho, rho_error)``, each ``(max_lag + 1,)``; for a constant series all nan, with a warning.
@@ -380,15 +385,15 @@ def autocorrelation_function(x: ArrayLike, max_lag: int) -> tuple[Array, Array]:
     Raises:
         DmmcError: as :func:`gamma_method`; also if ``max_lag`` is out of range.
     """
-    series, _ = scaled(as_series(x))
+    series, unit = scaled(as_series(x))
     draws = series.shape[1]
     if not 0 <= max_lag < draws:
         raise DmmcError(f"max_lag must be from 0 to {draws - 1} (draws per chain less one), got {max_lag}")
-    estimate = gamma_method(series)
+    estimate = gamma_method(x) if estimate is None else estimate
     if math.isnan(estimate.error):
         return np.full(max_lag + 1, math.nan), np.full(max_lag + 1, math.nan)
     reach = min(max(max_lag, 2 * estimate.window), draws - 1)
-    gamma = autocovariance(series - series.mean(), reach) + estimate.error**2
+    gamma = autocovariance(series - series.mean(), reach) + (estimate.error / unit) ** 2
     rho = gamma / gamma[0]
     return rho[: max_lag + 1], _rho_errors(rho, estimate.window, estimate.n)[: max_lag + 1]
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics.autocorrelation import ENOUGH, DiagnosticsWarning, autocovariance, stuck_chains
+from dmmc.diagnostics.autocorrelation import ENOUGH, AxesWarning, DiagnosticsWarning, autocovariance, stuck_chains
 from dmmc.diagnostics.series import as_series, scaled, transposed
 
 Array = NDArray[np.float64]
@@ -169,7 +169,7 @@ def _opened(x: ArrayLike, name: str) -> tuple[Array, float]:
     """The checked series and its unit; warn if its axes look like (draw, chain)."""
     series, unit = scaled(as_series(x, name))
     if axes := transposed(series):
-        _warn(f"{name}: {axes}")
+        warnings.warn(f"{name}: {axes}", AxesWarning, stacklevel=3)
     return series, unit
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,21 @@ def components(name: str, values: ArrayLike) -> Iterator[tuple[str, Array]]:
         return
     for index in np.ndindex(array.shape[2:]):
         yield f"{name}[{','.join(map(str, index))}]", array[(slice(None), slice(None), *index)]
+
+
+def columns(record: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """Every observable as series ``(chain, draw)`` by name, the standard ones first.
+
+    An observable ``(chain, draw, ...)`` gives one series for each of its components (see :func:`components`). The
+    two-point function, which enters through derived quantities only, is left out.
+    """
+    names = [*(name for name in PRIMARY if name in record), *(name for name in record if name not in PRIMARY)]
+    return dict(part for name in names if name != TWO_POINT for part in components(name, record[name]))
+
+
+def parts(observable: str, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` under which an observable stands in a table: its own name, or those of its components."""
+    return [name for name in names if name == observable or name.startswith(f"{observable}[")]
 
 
 def is_broken(M: ArrayLike) -> bool:

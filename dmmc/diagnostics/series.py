@@ -87,7 +87,7 @@ def as_series(x: ArrayLike, name: str = "series") -> Array:
         advice = "if its axes are (draw, chain), transpose it" if chains > MIN_DRAWS > draws else "run longer"
         raise DmmcError(f"{name} has shape {array.shape}; at least {MIN_DRAWS} draws per chain are needed, {advice}")
     # Requirement A: numbers that do not lie at multiples of their size are summed in another order.
-    array = np.require(array, np.float64, "CA")
+    array = np.require(array, np.float64, ("C", "A"))
     if not np.isfinite(array).all():
         raise DmmcError(f"{name} has NaN or infinite values; find the draws that made them and remove the chain")
     return array

@@ -17,11 +17,12 @@ import numpy as np
 from dmmc import diagnostics
 from dmmc.core.facts import KernelFacts
 from dmmc.core.records import Record
-from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value
+from dmmc.diagnostics import AxesWarning, DiagnosticsWarning, Estimate, format_value
 from dmmc.diagnostics.bias import bias_over_error
 from dmmc.diagnostics.energy import mean_exp_minus, ran_away
-from dmmc.diagnostics.observables import components
+from dmmc.diagnostics.observables import columns, parts
 from dmmc.diagnostics.series import MIN_DRAWS
+from dmmc.diagnostics.slowing_down import cost_per_effective_sample
 from dmmc.proposals.certificate import Certificate, CertificateSummary
 from dmmc.runs.run import StoredRun
 from dmmc.theory.momenta import orbit_phat2
@@ -64,11 +65,14 @@ class Efficiency(Record):
         effective_samples: number of effective samples of all chains together.
         seconds: wall time of one of them, all chains running together; None if it was not recorded.
         evaluations: evaluations of the ``force`` or of the ``network`` for one of them.
+        bound: whether tau_int is a lower bound only, so that the costs are lower bounds as well, and the number is
+            an upper one.
     """
 
     effective_samples: float
     seconds: float | None
     evaluations: dict[str, float]
+    bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ class RunSummary(Record):
         draws: draws of each chain that were averaged.
         discard: draws at the start of each chain that were left out.
         observables: every observable of the run by name.
-        efficiency: cost of an effective sample of M and of M2, by name.
+        efficiency: cost of an effective sample of M and of M2, or of their components, by name.
         acceptance: fraction of the steps that were accepted.
         ess_fraction: effective sample size per proposal, for kernels with independent weights, as are the next three.
         std_log_w: standard deviation of log w over the proposals.
@@ -196,7 +200,7 @@ class RunSummary(Record):
         share = "" if self.bias_of_error is None else f", {100 * self.bias_of_error:.2g} % of a statistical error"
         if self.certificate is not None:
             return f"{self.certificate}{share}"
-        return f"at most about {self.bias_bound_sigma:.1e} of the standard deviation of an observable{share}"
+        return f"bias at most about {self.bias_bound_sigma:.1e} of the standard deviation of an observable{share}"
 
     def _title(self) -> str:
         lattice = " x ".join(map(str, self.lattice))
@@ -239,7 +243,7 @@ class RunSummary(Record):
         if self.rejected_not_finite:
             yield "warning", f"{self.rejected_not_finite} proposals were not finite and were rejected"
         if self.bias:
-            yield "certificate" if self.certificate is not None else "bias", self.bias
+            yield "certificate" if self.certificate is not None else "integrator", self.bias
         if self.kl is not None:
             infinite = "infinite (a proposal has weight zero)"
             yield "KL(q||p) from the proposals", infinite if self.kl.kl_q_p is None else f"{self.kl.kl_q_p:.3f}"
@@ -297,6 +301,7 @@ def measurement(run: StoredRun) -> Measurement:
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DiagnosticsWarning)
+        warnings.simplefilter("ignore", AxesWarning)  # the axes of a stored run are known
         means = diagnostics.summary(run.observables, run.volume, phat2)
     messages = [str(x.message) for x in caught if issubclass(x.category, DiagnosticsWarning)]
     notes += [f"{message}." for message in messages[:NOTES]]
@@ -322,7 +327,7 @@ def summarise(
     means = measured.estimates
     stored = Certificate.stored(run.evaluation)
     certificate = None if stored is None else stored.summary()
-    series = {name: part for key, x in run.observables.items() for name, part in components(key, x)}
+    series = columns(run.observables)
     sigma = bias_bound_sigma(run)
     observables = {
         name: ObservableEstimate(
@@ -389,14 +394,15 @@ def bias_bound_sigma(run: StoredRun) -> float | None:
 def _efficiency(run: StoredRun, means: Mapping[str, Estimate]) -> dict[str, Efficiency]:
     seconds = run.wall_seconds_per_draw
     costs = {}
-    for name in SLOW:
-        tau = means[name].tau_int if name in means else math.nan
+    for name in (name for slow in SLOW for name in parts(slow, means)):
+        tau, error = means[name].tau_int, means[name].tau_int_error
         if tau > 0:
-            steps = 2 * tau * run.header.steps_per_draw
+            kinds = {kind: n * run.header.steps_per_draw for kind, n in run.header.cost.items()}
             costs[name] = Efficiency(
                 effective_samples=run.n_chains * run.n_draws / (2 * tau),
-                seconds=None if seconds is None else 2 * tau * seconds,
-                evaluations={kind: steps * n for kind, n in run.header.cost.items()},
+                seconds=None if seconds is None else cost_per_effective_sample(tau, error, seconds)[0],
+                evaluations={kind: cost_per_effective_sample(tau, error, n)[0] for kind, n in kinds.items()},
+                bound=not means[name].resolved,
             )
     return costs
 

@@ -11,7 +11,7 @@ from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.records import Record
 from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.model.options import TrainingOptions
-from dmmc.report import figures, table
+from dmmc.pages import figures, table
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import RunSummary, estimates, summarise

@@ -120,11 +120,9 @@ def test_names_of_dimensions_are_seen_everywhere():
 def test_a_transposed_array_is_noticed(estimate):
     rng = np.random.default_rng(5)
     few, slow = rng.normal(size=(200, 4)), ar1(5.0, 20, 300, rng).T
-    with pytest.warns(diagnostics.DiagnosticsWarning, match="200 chains of 4 draws; if its axes are .draw, chain."):
+    with pytest.warns(diagnostics.AxesWarning, match="200 chains of 4 draws; if its axes are .draw, chain."):
         estimate(few)
-    with pytest.warns(
-        diagnostics.DiagnosticsWarning, match="300 chains of 20 draws, and neighbouring chains are as alike"
-    ):
+    with pytest.warns(diagnostics.AxesWarning, match="300 chains of 20 draws, and neighbouring chains are as alike"):
         estimate(slow)
     assert not transposed(slow.T)
 

@@ -359,7 +359,7 @@ def test_short_and_scattered_chains():
     # Many chains of five autocorrelation times: their scatter is in the errors.
     short = diagnostics.judge_chain(np.ones((64, 200)), observables_of(ar1(40.0, (64, 200))))
     assert [(x.title, x.level) for x in short] == [("The chains differ from each other", "doubtful")]
-    # tau_int of M^2 is 20. R^2 - 1 = 4 tau_int / draws holds to terms of relative order 2 tau_int / draws, here a fifth.
+    # tau_int of M^2 is 20; R^2 - 1 = 4 tau_int / draws holds to terms of relative order 2 tau_int / draws, here 13 %.
     fifteen = diagnostics.judge_chain(np.ones((64, 300)), observables_of(ar1(40.0, (64, 300))))
     said = re.search(r"only about ([\d.]+) autocorrelation times long", fifteen[0].text)
     assert said is not None and 12 < float(said[1]) < 18

@@ -276,6 +276,7 @@ def test_facts_have_a_label_and_survive_json():
 
 def test_a_users_kernel_is_invariant():
     kernel = GuidedWalk(PHI4, TWO_SITES)
+    assert kernel.start(draws(), rng(3)).direction.dtype == torch.float64
     outcome = assert_invariant(kernel, draws(), rng(3), steps=6)
     assert 0.9 < outcome.moved
     # A walk on a larger lattice, whose exact answer is known: the law of the action of a free field.

@@ -11,7 +11,7 @@ import pytest
 
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.facts import KernelFacts
-from dmmc.report.page import Page, ReportSummary
+from dmmc.pages.page import Page, ReportSummary
 from dmmc.studies import reporting
 from dmmc.studies.reporting import write_report
 from dmmc.studies.scan.options import ScanOptions

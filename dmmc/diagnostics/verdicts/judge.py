@@ -23,7 +23,7 @@ CHANGES_SIGN = "Use a sampler that changes the sign: cluster updates, or a model
 
 NO_REFERENCE = (
     "Without reference configurations the chain cannot know of modes that the model never proposes; "
-    "compare with configurations from HMC or another sampler (--reference)."
+    "compare with configurations from HMC or another sampler (dmmc sample --reference)."
 )
 
 
@@ -44,8 +44,8 @@ def judge(
 
     Args:
         accepted: ``(chain, draw)``, bool, or the fraction accepted of the steps of each draw.
-        log_w: log weights of the chain's states, likewise.
-        log_w_proposed: log weights of the proposals, likewise; -inf for those that were not finite.
+        log_w: log weights of the chain's states, ``(chain, draw)``.
+        log_w_proposed: log weights of the proposals, ``(chain, draw)``; -inf for those that were not finite.
         record: observables of the chain ``(chain, draw)``, with the names of
             :func:`dmmc.theory.observables.measure`. M is needed; M2, M4, abs_M, phi2 and S_per_site are used if
             present.

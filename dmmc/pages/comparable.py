@@ -83,11 +83,6 @@ def choose_reference(runs: Runs, wanted: str | None) -> str | None:
     raise DmmcError(f"--reference {wanted} {problem}; name one of: {', '.join(runs)}")
 
 
-def has_independent_weights(run: StoredRun) -> bool:
-    """Whether the chain recorded the log weights of independent proposals."""
-    return run.header.facts.independent_weights and "log_w_proposed" in run.stats
-
-
 def is_sign_symmetric(run: StoredRun) -> bool:
     """Whether ``S(-phi) = S(phi)``, as the run says or else the action declares; otherwise no symmetry is claimed."""
     finding = run.header.provenance.get("symmetry")
