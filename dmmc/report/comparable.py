@@ -74,18 +74,13 @@ def choose_reference(runs: Runs, wanted: str | None) -> str | None:
         name
         for name, run in runs.items()
         if wanted.lower() in (name.lower(), run.header.facts.label.lower())
-        or wanted in (str(run.path), run.path.name)
-        or Path(wanted) == run.path
+        or wanted == run.path.name
+        or Path(wanted).absolute() == run.path.absolute()
     ]
     if len(fitting) == 1:
         return fitting[0]
     problem = f"fits {' and '.join(fitting)}" if fitting else "is none of the runs"
     raise DmmcError(f"--reference {wanted} {problem}; name one of: {', '.join(runs)}")
-
-
-def has_independent_weights(run: StoredRun) -> bool:
-    """Whether the chain recorded the log weights of independent proposals."""
-    return run.header.facts.independent_weights and "log_w_proposed" in run.stats
 
 
 def is_sign_symmetric(run: StoredRun) -> bool:

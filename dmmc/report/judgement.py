@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.verdicts import Level, Verdict, inexact, judge, judge_chain
-from dmmc.report.comparable import Runs, has_independent_weights, is_sign_symmetric
+from dmmc.report.comparable import Runs, is_sign_symmetric
 from dmmc.report.wording import listed
 from dmmc.runs.run import StoredRun
+from dmmc.runs.summary import bias_bound_sigma, proposals_are_independent
 
 
 @dataclass(frozen=True)
@@ -71,17 +70,16 @@ def _judge(run: StoredRun, against: StoredRun | None) -> tuple[Verdict, ...]:
         "reference": None if against is None else against.observables,
         "z2_symmetric": is_sign_symmetric(run),
     }
-    if not (has_independent_weights(run) and "log_w" in stats):
+    if not (proposals_are_independent(run) and "log_w" in stats):
         energy_error = stats.get("energy_error")
         return judge_chain(stats["accepted"], run.observables, energy_error=energy_error, **shared)
-    delta = run.evaluation.get("delta")
     return judge(
         stats["accepted"],
         stats["log_w"],
         stats["log_w_proposed"],
         run.observables,
         log_w_reference=run.evaluation.get("log_w_reference"),
-        std_delta=None if delta is None else float(np.std(delta, ddof=1)),
+        std_delta=bias_bound_sigma(run),
         **shared,
     )
 
@@ -98,7 +96,7 @@ def _no_check(runs: Runs, reference: str | None) -> list[str]:
 
 def _not_recorded(run: StoredRun) -> list[str]:
     """What a chain of independent proposals should have stored beside its draws, and has not."""
-    if not has_independent_weights(run):
+    if not proposals_are_independent(run):
         return []
     if not run.evaluation:
         return [

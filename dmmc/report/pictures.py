@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.correlator import wall_correlator
 from dmmc.report import figures, records
-from dmmc.report.comparable import Runs, has_independent_weights, is_sign_symmetric
+from dmmc.report.comparable import Runs, is_sign_symmetric
 from dmmc.report.styles import palette
 from dmmc.report.svg import FULL, HALF, Picture, page_style, picture
 from dmmc.report.wording import listed
 from dmmc.runs.run import StoredRun
+from dmmc.runs.summary import proposals_are_independent
 from dmmc.theory import momenta
 
 if TYPE_CHECKING:
@@ -184,9 +185,9 @@ def _wall(gallery: Gallery, runs: Runs) -> None:
 
 def _weights(gallery: Gallery, name: str, run: StoredRun, runs: Runs) -> None:
     """The log weights of a chain of independent proposals."""
-    if not has_independent_weights(run):
+    if not proposals_are_independent(run):
         return
-    alone = sum(map(has_independent_weights, runs.values())) == 1
+    alone = sum(map(proposals_are_independent, runs.values())) == 1
     gallery.draw(
         "log-weights" if alone else f"log-weights-{_id(name)}",
         lambda: figures.log_weights(

@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel, State
@@ -20,6 +18,7 @@ from dmmc.kernels.hmc import HMC
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun, load_run
+from dmmc.studies.chain import WARM_UP, warm_up_stream
 from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
@@ -29,9 +28,6 @@ from dmmc.theory.observables import Observable
 
 METHODS: dict[str, Callable[[Action, Lattice, float], Kernel[State]]] = {"hmc": HMC.default, "cluster": Cluster.default}
 """Baseline kernels by name, each made of an action, a lattice and a trajectory length."""
-
-WARM_UP = 60
-"""Steps that tune a kernel; they are not part of its chains."""
 
 STUCK_AFTER = 30
 """This many rejections in a row are no accident at the acceptance of 0.8 to which HMC is tuned (1e-21)."""
@@ -107,7 +103,7 @@ def make_ensemble(
     resume = resumes_run(Path(path), resume, overwrite, say)
     with stages("warm-up"):
         kernel = METHODS[options.method](action, lattice, options.trajectory)
-        generator = rng.stream(options.run.seed, "warm-up", _identity(kernel))
+        generator = warm_up_stream(kernel, options.run.seed, "cpu")
         state = kernel.start(kernel.initial(options.chains, generator).phi.to(device), generator)
         began = time.monotonic()
         kernel, state = kernel.tune(state, generator, WARM_UP)
@@ -144,8 +140,3 @@ def make_ensemble(
             stages=lambda: stages.seconds,
         )
     return load_run(path)
-
-
-def _identity(kernel: Kernel[Any]) -> str:
-    """What is sampled, and how, as text: under one seed, ensembles of different theories share no random numbers."""
-    return repr((kernel.describe(), kernel.action.describe(), kernel.lattice.shape))

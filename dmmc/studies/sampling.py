@@ -29,6 +29,7 @@ from dmmc.proposals.steps import choose_steps
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun, begun_header, load_run
+from dmmc.studies.chain import WARM_UP, warm_up_stream
 from dmmc.studies.given import Source, read_ensemble
 from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
@@ -38,14 +39,8 @@ from dmmc.theory.observables import Observable
 
 FlowSteps = int | tuple[int, ...] | Literal["auto"]
 
-WARM_UP = 60
-"""Steps that tune a kernel; they are not part of its chains."""
-
 DISCARD_TIMES = 5.0
 """Rejection times after which chains have forgotten that they began at proposals: exp(-5) is below 1 %."""
-
-DISCARD_UNKNOWN = 60
-"""Steps discarded for a kernel without weights, whose rejection time cannot be predicted."""
 
 WEIGHED = 128
 """Fewest proposals from whose weights the rejection time is predicted."""
@@ -188,7 +183,7 @@ def sample(
     seed, device = options.run.seed, model.device
     with stages("warm-up"):
         kernel = make_kernel(options.kernel, action, model, flow)
-        generator = rng.stream(seed, "warm-up", repr((kernel.describe(), action.describe())), device=device)
+        generator = warm_up_stream(kernel, seed, device)
         kernel, state, log_w, step_seconds = _ready(kernel, options.chains, generator)
     discard = options.discard
     if discard is None:
@@ -311,7 +306,7 @@ def predicted_discard(log_w: NDArray[np.float64] | None) -> int:
         log_w: log weights of proposals, ``(n,)``; None for a kernel without weights.
     """
     if log_w is None:
-        return DISCARD_UNKNOWN
+        return WARM_UP
     return math.ceil(DISCARD_TIMES * rejection_time(log_w))
 
 

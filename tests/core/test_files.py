@@ -6,7 +6,8 @@ import stat
 import pytest
 
 from dmmc.core import files
-from dmmc.core.files import replace_file, sync
+from dmmc.core.errors import FileError
+from dmmc.core.files import check_place, locked, replace_file, sync, take_lock
 
 
 def test_a_file_gets_its_name_when_it_is_complete(tmp_path):
@@ -88,3 +89,39 @@ def test_files_and_folders_can_be_flushed(tmp_path):
         assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(FileNotFoundError):
         sync(tmp_path / "missing")
+
+
+def test_places_are_refused_before_anything_is_written_there(tmp_path, monkeypatch):
+    check_place(tmp_path / "file")
+    check_place(tmp_path / "new" / "folders" / "file")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="not a directory that can be written to"):
+        check_place(tmp_path / "file" / "new")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(FileError, match="not a directory that can be written to"):
+        check_place(tmp_path / "new")
+
+
+def test_a_lock_has_one_owner_and_leaves_nothing_behind(tmp_path):
+    lock = tmp_path / "model.lock"
+    lock.write_text("")  # of a process that was killed
+    with locked(lock, "the model"):
+        for _ in range(2):
+            with pytest.raises(FileError, match="the model is being written by another process"):
+                take_lock(lock, "the model")
+    assert not lock.exists()
+    with pytest.raises(KeyboardInterrupt), locked(lock, "the model"):
+        raise KeyboardInterrupt
+    assert not lock.exists()
+
+
+def test_a_lock_file_that_its_owner_removes_meanwhile_is_no_lock(tmp_path, monkeypatch):
+    lock, flock = tmp_path / "model.lock", files.fcntl.flock
+
+    def removed(descriptor, how):
+        flock(descriptor, how)
+        lock.unlink()
+
+    monkeypatch.setattr(files.fcntl, "flock", removed)
+    with pytest.raises(FileError, match="another process"):
+        take_lock(lock, "the model")
