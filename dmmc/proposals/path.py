@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.progress import progress
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals import ode
 from dmmc.proposals.base import Paths, check_number
@@ -136,15 +137,17 @@ class PathProposal(Paths):
         phi = phi.to(device=self.model.device, dtype=torch.float64)
         below = self.lattice.to_modes(phi - self.model.reference.mean)
         spectra, precisions = [], []
-        for k in range(self.n_steps):
-            above = self._noised(below, k, generator)
-            drift = self._drift(above, self._variances[k + 1])
-            spectrum = self.lattice.orbit_mean(_square(drift)).mean(0)
-            mean, sigma = self._gaussian(k, above, drift, spectrum)
-            residual = self.lattice.to_sites((below - mean) * sigma.rsqrt())
-            precisions.append(fit_precision(self._expected(mean).square(), residual.square()))
-            spectra.append(spectrum)
-            below = above
+        with progress("calibration of paths", self.n_steps, unit="steps") as bar:
+            for k in range(self.n_steps):
+                above = self._noised(below, k, generator)
+                drift = self._drift(above, self._variances[k + 1])
+                spectrum = self.lattice.orbit_mean(_square(drift)).mean(0)
+                mean, sigma = self._gaussian(k, above, drift, spectrum)
+                residual = self.lattice.to_sites((below - mean) * sigma.rsqrt())
+                precisions.append(fit_precision(self._expected(mean).square(), residual.square()))
+                spectra.append(spectrum)
+                below = above
+                bar.advance(1)
         return replace(self, calibration=Calibration(torch.stack(spectra), torch.stack(precisions)))
 
     def up_to(self, level: float) -> PathProposal:

@@ -42,6 +42,9 @@ FlowSteps = int | tuple[int, ...] | Literal["auto"]
 DISCARD_TIMES = 5.0
 """Rejection times after which chains have forgotten that they began at proposals: exp(-5) is below 1 %."""
 
+LEAST_WARM_UP = 20
+"""Steps with which kernels are tuned at least."""
+
 WEIGHED = 128
 """Fewest proposals from whose weights the rejection time is predicted."""
 
@@ -106,6 +109,11 @@ class SampleOptions:
         if self.proposals < 2:
             raise DmmcError(f"a certificate needs at least 2 proposals, got {self.proposals}")
 
+    @property
+    def warm_up(self) -> int:
+        """Steps that tune a kernel: a quarter of those of the chain where this is short, which costs in proportion."""
+        return min(WARM_UP, max(LEAST_WARM_UP, self.run.draws * self.run.steps_per_draw // 4))
+
     def determinants_on(self, volume: int) -> int:
         """Number of determinants on a lattice of ``volume`` sites.
 
@@ -155,7 +163,7 @@ def sample(
         reference: an ensemble of another sampler; the weights of its fields show whether the model misses some.
         observables: what is measured beside the standard observables, by name.
         resume: go on with an interrupted run, or extend a finished one; where nothing was saved, begin afresh. A run
-            that goes on keeps the number of its integration steps, and of the steps that it discarded.
+            that goes on keeps the number of its integration steps, and of the steps that tuned it and were discarded.
         overwrite: replace a finished file.
         stages: wall times are added here.
         say: is told how long the chain will take, if that is long, whether a run goes on, and what is unusual about
@@ -184,7 +192,8 @@ def sample(
     with stages("warm-up"):
         kernel = make_kernel(options.kernel, action, model, flow)
         generator = warm_up_stream(kernel, seed, device)
-        kernel, state, log_w, step_seconds = _ready(kernel, options.chains, generator)
+        warm_up = settings.get("warm_up", WARM_UP) if begun is not None else options.warm_up
+        kernel, state, log_w, step_seconds = _ready(kernel, options.chains, warm_up, generator)
     discard = options.discard
     if discard is None:
         discard = begun.discard if begun is not None else predicted_discard(log_w)
@@ -224,6 +233,8 @@ def sample(
             provenance={
                 "chains": options.chains,
                 "symmetry": {"symmetry": model.symmetry, "evidence": model.symmetry_evidence},
+                # Said only where it is not the usual number, so that runs from before it could differ are extended.
+                **({} if warm_up == WARM_UP else {"warm_up": warm_up}),
                 **({} if flow is None else {"flow": {"n_steps": list(flow.schedule), "method": flow.method}}),
             },
             device=device,
@@ -282,9 +293,15 @@ def _flow(
 
 
 def _ready(
-    kernel: Kernel[Any], chains: int, generator: torch.Generator
+    kernel: Kernel[Any], chains: int, warm_up: int, generator: torch.Generator
 ) -> tuple[Kernel[Any], State, NDArray[np.float64] | None, float]:
     """What the chains need to begin.
+
+    Args:
+        kernel: the kernel as it was made.
+        chains: number of chains.
+        warm_up: steps to tune it with.
+        generator: random numbers.
 
     Returns:
         the tuned kernel, the state of its chains, log weights of independent proposals if it has such weights, and the
@@ -293,7 +310,7 @@ def _ready(
     began, n = time.monotonic(), max(chains, WEIGHED) if kernel.facts.independent_weights else chains
     state = kernel.initial(n, generator)
     step_seconds = (time.monotonic() - began) * chains / n
-    kernel, state = kernel.tune(state, generator, WARM_UP)
+    kernel, state = kernel.tune(state, generator, warm_up)
     tensors = state.tensors()
     log_w = tensors["log_w"].cpu().numpy() if kernel.facts.independent_weights else None
     return kernel, kernel.restore({name: x[:chains] for name, x in tensors.items()}), log_w, step_seconds

@@ -7,6 +7,7 @@ import pytest
 
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.kernels.of_model import KERNELS, KernelOptions
+from dmmc.kernels.path import PathIndependence
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals.certificate import Certificate
 from dmmc.proposals.of_model import flow_proposal
@@ -104,6 +105,22 @@ def test_discarded_steps(tmp_path):
     assert chains(tmp_path / "refresh.h5", 3, "refresh").header.discard == WARM_UP
     # Equal weights: nothing is ever rejected, and nothing remembered.
     assert predicted_discard(np.zeros(1000)) < predicted_discard(np.random.default_rng(1).normal(size=1000))
+
+
+def test_the_warm_up_is_in_proportion_to_the_chain_and_kept_when_it_is_extended(tmp_path, monkeypatch):
+    steps, tune = [], PathIndependence.tune
+
+    def noted(kernel, state, generator, n_steps):
+        steps.append(n_steps)
+        return tune(kernel, state, generator, n_steps)
+
+    monkeypatch.setattr(PathIndependence, "tune", noted)
+    first = chains(tmp_path / "run.h5", 4, "path")
+    second = chains(tmp_path / "run.h5", 120, "path", resume=True)
+    assert first.header.kernel == second.header.kernel
+    chains(tmp_path / "long.h5", 120, "path")
+    assert steps == [sampling.LEAST_WARM_UP, sampling.LEAST_WARM_UP, 30]
+    assert SampleOptions().warm_up == WARM_UP
 
 
 @pytest.mark.parametrize(
