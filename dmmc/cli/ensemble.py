@@ -6,12 +6,12 @@ import argparse
 
 from dmmc.cli.options import add_options, fill
 from dmmc.cli.shared import (
+    EXTENDS,
     action_of,
     add_action,
     add_common,
     add_observables,
     check_draws,
-    check_out,
     device_of,
     observables_of,
 )
@@ -31,12 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, EnsembleOptions, skip=("run",), settings={"method": {"choices": list(METHODS)}})
     add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 240, "keep_every": 12})
     add_observables(parser)
-    add_common(parser)
+    add_common(parser, resume=EXTENDS)
 
 
 def run(args: argparse.Namespace) -> RunSummary:
     """Make the ensemble and print its summary."""
-    check_out(args.out, args)
     check_draws(args.draws)
     lattice = Lattice(tuple(args.shape))
     action = action_of(args, lattice.dim)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dmmc.cli.options import add_options, fill
-from dmmc.cli.shared import action_of, add_action, add_common, check_folder, device_of
+from dmmc.cli.shared import ANALYSES, action_of, add_action, add_common, device_of
 from dmmc.core.errors import DmmcError
 from dmmc.studies import exactness
 from dmmc.studies.exactness import ExactnessOptions, LaboratoryResult, SideBySide
@@ -38,8 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     trained.add_argument(
         "--steps", type=int, default=TRAINING_STEPS, metavar="N", help="training budget in optimiser steps"
     )
-    trained.add_argument("--model", metavar="FILE", help="a model file to use in place of training one")
-    add_common(parser, out="exactness")
+    trained.add_argument(
+        "--model",
+        metavar="FILE",
+        help="a model file, or the name of a pretrained model, to use in place of training one",
+    )
+    add_common(parser, out="exactness", resume=ANALYSES, threads="1")
 
 
 def run(args: argparse.Namespace) -> LaboratoryResult | SideBySide:
@@ -48,7 +52,6 @@ def run(args: argparse.Namespace) -> LaboratoryResult | SideBySide:
         import torch
 
         torch.set_num_threads(1)
-    check_folder(args.out)
     if args.shape is None:
         if args.model is not None:
             raise DmmcError("a --model is of one lattice; name it with --shape")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import os
 import sys
@@ -37,7 +38,7 @@ COMMANDS = {
     "sample": "run the exact Metropolis chain of a trained model",
     "scan": "compare samplers over lattice sizes or couplings: critical slowing down, costs, Binder crossing",
     "exactness": "compare ways to put a model into Metropolis, exact or not, with a known truth",
-    "report": "write one self-contained HTML page about runs: verdicts, comparison, figures",
+    "report": "write one self-contained HTML page about runs, models and studies: verdicts, comparison, figures",
     "quickstart": "show the whole idea once: 16 x 16 near criticality, in under 6 minutes on 2 cores",
 }
 """The commands and what they do; each is a module of this package with ``add_arguments`` and ``run``."""
@@ -83,6 +84,8 @@ def _set_threads(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 if the system fails, 2 for refused input, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name that the terminal cannot show is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = _parser(next((word for word in words if word in COMMANDS), None)).parse_args(words)
     try:
         check_json(args)

@@ -15,8 +15,6 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-from dmmc.core.errors import DmmcError
-
 T = TypeVar("T")
 
 _ROLE = re.compile(r":\w+:`~?([^`]*)`")
@@ -120,33 +118,3 @@ def fill(cls: type[T], args: argparse.Namespace, **given: Any) -> T:
             value = getattr(args, field.name)
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return cls(**values)
-
-
-def steps(text: str) -> Any:
-    """A number of steps, or ``auto``."""
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"a number of steps or auto is expected, not {text!r}") from None
-
-
-def load_object(text: str, what: str) -> Any:
-    """The Python object that ``module:name`` names.
-
-    Raises:
-        DmmcError: if there is no such module or object in it.
-    """
-    import importlib
-
-    module, _, name = text.partition(":")
-    if not module or not name:
-        raise DmmcError(f"{what} is given as module:name, got {text!r}")
-    try:
-        loaded: Any = importlib.import_module(module)
-        for part in name.split("."):
-            loaded = getattr(loaded, part)
-    except (ImportError, AttributeError) as error:
-        raise DmmcError(f"{what} {text!r} cannot be loaded: {error}") from None
-    return loaded

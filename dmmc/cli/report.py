@@ -1,10 +1,11 @@
-"""``dmmc report``: one page about runs, scans and exactness laboratories."""
+"""``dmmc report``: one page about runs, models, scans and exactness laboratories."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from dmmc.cli.shared import add_json
 from dmmc.pages.page import ReportSummary
 from dmmc.studies.reporting import write_report
 
@@ -12,10 +13,10 @@ from dmmc.studies.reporting import write_report
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
-        "inputs", type=Path, nargs="+", metavar="RUN",
-        help="run files of one lattice and action; also model files, and folders of scans and exactness laboratories",
+        "inputs", type=Path, nargs="+", metavar="INPUT",
+        help="run files of one lattice and action, model files, and folders of scans and of exactness laboratories",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, default="report.html", metavar="FILE", help="the page")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page")
     parser.add_argument(
         "--reference", metavar="NAME",
         help="the run to compare with: its label, such as cluster or HMC, or its file; by default the first run that "
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--discard", type=int, metavar="N", help="leave out the first N draws of each chain")
     parser.add_argument("--title", metavar="TEXT", help="heading of the page; by default the theory and the lattice")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write a machine-readable summary to this file")
+    add_json(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier page")
 
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dmmc.cli.options import add_options, fill, steps
+from dmmc.cli.options import add_options, fill
 from dmmc.cli.shared import (
+    EXTENDS,
     action_of,
     add_action,
     add_common,
     add_observables,
     check_draws,
-    check_out,
     device_of,
     observables_of,
+    steps,
 )
 from dmmc.kernels.of_model import KERNELS, KernelOptions
-from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.pretrained import load_pretrained
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary import RunSummary, summarise
+from dmmc.studies.given import load_named_model
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.theory.lattice import Lattice
 
@@ -28,7 +29,7 @@ from dmmc.theory.lattice import Lattice
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", type=Path, metavar="FILE", help="model file")
+    which.add_argument("--model", type=Path, metavar="FILE", help="a model file, or the name of a pretrained model")
     which.add_argument("--pretrained", metavar="NAME", help="a model that comes with dmmc, such as phi4-flow-L32")
     add_action(parser, "; checked against that of the model")
     parser.add_argument(
@@ -47,17 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 256, "keep_every": 8})
     add_observables(parser)
-    add_common(parser)
+    add_common(parser, resume=EXTENDS)
 
 
 def run(args: argparse.Namespace) -> RunSummary:
     """Run the chain and print its summary."""
-    check_out(args.out, args)
     check_draws(args.draws)
     options = fill(SampleOptions, args, kernel=fill(KernelOptions, args), run=fill(ChainOptions, args))
     device = device_of(args)
     if args.pretrained is None:
-        model = DiffusionModel.load(args.model, device=device)
+        model = load_named_model(args.model, device=device)
     else:
         model = load_pretrained(args.pretrained, device=device)
     action = action_of(args, model.lattice.dim)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from dmmc.cli.options import add_options, fill, steps
-from dmmc.cli.shared import action_of, add_action, add_common, check_folder, device_of
+from dmmc.cli.options import add_options, fill
+from dmmc.cli.shared import ANALYSES, action_of, add_action, add_common, device_of, steps
 from dmmc.core.errors import DmmcError
 from dmmc.studies.scan.options import ScanOptions
 from dmmc.studies.scan.points import Along, Point, flow_benchmark, grid
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "flow_steps": {"type": steps, "metavar": "N|auto"},
         },
     )
-    add_common(parser, out="scan")
+    add_common(parser, out="scan", resume=ANALYSES)
 
 
 def run(args: argparse.Namespace) -> ScanResult:
@@ -45,7 +45,6 @@ def run(args: argparse.Namespace) -> ScanResult:
     along: Along = args.along or ("kappa" if len(args.kappas or []) > 1 else "L")
     points = _points(args, along)
     options = fill(ScanOptions, args, along=along, device=device_of(args))
-    check_folder(args.out)
     result = scan(points, args.out, options, resume=args.resume, overwrite=args.overwrite)
     print(f"\n{table(result)}\n\nthe results are in {args.out}/, with the chains in a folder for each point:")
     for path in results_of(args.out):
@@ -59,7 +58,7 @@ def _points(args: argparse.Namespace, along: Along) -> tuple[Point, ...]:
             raise DmmcError("--kappas goes with --lam alone")
         if args.lam is None:
             raise DmmcError("--kappas needs --lam")
-        actions = {f"kappa{kappa:g}": Phi4(kappa, args.lam) for kappa in sorted(set(args.kappas))}
+        actions = {f"kappa{kappa!r}": Phi4(kappa, args.lam) for kappa in sorted(set(args.kappas))}
         return grid(actions, args.sizes, args.dim, along)
     if along == "kappa":
         raise DmmcError("a scan along kappa needs --kappas and --lam")

@@ -1,14 +1,17 @@
-"""What several commands share: the action and the common options, and checks before any work is done."""
+"""What several commands share: the action, observables and common options, and checks before any work is done."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import importlib
+import json
+import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
-from dmmc.cli.options import load_object
 from dmmc.core.errors import DmmcError, FileError
+from dmmc.core.files import check_place
 
 
 def add_action(parser: argparse.ArgumentParser, note: str = "") -> None:
@@ -60,84 +63,140 @@ def observables_of(args: argparse.Namespace) -> dict[str, Any]:
     """The observables that the options ask for, by name.
 
     Raises:
-        DmmcError: if one of them cannot be loaded.
+        DmmcError: if one of them cannot be loaded, or two have the same name.
     """
-    observables = {}
+    observables: dict[str, Any] = {}
     for text in args.observable:
         name, equals, place = text.partition("=")
         if not equals:
             raise DmmcError(f"--observable is given as NAME=MODULE:FUNCTION, got {text!r}")
-        observables[name] = load_object(place, "an observable")
+        if name in observables:
+            raise DmmcError(f"two observables are called {name!r}; give each of them a name of its own")
+        observables[name] = _in_one_line(name, load_object(place, "an observable"))
     return observables
 
 
-def add_common(parser: argparse.ArgumentParser, out: str | None = None, resume: bool = True, seed: bool = True) -> None:
+def load_object(text: str, what: str) -> Any:
+    """The Python object that ``module:name`` names; modules are looked for in the working directory too.
+
+    Raises:
+        DmmcError: if there is no such module, it cannot be imported, or it has no such object.
+    """
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise DmmcError(f"{what} is given as module:name, got {text!r}")
+    here = str(Path.cwd())
+    if here not in sys.path:  # python -m puts it there, and an installed command its own directory instead
+        sys.path.insert(0, here)
+    try:
+        loaded: Any = importlib.import_module(module)
+        for part in name.split("."):
+            loaded = getattr(loaded, part)
+    except Exception as error:  # whatever the module of a user raises
+        raise DmmcError(f"{what} {text!r} cannot be loaded [{_reason(error)}]; put that right") from None
+    return loaded
+
+
+def _in_one_line(name: str, observable: Any) -> Any:
+    """An observable whose failure is an error of one line, which says where it happened."""
+    if not callable(observable):
+        raise DmmcError(f"the observable {name!r} must be a function, and is a {type(observable).__name__}")
+
+    def observed(phi: Any, S: Any) -> Any:
+        try:
+            return observable(phi, S)
+        except Exception as error:  # whatever the function of a user raises
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise DmmcError(
+                f"the observable {name!r} fails at {last.filename}:{last.lineno} [{_reason(error)}]; put that right"
+            ) from None
+
+    return observed
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def steps(text: str) -> Any:
+    """A number of steps, or ``auto``."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number of steps or auto is expected, not {text!r}") from None
+
+
+EXTENDS = "go on with interrupted work, or extend a finished chain; where nothing was saved, begin afresh"
+GOES_ON = "go on with an interrupted training; where nothing was saved, begin afresh"
+ANALYSES = "go on with interrupted work, or analyse what is finished again; where nothing was saved, begin afresh"
+"""What ``--resume`` does, by the kind of command."""
+
+
+def add_common(
+    parser: argparse.ArgumentParser,
+    out: str | None = None,
+    resume: str | None = None,
+    threads: str = "one for each core that may be used",
+) -> None:
     """The options of all commands that compute something.
 
     Args:
         parser: where the options go.
         out: default of ``--out``; None makes the option a required one.
-        resume: whether the command can go on with interrupted work.
-        seed: whether the command uses random numbers.
+        resume: what ``--resume`` does; None for a command that cannot go on with interrupted work.
+        threads: how many CPU threads there are by default, in words.
     """
-    if seed:
-        parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of all random numbers")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of all random numbers")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads; by default one for each core that may be used"
-    )
+    parser.add_argument("--threads", type=int, metavar="N", help=f"CPU threads; by default {threads}")
     parser.add_argument(
         "--out", type=Path, required=out is None, default=out, metavar="PATH", help="where the result goes"
     )
+    add_json(parser)
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--overwrite", action="store_true", help="replace an earlier result")
+    if resume is not None:
+        earlier.add_argument("--resume", action="store_true", help=resume)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option that asks for a summary."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a machine-readable summary to this file")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
-    if resume:
-        parser.add_argument(
-            "--resume", action="store_true",
-            help="go on with interrupted work, or extend a finished chain; where nothing was saved, begin afresh",
-        )  # fmt: skip
-
-
-def check_folder(path: Path) -> None:
-    """Refuse a place where nothing can be written, before any work is done.
-
-    Raises:
-        FileError: if nothing can be written there.
-    """
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise FileError(f"--out {path}: {folder} is not a directory that can be written to; choose another --out")
-
-
-def check_out(path: Path, args: argparse.Namespace) -> None:
-    """Refuse an output file that exists or cannot be written.
-
-    Raises:
-        FileError: if it does or cannot.
-    """
-    if path.is_dir():
-        raise FileError(f"--out {path} is a directory; name a file in it")
-    check_folder(path)
-    if path.exists() and not (args.overwrite or getattr(args, "resume", False)):
-        raise FileError(f"{path} exists; choose another --out, or pass --overwrite")
 
 
 def check_json(args: argparse.Namespace) -> None:
-    """Refuse a summary file that cannot be written.
+    """Refuse a summary file that cannot be written, or would replace anything but an earlier summary.
 
     Raises:
-        FileError: if it cannot.
+        FileError: if it is one.
     """
-    if args.json is None:
+    path = args.json
+    if path is None:
         return
-    if not args.json.absolute().parent.is_dir():
-        raise FileError(f"--json {args.json}: there is no directory {args.json.parent}; make it first")
-    if args.json.is_dir():
-        raise FileError(f"--json {args.json} is a directory; name a file in it")
-    if not os.access(args.json.absolute().parent, os.W_OK):
-        raise FileError(f"--json {args.json}: {args.json.absolute().parent} cannot be written to; choose another place")
+    if not path.absolute().parent.is_dir():
+        raise FileError(f"--json {path}: there is no directory {path.parent}; make it first")
+    if path.is_dir():
+        raise FileError(f"--json {path} is a directory; name a file in it")
+    if path.absolute() == args.out.absolute():
+        raise FileError(f"--json {path} is the --out of this command too; choose another --json")
+    check_place(path)
+    if not path.exists():
+        return
+    if not (args.overwrite or getattr(args, "resume", False)):
+        raise FileError(f"--json {path} exists; choose another --json, or pass --overwrite")
+    if not _is_summary(path):
+        raise FileError(f"--json {path} exists and is not an earlier summary; choose another --json")
+
+
+def _is_summary(path: Path) -> bool:
+    """Whether a file holds a JSON object, and neither the plan nor the result of a study, which say what they are."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and not {"format", "kind"} & content.keys()
 
 
 def check_draws(draws: int) -> None:
@@ -168,21 +227,3 @@ def device_of(args: argparse.Namespace) -> str:
         reason = str(error).splitlines()[0]
         raise DmmcError(f"--device {args.device} cannot be used here ({reason}); use cpu") from None
     return str(args.device)
-
-
-def load_model(name: str, device: str) -> Any:
-    """A model that comes with dmmc, or else the model in a file.
-
-    Args:
-        name: the name of a pretrained model, or a file.
-        device: where to put it.
-
-    Raises:
-        FileError: if there is neither.
-    """
-    from dmmc.model.diffusion_model import DiffusionModel
-    from dmmc.model.pretrained import load_pretrained, pretrained_names
-
-    if name in pretrained_names():
-        return load_pretrained(name, device=device)
-    return DiffusionModel.load(name, device=device)

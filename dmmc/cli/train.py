@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dmmc.cli.options import add_options, fill
-from dmmc.cli.shared import action_of, add_action, add_common, check_out, device_of, load_model
+from dmmc.cli.shared import GOES_ON, action_of, add_action, add_common, device_of
 from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.model.options import TrainingOptions
-from dmmc.studies.given import read_ensemble
+from dmmc.studies.given import load_named_model, read_ensemble
+from dmmc.studies.resumption import check_training
 from dmmc.studies.stages import Stages
 from dmmc.studies.training import train
 
@@ -86,12 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(
         parser, TrainingOptions, skip=("steps", "minutes", "seed", "average", "validation_every", "checkpoint_seconds")
     )
-    add_common(parser)
+    add_common(parser, resume=GOES_ON)
 
 
 def run(args: argparse.Namespace) -> TrainSummary:
     """Train the model and say what was made."""
-    check_out(args.out, args)
+    check_training(args.out, args.resume, args.overwrite)
     device, stages = device_of(args), Stages()
     given = read_ensemble(args.ensemble)
     action = action_of(args, given.lattice.dim)
@@ -102,13 +103,13 @@ def run(args: argparse.Namespace) -> TrainSummary:
         )
     minutes = 5.0 if args.minutes is None and args.steps is None else args.minutes
     model = train(
-        args.ensemble,
+        given,
         args.out,
         fill(TrainingOptions, args, minutes=minutes),
         action=action,
         network=args.network,
         config={name: getattr(args, name) for name in SIZES if getattr(args, name) is not None},
-        init=load_model(args.init, device) if args.init else None,
+        init=load_named_model(args.init, device) if args.init else None,
         symmetry=args.symmetry,
         sectors=args.sectors,
         resume=args.resume,

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, and replace nothing but files."""
+"""Files that appear complete or not at all, replace nothing but files, and lie where something can be written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dmmc.core.errors import FileError
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place for a file or a folder where nothing can be written, before any work is done.
+
+    Raises:
+        FileError: if the nearest folder above ``path`` that exists cannot be written to.
+    """
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise FileError(f"{path}: {folder} is not a directory that can be written to; choose another place")
 
 
 def replaceable(path: Path) -> Path:
@@ -62,7 +75,7 @@ def replace_file(path: Path, write: Callable[[Path], object], folder: Path | Non
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        if error.filename is None:
+        if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
     finally:

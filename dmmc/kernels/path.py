@@ -26,8 +26,8 @@ from dmmc.proposals.base import Paths
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 
-CALIBRATION_SITES = 1 << 18
-"""Sites of all the fields together on which reverse kernels are calibrated; these are 256 to 4096 fields."""
+LEAST_FIELDS, MOST_FIELDS, CALIBRATION_SITES = 256, 4096, 1 << 18
+"""Fewest and most fields on which reverse kernels are calibrated, and the most sites of all of them together."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,13 @@ class PathIndependence(Kernel[WeightedState]):
     def tune(
         self, state: WeightedState, generator: torch.Generator, n_steps: int = 60
     ) -> tuple[PathIndependence, WeightedState]:
-        """Calibrate the reverse kernels, and begin anew at proposals of the calibrated paths.
+        """Calibrate the reverse kernels, at about the cost of ``n_steps`` steps, and begin anew at calibrated paths.
 
         Fields of the wider paths from before could have large weights under the new ones, and keep a chain for long. No
         steps are taken, since proposals do not depend on the chains.
         """
-        tuned = replace(self, proposal=calibrated(self.proposal, generator))
+        n = n_steps * len(state.phi) // 2  # a field of the calibration costs about as much as two paths
+        tuned = replace(self, proposal=calibrated(self.proposal, n, generator))
         return tuned, tuned.initial(len(state.phi), generator)
 
     def step(self, state: WeightedState, generator: torch.Generator) -> tuple[WeightedState, WeightedInfo]:
@@ -120,7 +121,7 @@ class PathIndependence(Kernel[WeightedState]):
         return weigh(self.action, self.lattice, phi, log_q, n)
 
 
-def calibrated(proposal: Paths, generator: torch.Generator) -> Paths:
-    """Paths with reverse kernels that fit rough fields of their own, 256 to 4096 of them."""
-    n = max(256, min(4096, CALIBRATION_SITES // proposal.lattice.volume))
+def calibrated(proposal: Paths, n: int, generator: torch.Generator) -> Paths:
+    """Paths with reverse kernels that fit rough fields of their own: ``n`` if that lies within the useful range."""
+    n = max(LEAST_FIELDS, min(n, MOST_FIELDS, CALIBRATION_SITES // proposal.lattice.volume))
     return proposal.calibrated(proposal.rough_fields(n, generator), generator)

@@ -92,8 +92,8 @@ class PathRefresh(Kernel[State]):
         return start_state(self.action, self.lattice, self.proposal.rough_fields(n, generator), generator.device)
 
     def tune(self, state: State, generator: torch.Generator, n_steps: int = 60) -> tuple[PathRefresh, State]:
-        """Calibrate the reverse kernels, and let the chains thermalise."""
-        tuned = replace(self, proposal=calibrated(self.proposal, generator))
+        """Calibrate the reverse kernels, at about the cost of ``n_steps`` steps, and let the chains thermalise."""
+        tuned = replace(self, proposal=calibrated(self.proposal, n_steps * len(state.phi), generator))
         return tuned, advance(tuned, tuned.start(state.phi, generator), n_steps, generator)
 
     @torch.no_grad()

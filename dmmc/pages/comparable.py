@@ -74,8 +74,8 @@ def choose_reference(runs: Runs, wanted: str | None) -> str | None:
         name
         for name, run in runs.items()
         if wanted.lower() in (name.lower(), run.header.facts.label.lower())
-        or wanted in (str(run.path), run.path.name)
-        or Path(wanted) == run.path
+        or wanted == run.path.name
+        or Path(wanted).absolute() == run.path.absolute()
     ]
     if len(fitting) == 1:
         return fitting[0]

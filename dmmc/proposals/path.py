@@ -20,8 +20,8 @@ are exact; m and Sigma decide on the acceptance. With a = v_{k+1}, b = v_k, h = 
 
 :meth:`PathProposal.calibrated` measures the last two on given fields, and steps are placed where the posterior is least
 Gaussian, at small noise. On 16^2, m2 = -4, lam_m = 5, with a network whose flow is accepted at 0.8, 32 steps are then
-accepted at 0.39 and 64 at 0.48. Without the calibration and with equal steps, 32, 64 and 128 steps are accepted at 0.04,
-0.21 and 0.32. At many steps there remains the network's own error in the path-space KL.
+accepted at 0.39 and 64 at 0.48. Without the calibration and with equal steps, 32, 64 and 128 steps are accepted at
+0.04, 0.21 and 0.32. At many steps there remains the network's own error in the path-space KL.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.numbers import check_count
+from dmmc.core.progress import progress
 from dmmc.core.rng import normal
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals import ode
@@ -137,15 +138,17 @@ class PathProposal(Paths):
         phi = phi.to(device=self.model.device, dtype=torch.float64)
         below = self.lattice.to_modes(phi - self.model.reference.mean)
         spectra, precisions = [], []
-        for k in range(self.n_steps):
-            above = self._noised(below, k, generator)
-            drift = self._drift(above, self._variances[k + 1])
-            spectrum = self.lattice.orbit_mean(_square(drift)).mean(0)
-            mean, sigma = self._gaussian(k, above, drift, spectrum)
-            residual = self.lattice.to_sites((below - mean) * sigma.rsqrt())
-            precisions.append(fit_precision(self._expected(mean).square(), residual.square()))
-            spectra.append(spectrum)
-            below = above
+        with progress("calibration of paths", self.n_steps, unit="steps") as bar:
+            for k in range(self.n_steps):
+                above = self._noised(below, k, generator)
+                drift = self._drift(above, self._variances[k + 1])
+                spectrum = self.lattice.orbit_mean(_square(drift)).mean(0)
+                mean, sigma = self._gaussian(k, above, drift, spectrum)
+                residual = self.lattice.to_sites((below - mean) * sigma.rsqrt())
+                precisions.append(fit_precision(self._expected(mean).square(), residual.square()))
+                spectra.append(spectrum)
+                below = above
+                bar.advance(1)
         return replace(self, calibration=Calibration(torch.stack(spectra), torch.stack(precisions)))
 
     def up_to(self, level: float) -> PathProposal:

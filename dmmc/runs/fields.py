@@ -9,60 +9,74 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dmmc.core.errors import FileError, MismatchError
+from dmmc.core.errors import FileError
 from dmmc.runs.hdf5 import first_bytes, get_text, read_array, verified
 from dmmc.runs.manifest import FORMAT
 from dmmc.runs.names import refuse_unfinished
 
 NUMPY_SIGNATURE = b"\x93NUMPY"
+ZIP_SIGNATURE = b"PK\x03\x04"
+
+SHOWN_NAMES = 8
+"""So many of the names in a foreign file are shown."""
 
 
-def load_fields(path: str | Path, lattice_shape: tuple[int, ...] | None = None) -> NDArray[np.float64]:
+def load_fields(path: str | Path) -> NDArray[np.float64]:
     """Configurations of a dmmc run, of any HDF5 file with a dataset ``/cfgs``, or of a ``.npy`` file.
 
     Args:
         path: the file; its content decides how it is read, not its name.
-        lattice_shape: what the lattice must be; None accepts any lattice of one to four dimensions.
 
     Returns:
         ``(N, *lattice)`` float64.
 
     Raises:
         FileError: if the file is missing, unfinished, of another kind, truncated, damaged, or its fields are
-            not real and finite ``(N, *lattice)``.
-        MismatchError: if they are on another lattice than ``lattice_shape``.
+            not real and finite ``(N, *lattice)``, with a lattice of one to four dimensions.
     """
     path = Path(path)
     refuse_unfinished(path)
-    if path.is_file() and first_bytes(path).startswith(NUMPY_SIGNATURE):
-        try:
-            fields = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise FileError(f"{path} is not a readable .npy file of numbers; save it again [{error}]") from None
-        where = f"{path}"
-    else:
-        fields, where = verified(path, _read_cfgs), f"/cfgs of {path}"
-    if fields.dtype.kind not in "fiu":
-        raise FileError(f"{where} must be real numbers, got {fields.dtype}")
-    if not 2 <= fields.ndim <= 5 or 0 in fields.shape:
-        raise FileError(f"{where} must have shape (N, *lattice), lattice of 1 to 4 dimensions, got {fields.shape}")
-    if lattice_shape is not None and fields.shape[1:] != tuple(lattice_shape):
-        raise MismatchError(
-            f"{where} is on a lattice {fields.shape[1:]}, not {tuple(lattice_shape)}; "
-            "choose that lattice or another file"
-        )
-    fields = np.ascontiguousarray(fields, dtype=np.float64)
+    start = first_bytes(path) if path.is_file() else b""
+    try:
+        if start.startswith(NUMPY_SIGNATURE):
+            fields, where = _read_npy(path), f"{path}"
+        elif start.startswith(ZIP_SIGNATURE):
+            raise FileError(f"{path} is an archive such as .npz; save its fields alone as a .npy file, (N, *lattice)")
+        else:
+            fields, where = verified(path, _read_cfgs), f"/cfgs of {path}"
+        if fields.dtype.kind not in "fiu":
+            raise FileError(f"{where} must be real numbers, got {fields.dtype}")
+        if not 2 <= fields.ndim <= 5 or 0 in fields.shape:
+            raise FileError(f"{where} must have shape (N, *lattice), lattice of 1 to 4 dimensions, got {fields.shape}")
+        fields = np.ascontiguousarray(fields, dtype=np.float64)
+    except MemoryError as error:
+        raise FileError(f"{path} holds more than fits into memory; keep fewer configurations [{error}]") from None
     if not np.isfinite(fields).all():
         raise FileError(f"{where} has NaN or infinite values; remove those configurations first")
     return fields
 
 
+def _read_npy(path: Path) -> NDArray[Any]:
+    try:
+        # Mapped first: an array that the file is too short for is refused before it is given memory.
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever NumPy makes of a header that is none
+        reason = ascii(str(error) or type(error).__name__)[1:100]
+        raise FileError(f"{path} is not a readable .npy file of numbers; save it again [{reason}]") from None
+
+
 def _read_cfgs(file: h5py.File) -> NDArray[Any]:
-    cfgs = file["cfgs"] if "cfgs" in list(file) else None
+    names = list(file)
+    cfgs = file["cfgs"] if "cfgs" in names else None
     if not isinstance(cfgs, h5py.Dataset):
         kind = "run kept no configurations" if get_text(file, "format") == FORMAT else "file has no dataset /cfgs"
+        more = f", and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         raise FileError(
-            f"{file.filename}: this {kind}; fields are read from /cfgs, N x lattice "
-            f"(at its top level are: {', '.join(file) or 'nothing'})"
+            f"{file.filename}: this {kind}; fields are read from the dataset /cfgs, (N, *lattice) "
+            f"(at its top level are: {', '.join(names[:SHOWN_NAMES]) or 'nothing'}{more})"
         )
+    if cfgs.dtype.kind not in "fiu" or cfgs.shape is None:
+        raise FileError(f"/cfgs of {file.filename} must be real numbers (N, *lattice), got {cfgs.dtype} {cfgs.shape}")
     return read_array(cfgs)

@@ -104,7 +104,10 @@ def read_array(dataset: h5py.Dataset) -> Array:
         array = np.asarray(dataset[()])
         stored = get_text(dataset, "sha256")
     except (OSError, RuntimeError) as error:
-        raise FileError(f"{where} is damaged (checksum mismatch); restore the file from a copy [{error}]") from None
+        raise FileError(
+            f"{where} is damaged (checksum mismatch), or packed by a filter that is not installed here; restore the "
+            f"file from a copy, or save it without that filter [{error}]"
+        ) from None
     if stored is not None and stored != hashlib.sha256(_bytes(array).data).hexdigest():
         raise FileError(f"{where} is damaged (SHA-256 mismatch); restore the file from a copy")
     return array
@@ -149,7 +152,7 @@ def _open(path: Path) -> h5py.File:
     if path.is_dir():
         raise FileError(f"{path} is a directory, not a file")
     start = first_bytes(path)
-    if start != SIGNATURE:
+    if start != SIGNATURE and not h5py.is_hdf5(path):  # other programs may put a block of their own before it
         raise FileError(f"{path} is {'empty' if not start else 'not an HDF5 file'}")
     try:
         return h5py.File(path, "r")

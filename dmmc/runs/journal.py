@@ -8,7 +8,6 @@ kill, or a full disk, loses at most the block that is being written. :meth:`RunW
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import uuid
@@ -24,6 +23,7 @@ import numpy as np
 
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.files import sync
+from dmmc.core.locks import take_lock
 from dmmc.core.records import json_text
 from dmmc.core.version import VERSION
 from dmmc.runs.hdf5 import (
@@ -110,7 +110,7 @@ class RunWriter:
             raise FileError(f"{path} is a directory; --out must name a file")
         journal = journal_of(path)
         journal.mkdir(parents=True, exist_ok=True)
-        lock = _lock(journal)
+        lock = take_lock(journal / "lock", str(journal))
         if manifest_path(journal).exists() and not overwrite:
             os.close(lock)
             raise FileError(
@@ -143,7 +143,7 @@ class RunWriter:
         if not path.exists() and not manifest_path(journal).exists():
             raise FileError(f"there is nothing to resume at {path}; start the run without --resume")
         journal.mkdir(exist_ok=True)
-        lock = _lock(journal)
+        lock = take_lock(journal / "lock", str(journal))
         try:
             finished = _finished_manifest(path) if path.exists() else None
             manifest = _resumed_manifest(journal, finished)
@@ -353,25 +353,6 @@ def _read_block(path: Path) -> tuple[dict[str, Arrays], Array | None, Array | No
         return groups, read_array(file["cfgs"]) if kept else None, read_array(file["cfg_index"]) if kept else None
 
     return verified(path, read)
-
-
-def _lock(journal: Path) -> int:
-    """Take the journal for this process; the operating system releases it when the process ends.
-
-    Raises:
-        FileError: if another process has it.
-    """
-    lock = journal / "lock"
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)  # the umask takes away from this
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The previous owner may have finished, and removed this very file, between our open and our lock.
-        if not lock.exists() or os.fstat(descriptor).st_ino != lock.stat().st_ino:
-            raise BlockingIOError
-    except BlockingIOError:
-        os.close(descriptor)
-        raise FileError(f"{journal} is being written by another process; wait for it or choose another --out") from None
-    return descriptor
 
 
 def _remove(journal: Path) -> None:

@@ -173,7 +173,7 @@ def load_run(path: str | Path) -> StoredRun:
         kept = "cfg_index" in list(file)
         index = read_array(file["cfg_index"]) if kept else np.empty((0, 2), dtype=np.int64)
         run = StoredRun(
-            path=path,
+            path=path.absolute(),  # so that the fields are found also after a change of directory
             header=header,
             record=record,
             versions=json.loads(get_text(file, "versions") or ""),

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 
-from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.kernels import hmc
-from dmmc.kernels.base import Kernel, State, identity
+from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.cluster import Cluster
 from dmmc.kernels.hmc import HMC
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun, load_run
+from dmmc.studies.chain import WARM_UP, warm_up_stream
 from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
@@ -29,9 +29,6 @@ from dmmc.theory.observables import Observable
 
 METHODS: dict[str, Callable[[Action, Lattice, float], Kernel[State]]] = {"hmc": HMC.default, "cluster": Cluster.default}
 """Baseline kernels by name, each made of an action, a lattice and a trajectory length."""
-
-WARM_UP = 60
-"""Steps that tune a kernel; they are not part of its chains."""
 
 STUCK_AFTER = 30
 """This many rejections in a row are no accident at the acceptance of 0.8 to which HMC is tuned (1e-21)."""
@@ -107,7 +104,7 @@ def make_ensemble(
     resume = resumes_run(Path(path), resume, overwrite, say)
     with stages("warm-up"):
         kernel = METHODS[options.method](action, lattice, options.trajectory)
-        generator = rng.stream(options.run.seed, "warm-up", identity(kernel), device=device)
+        generator = warm_up_stream(kernel, options.run.seed, device)
         state = kernel.initial(options.chains, generator)
         check_action(action, state.phi)
         began = time.monotonic()

@@ -8,29 +8,24 @@ from typing import Any
 
 import torch
 
-from dmmc.core import rng
-from dmmc.core.errors import DmmcError
 from dmmc.kernels import hmc
-from dmmc.kernels.base import Kernel, identity
+from dmmc.kernels.base import Kernel
 from dmmc.kernels.of_model import KernelOptions
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.options import TrainingOptions
 from dmmc.pages.page import ReportSummary
-from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun
+from dmmc.studies import chain, reporting, sampling
 from dmmc.studies import ensemble as ensembles
-from dmmc.studies import reporting, sampling
 from dmmc.studies import training as trainings
+from dmmc.studies.chain import WARM_UP
 from dmmc.studies.ensemble import EnsembleOptions
 from dmmc.studies.given import Source
-from dmmc.studies.remarks import note
-from dmmc.studies.results import Run, load_run
-from dmmc.studies.resumption import resumes_run
-from dmmc.studies.sampling import WARM_UP, FlowSteps, SampleOptions
+from dmmc.studies.results import Run
+from dmmc.studies.sampling import FlowSteps, SampleOptions
 from dmmc.studies.training import Asked, Sectors
-from dmmc.theory.actions import Action, check_supported
-from dmmc.theory.evaluation import check_action
+from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import Observable
 
@@ -245,31 +240,21 @@ def run_chain(
         device: where the random numbers are made.
 
     Raises:
-        DmmcError: if a number is out of its range, a file is in the way, or a resumed run had other options.
+        DmmcError: as :func:`dmmc.studies.chain.run_chain`.
     """
-    check_supported(kernel.action)
-    resume = resumes_run(Path(path), resume, overwrite, note)
-    generator = rng.stream(seed, "warm-up", identity(kernel), device=device)
-    if chains < 1:
-        raise DmmcError(f"the number of chains must be positive, got {chains}")
-    state = kernel.initial(chains, generator)
-    check_action(kernel.action, state.phi)
-    if tune:
-        kernel, state = kernel.tune(state, generator, WARM_UP)
-    options = ChainOptions(draws, steps_per_draw, keep_every, seed=seed)
-    chain.run(
+    made = chain.run_chain(
         kernel,
-        lambda: state,
-        options,
         path,
+        ChainOptions(draws, steps_per_draw, keep_every, seed=seed),
+        chains=chains,
+        discard=discard,
+        tune=tune,
+        observables=observables,
         resume=resume,
         overwrite=overwrite,
-        discard=discard,
-        observables=observables,
-        provenance={"chains": chains},
         device=device,
     )
-    return load_run(path)
+    return Run.of(made)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> DiffusionModel:

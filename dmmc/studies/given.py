@@ -1,9 +1,11 @@
-"""Ensembles that a user brings: run files, arrays and files of other programs, checked against their action."""
+"""What a user brings: ensembles in run files, arrays and files of other programs, and models by name or file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,15 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError, MismatchError
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.pretrained import load_pretrained, pretrained_names
 from dmmc.runs.fields import load_fields
-from dmmc.runs.header import RunHeader
 from dmmc.runs.run import StoredRun, load_run, stored_header
 from dmmc.theory.actions import Action, Symmetry, action_from_description, same_action
-from dmmc.theory.ensemble import EnsembleCheck, check_ensemble
+from dmmc.theory.ensemble import MIN_DISTINCT, EnsembleCheck, check_ensemble
 from dmmc.theory.lattice import Lattice
-
-Source = StoredRun | str | Path | Tensor | NDArray[np.floating]
-"""A finished run, the path of a run or of another file with fields, or the fields themselves ``(n, *lattice)``."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class Ensemble:
         chains: number of chains, all of equal length; None if that is not known.
         action: the action that they were sampled from; None if that is not known.
         name: what messages call them.
+        described: the description of the action in the run file that they come from; None for any other source.
     """
 
     phi: Tensor
     chains: int | None
     action: Action | None
     name: str
+    described: Mapping[str, Any] | None = None
 
     @property
     def lattice(self) -> Lattice:
@@ -48,10 +50,60 @@ class Ensemble:
 
         Raises:
             MismatchError: if they do not fit; the message gives the number and the likely cause.
+            DmmcError: if they are too few; the message says how their shape was read.
         """
+        few = self.described is None and len(self.phi) < MIN_DISTINCT
         if self.action is None:
+            if few:
+                raise DmmcError(self._too_few())
             return None
-        return check_ensemble(self.phi, self.action, chains=self.chains, symmetry=symmetry)
+        try:
+            return check_ensemble(self.phi, self.action, chains=self.chains, symmetry=symmetry)
+        except DmmcError:
+            if self.described is not None:
+                raise
+            fitting = [how for how, phi in self._readings() if self._fits(phi)]
+            if fitting:
+                raise MismatchError(f"{self._as_read()} does not fit its action; it does {fitting[0]}") from None
+            if few:
+                raise DmmcError(self._too_few()) from None
+            raise
+
+    def _as_read(self) -> str:
+        n, *lattice = self.phi.shape
+        return (
+            f"{self.name} of shape {tuple(self.phi.shape)}, read as {n} configurations on a lattice {tuple(lattice)},"
+        )
+
+    def _too_few(self) -> str:
+        return (
+            f"{self._as_read()} is too small: at least {MIN_DISTINCT} configurations are needed. The shape must be "
+            "(configurations, *lattice), where those of one chain follow those of another along the first axis"
+        )
+
+    def _readings(self) -> list[tuple[str, Tensor]]:
+        """Other ways to read an array: with its first two axes as chain and draw, without axes of extent 1."""
+        shape = self.phi.shape
+        narrow = self.phi.reshape(shape[0], *(extent for extent in shape[1:] if extent > 1))
+        readings = [("without its axes of extent 1", narrow)] if 1 < narrow.ndim < self.phi.ndim else []
+        readings += [
+            ("with its first two axes as chain and draw", phi.flatten(0, 1))
+            for phi in (self.phi, narrow)
+            if phi.ndim > 2
+        ]
+        return [(f"{what}: reshape it to {tuple(phi.shape)}", phi) for what, phi in readings]
+
+    def _fits(self, phi: Tensor) -> bool:
+        try:
+            check_ensemble(phi, self.action)
+        except DmmcError:
+            return False
+        return True
+
+
+Source = Ensemble | StoredRun | str | Path | Tensor | NDArray[np.floating]
+"""Where fields come from: a finished run, the path of a run or of another file with fields, the fields themselves
+``(n, *lattice)``, or an ensemble that was read already."""
 
 
 def read_ensemble(source: Source, action: Action | None = None, lattice: tuple[int, ...] | None = None) -> Ensemble:
@@ -67,40 +119,57 @@ def read_ensemble(source: Source, action: Action | None = None, lattice: tuple[i
         MismatchError: if the source says another action or lattice.
         DmmcError: if an array is not an ensemble of fields.
     """
+    given = source if isinstance(source, Ensemble) else _read(source)
+    if lattice is not None and given.lattice.shape != lattice:
+        raise MismatchError(
+            f"{given.name} has shape {tuple(given.phi.shape)}, which is on a lattice {given.lattice.shape}, not "
+            f"{lattice}; use another ensemble, or give it the shape (configurations, *lattice)"
+        )
+    if action is None:
+        return given
+    if given.described is not None and not same_action(action.describe(), given.described):
+        raise MismatchError(
+            f"{given.name} is an ensemble of {given.described}, not of {action.describe()}; leave the action out, or "
+            "use an ensemble of that action"
+        )
+    return replace(given, action=action)
+
+
+def _read(source: StoredRun | str | Path | Tensor | NDArray[np.floating]) -> Ensemble:
     if isinstance(source, (Tensor, np.ndarray)):
-        return Ensemble(_checked(torch.as_tensor(source), lattice), None, action, "the ensemble")
+        return Ensemble(_checked(torch.as_tensor(source)), None, None, "the ensemble")
     path = source.path if isinstance(source, StoredRun) else Path(source)
     header = source.header if isinstance(source, StoredRun) else stored_header(path)
     if header is None:
-        return Ensemble(torch.as_tensor(load_fields(path, lattice)), None, action, str(path))
-    if action is not None and not same_action(action.describe(), header.action):
-        raise MismatchError(
-            f"{path} is an ensemble of {header.action}, not of {action.describe()}; leave the action out, or use an "
-            "ensemble of that action"
-        )
-    action = action or action_from_description(header.action)
+        return Ensemble(torch.as_tensor(load_fields(path)), None, None, str(path))
     run = source if isinstance(source, StoredRun) else load_run(path)
-    return _of_run(run, header, action, lattice)
-
-
-def _of_run(run: StoredRun, header: RunHeader, action: Action | None, lattice: tuple[int, ...] | None) -> Ensemble:
-    if lattice is not None and header.lattice != lattice:
-        raise MismatchError(f"{run.path} is on a lattice {header.lattice}, not {lattice}; use another ensemble")
-    fields = run.cfgs()
     # One chain after another, so that autocorrelations can be seen.
     order = np.lexsort((run.cfg_index[:, 1], run.cfg_index[:, 0]))
     lengths = np.unique(run.cfg_index[:, 0], return_counts=True)[1]
     chains = len(lengths) if len(set(lengths.tolist())) == 1 else None
-    return Ensemble(torch.as_tensor(fields[order]), chains, action, str(run.path))
+    fields = torch.as_tensor(run.cfgs()[order])
+    return Ensemble(fields, chains, action_from_description(header.action), str(run.path), header.action)
 
 
-def _checked(phi: Tensor, lattice: tuple[int, ...] | None) -> Tensor:
+def _checked(phi: Tensor) -> Tensor:
     if phi.ndim < 2:
         raise DmmcError(f"an ensemble must have shape (n, *lattice), got {tuple(phi.shape)}")
     if not phi.dtype.is_floating_point:
         raise DmmcError(f"an ensemble must be real floating point, got {phi.dtype}")
-    shape = tuple(phi.shape[1:])
-    if lattice is not None and shape != lattice:
-        raise MismatchError(f"the fields are on a lattice {shape}, not {lattice}; use another ensemble")
-    Lattice(shape).check(phi, "ensemble")
+    Lattice(tuple(phi.shape[1:])).check(phi, "ensemble")
     return phi.detach().to("cpu", torch.float64)
+
+
+def load_named_model(name: str | Path, device: str | torch.device = "cpu") -> DiffusionModel:
+    """A model that comes with dmmc, or else the model in a file.
+
+    Args:
+        name: the name of a pretrained model, or a file.
+        device: where to put it.
+
+    Raises:
+        FileError: if there is neither.
+    """
+    if str(name) in pretrained_names():
+        return load_pretrained(str(name), device=device)
+    return DiffusionModel.load(name, device=device)

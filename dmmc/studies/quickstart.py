@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmmc.core import rng
-from dmmc.core.errors import DmmcError, FileError
+from dmmc.core.errors import DmmcError
+from dmmc.core.files import replace_file
 from dmmc.core.records import Record
 from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.model.options import TrainingOptions
@@ -16,6 +17,7 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import RunSummary, estimates, summarise
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
+from dmmc.studies.folder import check_free, remove
 from dmmc.studies.given import read_ensemble
 from dmmc.studies.reporting import write_report
 from dmmc.studies.sampling import FlowSteps, SampleOptions, sample
@@ -31,7 +33,10 @@ KEEP_EVERY = 12
 HELD_OUT = 1024
 """Fields of the HMC ensemble that are not trained on, so that they can be weighed as a reference."""
 
-FILES = ("hmc.h5", "cluster.h5", "model.safetensors", "chain.h5")
+MODEL, TABLE, PAGE = "model.safetensors", "table.txt", "report.html"
+FIGURES = ("denoising", "magnetisation", "autocorrelation", "log_weights", "two_point")
+FILES = ("hmc.h5", "cluster.h5", "chain.h5", MODEL, TABLE, PAGE, *(f"{name}.png" for name in FIGURES))
+"""Everything that the demonstration writes."""
 
 
 @dataclass(frozen=True)
@@ -106,19 +111,19 @@ class QuickstartSummary(Record):
     wall_seconds: dict[str, float]
 
 
-def quickstart(options: QuickstartOptions, out: Path) -> QuickstartSummary:
+def quickstart(options: QuickstartOptions, out: Path, overwrite: bool = False) -> QuickstartSummary:
     """Run the demonstration.
 
     Args:
         options: its sizes.
         out: the directory for the chains, the model, the table, the figures and the page; it is made if need be.
+        overwrite: remove the files of an earlier demonstration, or others in the way, first.
 
     Raises:
-        FileError: if ``out`` holds an earlier run.
+        FileError: if ``out`` holds files that would be replaced and ``overwrite`` is not set, or cannot be written to.
     """
-    present = [name for name in FILES if (out / name).exists() or (out / f"{name}.partial").exists()]
-    if present:
-        raise FileError(f"{out} holds an earlier run ({', '.join(present)}); choose another --out or pass --overwrite")
+    check_free(out, "demonstration", FILES, overwrite)
+    remove(out, FILES)
     out.mkdir(parents=True, exist_ok=True)
     action, lattice = Phi4(options.kappa, options.lam), Lattice(options.shape)
     stages = {name: Stages() for name in ("HMC", "cluster", "training", "diffusion")}
@@ -145,7 +150,7 @@ def quickstart(options: QuickstartOptions, out: Path) -> QuickstartSummary:
     reference, trained = phi[order[:HELD_OUT].sort().values], phi[order[HELD_OUT:].sort().values]
     model = train(
         trained,
-        out / "model.safetensors",
+        out / MODEL,
         options.training,
         action=action,
         device=options.device,
@@ -165,9 +170,9 @@ def quickstart(options: QuickstartOptions, out: Path) -> QuickstartSummary:
     )
     runs = {run.header.facts.label: run for run in (cluster, hmc, sampled)}
     text = table.comparison({label: estimates(run) for label, run in runs.items()}, cluster.header.facts.label)
-    (out / "table.txt").write_text(text + "\n")
-    report = out / "report.html"
-    write_report([cluster, hmc, sampled, out / "model.safetensors"], report, overwrite=True)
+    replace_file(out / TABLE, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    report = out / PAGE
+    write_report([cluster, hmc, sampled, out / MODEL], report)
     return QuickstartSummary(
         chain=summarise(sampled),
         baselines={run.header.facts.label: summarise(run) for run in (hmc, cluster)},
@@ -195,7 +200,7 @@ def draw(runs: Mapping[str, StoredRun], sampled: StoredRun, out: Path) -> tuple[
         "log_weights": figures.log_weights(sampled.stats["log_w_proposed"], beside["log_w_reference"]),
         "two_point": figures.two_point(two_point),
     }
-    paths = [out / f"{name}.png" for name in drawn]
-    for path, figure in zip(paths, drawn.values(), strict=True):
-        figures.save(figure, path)
-    return tuple(map(str, paths))
+    paths = {name: out / f"{name}.png" for name in FIGURES}
+    for name, path in paths.items():
+        figures.save(drawn[name], path)
+    return tuple(map(str, paths.values()))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dmmc.core.errors import DmmcError, FileError
-from dmmc.core.files import replace_file
+from dmmc.core.files import check_place, replace_file
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.pages import figures
 from dmmc.pages.page import ReportSummary, render
@@ -17,7 +17,9 @@ from dmmc.pages.wording import extent, seconds
 from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.exactness import section as exactness_section
 from dmmc.studies.exactness.results import RESULT as LABORATORY
+from dmmc.studies.folder import PLAN, stored_plan
 from dmmc.studies.scan import section as scan_section
+from dmmc.studies.scan.results import RESULT as SCAN
 
 MODEL_SUFFIX = ".safetensors"
 
@@ -59,16 +61,18 @@ def write_report(
         raise FileError(f"{out} exists; choose another --out, or pass --overwrite")
     if not out.absolute().parent.is_dir():
         raise FileError(f"there is no directory {out.parent}; make it first")
+    check_place(out)
     runs, sections = _read([one if isinstance(one, StoredRun) else Path(one) for one in inputs], discard)
     page = render(runs, sections=sections, reference=reference, title=title)
-    replace_file(out, lambda path: path.write_text(page.html, encoding="utf-8"))
+    # A file name need not be text; what is not is shown as a character that no font has.
+    replace_file(out, lambda path: path.write_text(page.html, encoding="utf-8", errors="xmlcharrefreplace"))
     return replace(page.summary, path=str(out))
 
 
 def _read(inputs: Sequence[StoredRun | Path], discard: int | None) -> tuple[list[StoredRun], list[Section]]:
     """The runs, and the sections about everything else in the order in which it was named."""
     paths = [one.path if isinstance(one, StoredRun) else one for one in inputs]
-    twice = [str(path) for k, path in enumerate(paths) if path in paths[:k]]
+    twice = [str(path) for k, path in enumerate(paths) if path.absolute() in map(Path.absolute, paths[:k])]
     if twice:
         raise DmmcError(f"{twice[0]} is named twice; name it once")
     runs: list[StoredRun] = []
@@ -79,7 +83,9 @@ def _read(inputs: Sequence[StoredRun | Path], discard: int | None) -> tuple[list
             runs.append(one if discard is None else one.discarding(discard))
         elif LABORATORY.is_at(path):
             sections.append(exactness_section.section(path, id_))
-        elif path.is_dir() or path.suffix == ".json":
+        elif path.is_dir() and not SCAN.is_at(path):
+            raise FileError(_no_result(path))
+        elif SCAN.is_at(path) or path.suffix == ".json":
             sections.append(scan_section.section(path, id_))
         elif path.suffix == MODEL_SUFFIX:
             sections.append(model_section(DiffusionModel.load(path), path.stem, id_))
@@ -87,6 +93,17 @@ def _read(inputs: Sequence[StoredRun | Path], discard: int | None) -> tuple[list
             run = load_run(path)
             runs.append(run if discard is None else run.discarding(discard))
     return runs, sections
+
+
+def _no_result(folder: Path) -> str:
+    """What is wrong with a folder that does not hold the result of a study."""
+    plan = stored_plan(folder)
+    if plan is not None:
+        return f"the {plan['kind']} in {folder} is not finished; run the same command with --resume"
+    within = sorted(path.name for path in folder.iterdir() if (path / PLAN).exists())
+    if within:
+        return f"{folder} is no study itself; name the folders in it: {', '.join(within)}"
+    return f"{folder} holds neither a scan nor an exactness laboratory; name run files or model files themselves"
 
 
 def model_section(model: DiffusionModel, name: str, id_: str) -> Section:

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmmc.core.errors import FileError
+from dmmc.core.errors import DmmcError, FileError
+from dmmc.core.files import check_place
 from dmmc.runs.names import is_begun, journal_of, manifest_path
 from dmmc.studies.remarks import Say
+
+
+def check_choice(resume: bool, overwrite: bool) -> None:
+    """Refuse to go on with earlier work and to replace it at once.
+
+    Raises:
+        DmmcError: if both are asked for.
+    """
+    if resume and overwrite:
+        raise DmmcError("resume goes on with earlier work, and overwrite replaces it; give one of them, not both")
+
+
+def say_whether(begun: bool, what: Path, say: Say) -> bool:
+    """Say whether work that is to be resumed goes on or begins afresh, and return it."""
+    say(f"going on with {what}" if begun else f"nothing of {what} was saved yet: starting afresh")
+    return begun
 
 
 def resumes_run(path: Path, asked: bool, overwrite: bool, say: Say) -> bool:
@@ -19,39 +36,65 @@ def resumes_run(path: Path, asked: bool, overwrite: bool, say: Say) -> bool:
         say: is told.
 
     Raises:
-        FileError: if an earlier run is in the way, so that this is noticed before any work is done.
+        FileError: if an earlier run is in the way, or nothing can be written there, so that this is noticed before any
+            work is done.
+        DmmcError: if it is to go on and to be replaced.
     """
-    if not asked:
-        if path.exists() and not overwrite:
-            raise FileError(f"{path} exists; choose another --out, extend it with --resume, or pass --overwrite")
-        if manifest_path(journal_of(path)).exists() and not overwrite:
-            raise FileError(
-                f"{journal_of(path)} holds an unfinished run; choose another --out, finish it with --resume, or pass "
-                "--overwrite"
-            )
-        return False
-    begun = is_begun(path)
-    say(f"going on with {path}" if begun else f"nothing of {path} was saved yet: starting afresh")
-    return begun
+    check_choice(asked, overwrite)
+    check_place(path)
+    if path.is_dir():
+        raise FileError(f"{path} is a directory; name a file in it")
+    if asked:
+        return say_whether(is_begun(path), path, say)
+    if path.exists() and not overwrite:
+        raise FileError(f"{path} exists; choose another --out, extend it with --resume, or pass --overwrite")
+    if manifest_path(journal_of(path)).exists() and not overwrite:
+        raise FileError(
+            f"{journal_of(path)} holds an unfinished run; choose another --out, finish it with --resume, or pass "
+            "--overwrite"
+        )
+    return False
 
 
-def resumes_training(path: Path, checkpoint: Path, asked: bool, overwrite: bool, say: Say) -> bool:
-    """Whether a training goes on; if that was asked for, says whether it does.
+def checkpoint_of(path: Path) -> Path:
+    """The file with the state of the unfinished training of a model."""
+    return path.with_name(f"{path.name}.checkpoint")
+
+
+def training_lock(path: Path) -> Path:
+    """The file that a process holds while it trains a model."""
+    return path.with_name(f"{path.name}.lock")
+
+
+def check_training(path: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a training that cannot be begun or resumed, before any work is done.
 
     Args:
         path: the model file.
-        checkpoint: the file with the state of an unfinished training.
-        asked: whether the user wants it to go on.
-        overwrite: whether a finished model may be replaced.
-        say: is told.
+        resume: whether the user wants an unfinished training to go on.
+        overwrite: whether an earlier model may be replaced.
 
     Raises:
-        FileError: if the training is finished.
+        FileError: if an earlier model or training is in the way, the training that is to be resumed is finished, or
+            nothing can be written there.
+        DmmcError: if it is to go on and to be replaced.
     """
-    if not asked:
-        return False
-    begun = checkpoint.exists()
-    if path.exists() and not begun and not overwrite:
-        raise FileError(f"{path} is finished, there is nothing to resume; to train on, start from it (--init {path})")
-    say(f"going on from {checkpoint}" if begun else f"nothing of {path} was saved yet: starting afresh")
-    return begun
+    check_choice(resume, overwrite)
+    check_place(path)
+    if path.is_dir():
+        raise FileError(f"{path} is a directory; name a file in it")
+    checkpoint = checkpoint_of(path)
+    if resume and path.exists() and not checkpoint.exists():
+        raise FileError(
+            f"{path} is finished, there is nothing to resume; to train on, start from it (--init {path}) with another "
+            "--out, and to replace it, pass --overwrite"
+        )
+    if resume or overwrite:
+        return
+    if path.exists():
+        raise FileError(f"{path} exists; choose another --out, or pass --overwrite")
+    if checkpoint.exists():
+        raise FileError(
+            f"{checkpoint} holds an unfinished training; choose another --out, finish it with --resume, or pass "
+            "--overwrite"
+        )

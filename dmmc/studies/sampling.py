@@ -17,7 +17,7 @@ from torch import Tensor
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.acceptance import rejection_time
-from dmmc.kernels.base import Kernel, State, identity
+from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.of_model import KERNELS, KernelOptions, make_kernel
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals.base import Steppable
@@ -29,6 +29,7 @@ from dmmc.proposals.steps import choose_steps
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun, begun_header, load_run
+from dmmc.studies.chain import WARM_UP, warm_up_stream
 from dmmc.studies.given import Source, read_ensemble
 from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
@@ -39,14 +40,11 @@ from dmmc.theory.observables import Observable
 
 FlowSteps = int | tuple[int, ...] | Literal["auto"]
 
-WARM_UP = 60
-"""Steps that tune a kernel; they are not part of its chains."""
-
 DISCARD_TIMES = 5.0
 """Rejection times after which chains have forgotten that they began at proposals: exp(-5) is below 1 %."""
 
-DISCARD_UNKNOWN = 60
-"""Steps discarded for a kernel without weights, whose rejection time cannot be predicted."""
+LEAST_WARM_UP = 20
+"""Steps with which kernels are tuned at least."""
 
 WEIGHED = 128
 """Fewest proposals from whose weights the rejection time is predicted."""
@@ -112,6 +110,11 @@ class SampleOptions:
         if self.proposals < 2:
             raise DmmcError(f"a certificate needs at least 2 proposals, got {self.proposals}")
 
+    @property
+    def warm_up(self) -> int:
+        """Steps that tune a kernel: a quarter of those of the chain where this is short, which costs in proportion."""
+        return min(WARM_UP, max(LEAST_WARM_UP, self.run.draws * self.run.steps_per_draw // 4))
+
     def determinants_on(self, volume: int) -> int:
         """Number of determinants on a lattice of ``volume`` sites.
 
@@ -161,7 +164,7 @@ def sample(
         reference: an ensemble of another sampler; the weights of its fields show whether the model misses some.
         observables: what is measured beside the standard observables, by name.
         resume: go on with an interrupted run, or extend a finished one; where nothing was saved, begin afresh. A run
-            that goes on keeps the number of its integration steps, and of the steps that it discarded.
+            that goes on keeps the number of its integration steps, and of the steps that tuned it and were discarded.
         overwrite: replace a finished file.
         stages: wall times are added here.
         say: is told how long the chain will take, if that is long, whether a run goes on, and what is unusual about
@@ -189,8 +192,9 @@ def sample(
     seed, device = options.run.seed, model.device
     with stages("warm-up"):
         kernel = make_kernel(options.kernel, action, model, flow)
-        generator = rng.stream(seed, "warm-up", identity(kernel), device=device)
-        kernel, state, log_w, step_seconds = _ready(kernel, options.chains, generator)
+        generator = warm_up_stream(kernel, seed, device)
+        warm_up = settings.get("warm_up", WARM_UP) if begun is not None else options.warm_up
+        kernel, state, log_w, step_seconds = _ready(kernel, options.chains, warm_up, generator)
     discard = options.discard
     if discard is None:
         discard = begun.discard if begun is not None else predicted_discard(log_w)
@@ -230,6 +234,8 @@ def sample(
             provenance={
                 "chains": options.chains,
                 "symmetry": {"symmetry": model.symmetry, "evidence": model.symmetry_evidence},
+                # Said only where it is not the usual number, so that runs from before it could differ are extended.
+                **({} if warm_up == WARM_UP else {"warm_up": warm_up}),
                 **({} if flow is None else {"flow": {"n_steps": list(flow.schedule), "method": flow.method}}),
             },
             device=device,
@@ -288,9 +294,15 @@ def _flow(
 
 
 def _ready(
-    kernel: Kernel[Any], chains: int, generator: torch.Generator
+    kernel: Kernel[Any], chains: int, warm_up: int, generator: torch.Generator
 ) -> tuple[Kernel[Any], State, NDArray[np.float64] | None, float]:
     """What the chains need to begin.
+
+    Args:
+        kernel: the kernel as it was made.
+        chains: number of chains.
+        warm_up: steps to tune it with.
+        generator: random numbers.
 
     Returns:
         the tuned kernel, the state of its chains, log weights of independent proposals if it has such weights, and the
@@ -300,7 +312,7 @@ def _ready(
     state = kernel.initial(n, generator)
     check_action(kernel.action, state.phi)
     step_seconds = (time.monotonic() - began) * chains / n
-    kernel, state = kernel.tune(state, generator, WARM_UP)
+    kernel, state = kernel.tune(state, generator, warm_up)
     tensors = state.tensors()
     log_w = tensors["log_w"].cpu().numpy() if kernel.facts.independent_weights else None
     return kernel, kernel.restore({name: x[:chains] for name, x in tensors.items()}), log_w, step_seconds
@@ -313,7 +325,7 @@ def predicted_discard(log_w: NDArray[np.float64] | None) -> int:
         log_w: log weights of proposals, ``(n,)``; None for a kernel without weights.
     """
     if log_w is None:
-        return DISCARD_UNKNOWN
+        return WARM_UP
     return math.ceil(DISCARD_TIMES * rejection_time(log_w))
 
 

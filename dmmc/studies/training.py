@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 
 from dmmc.core import rng
-from dmmc.core.errors import FileError, MismatchError
+from dmmc.core.errors import MismatchError
+from dmmc.core.locks import locked
 from dmmc.model.checkpoint import remove_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.options import TrainingOptions
@@ -18,7 +19,7 @@ from dmmc.model.reference import GaussianReference
 from dmmc.model.training import fit
 from dmmc.studies.given import Source, read_ensemble
 from dmmc.studies.remarks import Say, announce, note
-from dmmc.studies.resumption import resumes_training
+from dmmc.studies.resumption import check_training, checkpoint_of, say_whether, training_lock
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, Symmetry, check_supported
 from dmmc.theory.symmetry import align, find_symmetry, is_broken
@@ -52,7 +53,8 @@ def train(
 
     Args:
         ensemble: a finished run, the path of a run or of another file with fields, or fields ``(n, *lattice)``.
-        path: the model file; ``<path>.checkpoint`` holds the state of a training that is not finished.
+        path: the model file. While it is trained, ``<path>.lock`` keeps other processes away, and ``<path>.checkpoint``
+            holds the state of the training.
         options: budget and details of the training; five minutes by default.
         action: the action of the ensemble; needed only where the ensemble does not say it. Data without any action
             are trained on by the denoising target alone.
@@ -65,7 +67,7 @@ def train(
         sectors: ``two`` models the sector M > 0 and mirrors it, ``one`` models all fields at once; ``auto`` decides by
             the histogram of M.
         resume: go on from the checkpoint; without one, begin afresh.
-        overwrite: replace an earlier model file.
+        overwrite: replace an earlier model file, or an unfinished training.
         device: where to train.
         stages: wall times are added here.
         say: is told what the checks of the ensemble have shown, and what the training goes on from.
@@ -74,19 +76,16 @@ def train(
         the trained model.
 
     Raises:
-        FileError: if a file is in the way or cannot be written, or a training that is to be resumed is finished.
+        FileError: if a file is in the way or cannot be written, another process is training this model, or a training
+            that is to be resumed is finished.
         MismatchError: if the ensemble does not fit its action, the action does not have the symmetry that was asked
             for, ``init`` has other sectors or dimensions, or the checkpoint belongs to another training.
         DmmcError: if the ensemble is too small or not finite.
     """
     path, stages = Path(path), Stages() if stages is None else stages
     options = TrainingOptions(minutes=5.0, seed=1) if options is None else options
-    if path.is_dir():
-        raise FileError(f"{path} is a directory; name a file in it")
-    if path.exists() and not (overwrite or resume):
-        raise FileError(f"{path} exists; choose another --out, or pass --overwrite")
-    checkpoint = Path(f"{path}.checkpoint")
-    resume = resumes_training(path, checkpoint, resume, overwrite, say)
+    checkpoint = checkpoint_of(path)
+    check_training(path, resume, overwrite)
     given = read_ensemble(ensemble, action)
     action, lattice = given.action, given.lattice
     if action is not None:
@@ -124,11 +123,19 @@ def train(
             )
         model.network.to(device)
         model = replace(model, symmetry_evidence=finding.evidence)
-        if options.minutes is not None and not resume:
-            announce("the training", 60 * options.minutes, say)
-        model = fit(model, action, phi, options, checkpoint=checkpoint, resume=resume)
-        model.save(path)
-        remove_checkpoint(checkpoint)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(training_lock(path), str(path)):
+            # Another training may have ended, or been killed, while this one read its ensemble.
+            check_training(path, resume, overwrite)
+            goes_on = resume and say_whether(checkpoint.exists(), path, say)
+            if not goes_on:
+                # What is left of a training that is replaced is not to be taken for this one later.
+                remove_checkpoint(checkpoint)
+            if options.minutes is not None and not goes_on:
+                announce("the training", 60 * options.minutes, say)
+            model = fit(model, action, phi, options, checkpoint=checkpoint, resume=goes_on)
+            model.save(path)
+            remove_checkpoint(checkpoint)
     return model
 
 

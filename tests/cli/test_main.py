@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import json
 import os
 import re
@@ -122,10 +123,43 @@ def test_a_summary_that_cannot_be_written_is_refused_before_the_work(tmp_path, m
     monkeypatch.setattr("dmmc.cli.ensemble.run", begun)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert dmmc(*ENSEMBLE, "--out", tmp_path / "new.h5", "--json", tmp_path / "new.json") == 2
-    assert "cannot be written to" in capsys.readouterr().err
+    assert "is not a directory that can be written to" in capsys.readouterr().err
 
 
 def test_the_summary_is_json_without_nan(tmp_path, monkeypatch):
     monkeypatch.setattr("dmmc.cli.ensemble.run", lambda args: {"a": float("nan"), "b": (1.5, float("inf"))})
     assert dmmc(*ENSEMBLE, "--out", tmp_path / "new.h5", "--json", tmp_path / "new.json") == 0
     assert json.loads((tmp_path / "new.json").read_text()) == {"a": None, "b": [1.5, None]}
+
+
+def test_an_earlier_summary_is_replaced_if_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("dmmc.cli.ensemble.run", lambda args: {"new": True})
+    arguments = [*ENSEMBLE, "--out", tmp_path / "new.h5", "--json", tmp_path / "new.json"]
+    for how in ("--overwrite", "--resume"):
+        (tmp_path / "new.json").write_text('{"new": false}')
+        assert dmmc(*arguments) == 2
+        assert dmmc(*arguments, how) == 0
+        assert json.loads((tmp_path / "new.json").read_text()) == {"new": True}
+
+
+def test_a_terminal_that_cannot_show_a_name_is_no_failure(tmp_path, monkeypatch):
+    def run(args):
+        print(args.out)
+        return {"file": str(args.out)}
+
+    monkeypatch.setattr("dmmc.cli.ensemble.run", run)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert dmmc(*ENSEMBLE, "--out", tmp_path / "caf\u00e9 \udce9.h5", "--json", tmp_path / "caf\u00e9.json") == 0
+    sys.stdout.flush()
+    assert written.getvalue().decode("ascii").endswith("caf\\xe9 \\udce9.h5\n")
+    assert json.loads((tmp_path / "caf\u00e9.json").read_text()) == {"file": str(tmp_path / "caf\u00e9 \udce9.h5")}
+
+
+def test_what_resume_does_is_said_for_each_command(monkeypatch, capsys):
+    said = {command: re.search(r"--resume +(.*)", help_of(command, monkeypatch, capsys)) for command in cli.COMMANDS}
+    assert [command for command, text in said.items() if text is None] == ["report", "quickstart"]
+    assert [command for command, text in said.items() if text and "extend a finished chain" in text[1]] == [
+        "ensemble", "sample"
+    ]  # fmt: skip
+    assert all("where nothing was saved, begin afresh" in text[1] for text in said.values() if text)

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 
 import h5py
 import numpy as np
@@ -16,6 +17,8 @@ from dmmc.runs.fields import load_fields
 from dmmc.runs.journal import RunWriter
 from dmmc.runs.run import load_run
 from dmmc.studies.quickstart import QuickstartOptions
+from dmmc.theory.actions import Phi4
+from helpers import hmc_ensemble
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,15 @@ def bad(made, tmp_path_factory):
     np.save(folder / "complex.npy", fields + 1j)
     np.save(folder / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.save(folder / "other_lattice.npy", fields[:, :, :3])
+    np.save(folder / "channel.npy", fields[:, None])
+    np.save(folder / "chains.npy", fields.reshape(16, 12, 4, 4))
+    np.save(folder / "tall.npy", hmc_ensemble(Phi4(0.2, 0.05), (3, 5)).reshape(-1, 5, 3).numpy())
+    np.savez(folder / "archive.npz", fields=fields)
+    (folder / "broken_module.py").write_text("1 / 0\n")
+    (folder / "own_module.py").write_text("\ndef wrong(phi, S):\n    return phi.sum(7)\n")
+    (folder / "summary.json").write_text("{}")
+    (folder / "plan.json").write_text('{"kind": "scan"}')
+    (folder / "unfinished.safetensors.checkpoint").write_bytes(b"")
     (folder / "text").write_text("kappa = 0.27\n")
     (folder / "empty").write_bytes(b"")
     for name in ("hmc.h5", "model.safetensors"):
@@ -104,6 +116,14 @@ BAD = [
     (f"{BASE} --out unfinished.h5", "holds an unfinished run"),
     (f"{BASE} --json missing/summary.json", "no directory missing"),
     (f"{BASE} --json directory", "is a directory"),
+    (f"{BASE} --json summary.json", "--json summary.json exists"),
+    (f"{BASE} --json hmc.h5", "--json hmc.h5 exists"),
+    (f"{BASE} --json hmc.h5 --overwrite", "is not an earlier summary"),
+    (f"{BASE} --json plan.json --resume", "is not an earlier summary"),
+    (f"{BASE} --json new", "is the --out of this command too"),
+    ("report chain.h5 --json model.safetensors --overwrite", "is not an earlier summary"),
+    ("report directory --out new", "holds neither a scan nor an exactness laboratory"),
+    (f"{LEARN} --ensemble hmc.h5 --out unfinished.safetensors", "holds an unfinished training"),
     (f"{BASE} --out text --resume", "not an HDF5 file"),
     (f"{LEARN} --ensemble hmc.h5 --out model.safetensors", "exists"),
     (f"{LEARN} --ensemble hmc.h5 --out model.safetensors --resume", "nothing to resume"),
@@ -122,23 +142,30 @@ BAD = [
     (f"{LEARN} --ensemble flat.npy {ACTION}", "must have shape"),
     (f"{LEARN} --ensemble complex.npy {ACTION}", "must be real numbers"),
     (f"{LEARN} --ensemble object.npy {ACTION}", "not a readable .npy file"),
-    (f"{LEARN} --ensemble few.npy {ACTION}", "at least 24 are needed"),
-    (f"{LEARN} --ensemble one.npy {ACTION}", "at least 24 are needed"),
+    (
+        f"{LEARN} --ensemble few.npy {ACTION}",
+        "few.npy of shape (10, 4, 4), read as 10 configurations on a lattice (4, 4)",
+    ),
+    (f"{LEARN} --ensemble one.npy {ACTION}", "at least 24 configurations are needed"),
     (f"{LEARN} --ensemble good.npy --kappa 0.2 --lam 0.5", "does not fit the action: <phi dS/dphi>/V should be 1"),
     (f"{LEARN} --ensemble good.npy --m2 0.5 --lam-mass 1.25", "normalisation of the hopping form"),
     (f"{LEARN} --ensemble mass.npy {ACTION}", "normalisation of the mass form"),
+    (f"{LEARN} --ensemble tall.npy {ACTION}", "the fields fit if their axes are read as (3, 5)"),
+    (f"{LEARN} --ensemble channel.npy {ACTION}", "without its axes of extent 1: reshape it to (192, 4, 4)"),
+    (f"{LEARN} --ensemble chains.npy {ACTION}", "its first two axes as chain and draw: reshape it to (192, 4, 4)"),
+    (f"{LEARN} --ensemble archive.npz {ACTION}", "is an archive such as .npz"),
     (f"{LEARN} --ensemble zero.npy {ACTION}", "does not fit the action"),
     (f"{LEARN} --ensemble hmc.h5 --kappa 0.3 --lam 0.05", "leave the action out"),
     (f"{LEARN} --ensemble hmc.h5 --init text", "not a safetensors file"),
     (f"{LEARN} --ensemble hmc.h5 --init missing", "no file missing"),
     (f"{LEARN} --ensemble hmc.h5 --init model.safetensors --sectors two", "cannot start one of two"),
     # Training
-    ("train --ensemble hmc.h5 --out new --steps 0", "budget must be positive"),
+    ("train --ensemble hmc.h5 --out new --steps 0", "steps must be a positive integer"),
     ("train --ensemble hmc.h5 --out new --minutes nan", "budget must be positive"),
     ("train --ensemble hmc.h5 --out new --minutes -1", "budget must be positive"),
-    (f"{LEARN} --ensemble hmc.h5 --levels 0", "must be positive"),
-    (f"{LEARN} --ensemble hmc.h5 --learning-rate nan", "learning_rate > 0"),
-    (f"{LEARN} --ensemble hmc.h5 --hidden1 0", "at least 1 channel"),
+    (f"{LEARN} --ensemble hmc.h5 --levels 0", "levels must be a positive integer"),
+    (f"{LEARN} --ensemble hmc.h5 --learning-rate nan", "learning_rate must be positive"),
+    (f"{LEARN} --ensemble hmc.h5 --hidden1 0", "hidden1 must be a positive integer"),
     (f"{LEARN} --ensemble hmc.h5 --seed -1", "the seed must be an integer between 0 and"),
     # Models
     ("sample --model missing --out new", "there is no file missing"),
@@ -168,15 +195,19 @@ BAD = [
     # Observables
     (f"{MODEL} --observable kinetic", "is given as NAME=MODULE:FUNCTION"),
     (f"{MODEL} --observable a=b", "is given as module:name"),
-    (f"{MODEL} --observable a=missing:f", "cannot be loaded"),
+    (f"{MODEL} --observable a=missing:f", "cannot be loaded [ModuleNotFoundError: No module named 'missing']"),
     (f"{MODEL} --observable a=math:missing", "cannot be loaded"),
+    (f"{MODEL} --observable a=math:pi", "must be a function, and is a float"),
+    (f"{MODEL} --observable a=broken_module:f", "cannot be loaded [ZeroDivisionError: division by zero]"),
+    (f"{MODEL} --observable a=own_module:wrong", "own_module.py:3 [IndexError: Dimension out of range"),
+    (f"{MODEL} --observable a=torch:abs --observable a=own_module:wrong", "two observables are called 'a'"),
     (f"{MODEL} --observable M=torch:abs", "belongs to a standard observable"),
     (f"{MODEL} --observable a/b=torch:abs", "cannot be called 'a/b'"),
     (f"{MODEL} --observable a=torch:is_same_size", "must return a torch.Tensor"),
     # Quickstart
     ("quickstart --out text", "is a file"),
     ("quickstart --out new --draws 0", "--draws must be at least 4"),
-    ("quickstart --out new --steps 0", "budget must be positive"),
+    ("quickstart --out new --steps 0", "steps must be a positive integer"),
     ("quickstart --out new --minutes nan", "budget must be positive"),
     ("quickstart --out new --baseline-draws 10", "--baseline-draws must be at least 60"),
     ("quickstart --out new --seed -1", "the seed must be an integer between 0 and"),
@@ -193,6 +224,8 @@ def contents(folder):
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[arguments for arguments, _ in BAD])
 def test_bad_input_is_refused(arguments, message, bad, monkeypatch, capsys):
     monkeypatch.chdir(bad)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     before = contents(bad)
     try:
         code, after = cli.main(arguments.split()), contents(bad)
@@ -218,6 +251,8 @@ def test_bad_input_is_refused(arguments, message, bad, monkeypatch, capsys):
         ("sample --out new", "one of the arguments --model --pretrained is required"),
         (f"train {FIELDS} --minutes 1 --out new", "not allowed with"),
         ("train --steps 3 --out new", "--ensemble"),
+        (f"{BASE} --resume --overwrite", "not allowed with"),
+        (f"train {FIELDS} --out new --overwrite --resume", "not allowed with"),
     ],
 )
 def test_what_is_no_command_is_refused(arguments, message, bad, monkeypatch, capsys):

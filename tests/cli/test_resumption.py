@@ -65,7 +65,7 @@ def test_a_killed_training_is_resumed_bit_for_bit(made, tmp_path, capsys):
     assert dmmc(*train, "--out", out, "--resume", "--seed", 3) == 2
     capsys.readouterr()
     assert dmmc(*train, "--out", out, "--resume") == 0
-    assert f"going on from {checkpoint}" in capsys.readouterr().err
+    assert f"going on with {out}" in capsys.readouterr().err
     assert not checkpoint.exists()
     assert DiffusionModel.load(out).fingerprint() == DiffusionModel.load(whole).fingerprint()
 

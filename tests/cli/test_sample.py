@@ -1,5 +1,8 @@
 """``dmmc sample``."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -45,7 +48,8 @@ def test_sample(made):
 
 def test_observables_of_ones_own(made, tmp_path, monkeypatch, capsys):
     (tmp_path / "own_observables.py").write_text(OBSERVABLES)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(Path.cwd()))])
     out, record = tmp_path / "chain.h5", tmp_path / "chain.json"
     own = [*("--observable", "kinetic=own_observables:kinetic"), *("--observable", "slices=own_observables:slices")]
     sample = [*SAMPLE, "--model", made / "model.safetensors", "--draws", 40, *own]
@@ -105,5 +109,6 @@ def test_the_duration_of_long_work_is_said_first(made, tmp_path, monkeypatch, ca
 
 def test_pretrained_models_are_known_by_name(capsys, tmp_path):
     for name in pretrained_names():
-        assert dmmc("sample", "--pretrained", name, "--shape", 3, "--out", tmp_path / "new") == 2
-        assert "was trained on lattice" in capsys.readouterr().err
+        for command in (["sample", "--pretrained", name], ["sample", "--model", name], ["exactness", "--model", name]):
+            assert dmmc(*command, "--shape", 3, "--out", tmp_path / "new") == 2
+            assert "was trained" in capsys.readouterr().err

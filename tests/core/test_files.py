@@ -7,7 +7,7 @@ import pytest
 
 from dmmc.core import files
 from dmmc.core.errors import FileError
-from dmmc.core.files import replace_file, sync
+from dmmc.core.files import check_place, replace_file, sync
 
 
 def test_a_file_gets_its_name_when_it_is_complete(tmp_path):
@@ -144,3 +144,14 @@ def test_a_full_disk_names_the_file(tmp_path):
 
     with pytest.raises(OSError, match=r"No space left on device: '.*run.txt'"):
         replace_file(tmp_path / "run.txt", full)
+
+
+def test_places_are_refused_before_anything_is_written_there(tmp_path, monkeypatch):
+    check_place(tmp_path / "file")
+    check_place(tmp_path / "new" / "folders" / "file")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="not a directory that can be written to"):
+        check_place(tmp_path / "file" / "new")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(FileError, match="not a directory that can be written to"):
+        check_place(tmp_path / "new")

@@ -170,6 +170,16 @@ def test_same_seed_same_chain():
     assert torch.equal(first, second) and not torch.equal(first, other)
 
 
+def test_tuning_costs_in_proportion_to_its_steps(monkeypatch):
+    """It calibrates on as many fields as cost about as much, within the range of what is useful."""
+    plain, fields = kernel(2, calibrated=False), []
+    monkeypatch.setattr(PathProposal, "calibrated", lambda paths, phi, generator: fields.append(len(phi)) or paths)
+    state = plain.initial(64, rng())
+    for n_steps in (1, 20, 60, 1000):
+        plain.tune(state, rng(1), n_steps)
+    assert fields == [256, 640, 1920, 4096]
+
+
 @pytest.mark.parametrize("two_sector", [False, True])
 def test_tuning_calibrates(two_sector):
     plain = kernel(16, two_sector=two_sector, calibrated=False)

@@ -268,6 +268,8 @@ torch.set_num_threads(1)
 sync, calls = files.sync, []
 def patched(path):
     sync(path)
+    if os.path.isdir(path):
+        return
     calls.append(1)
     if len(calls) == 6:
         os.truncate(path, os.path.getsize(path) // 2)

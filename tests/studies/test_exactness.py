@@ -44,7 +44,7 @@ from dmmc.studies.exactness import (
 from dmmc.studies.exactness.analysis import SEEN
 from dmmc.studies.exactness.truth import odd_is_zero
 from dmmc.studies.exactness.wrong import Collapsed, Declared, Pool, Unadjusted
-from dmmc.studies.folder import PLAN
+from dmmc.studies.folder import PLAN, remove
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, Grid, random_model, rng
@@ -193,10 +193,8 @@ def test_another_plan_is_not_resumed_and_nothing_is_overwritten(made, tmp_path, 
     assert "--resume" in capsys.readouterr().err
     assert dmmc(*TINY, "--out", out, "--resume", "--seed", 4) == 2
     assert "seed is 3 there and 4 here" in capsys.readouterr().err
-    assert dmmc(*TINY, "--out", tmp_path / "none", "--resume") == 2
-    assert not (tmp_path / "none").exists()
     assert RESULT.read(out) == RESULT.read(made)
-    laboratory.clear(out)
+    remove(out, laboratory.files_of({}))
     assert {path.name for path in out.iterdir()} == {PLAN, "mine.txt"}
     (out / PLAN).write_text("{")
     assert dmmc(*TINY, "--out", out, "--overwrite") == 2
@@ -479,12 +477,22 @@ def test_laboratories_side_by_side(tmp_path):
     tiny = {"chains": 32, "draws": 128, "steps": 2, "flow_steps": 2, "truth_draws": 128, "variants": ("flow", "ode-2")}
     laboratories = {"two": ExactnessOptions(PHI4, (2,), **tiny), "four": ExactnessOptions(PHI4, (2, 2), **tiny)}
     out = tmp_path / "out"
-    with pytest.raises(FileError, match="no laboratory to resume"):
-        exactness.run_side_by_side(laboratories, out, resume=True)
-    assert not out.exists()
+    out.mkdir()
+    (out / "report.html").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(FileError, match="exists"):
+            exactness.run_side_by_side(laboratories, out, resume=resume)
+    assert [path.name for path in out.iterdir()] == ["report.html"]
+    (out / "report.html").unlink()
     first = exactness.run_laboratory(laboratories["two"], out / "two")  # as if interrupted in the second
     with pytest.raises(FileError, match="holds a laboratory"):
         exactness.run_side_by_side(laboratories, out)
+    # What is in the way of the last is noticed before the first has begun.
+    (out / "four").mkdir()
+    (out / "four" / "table.txt").write_text("mine")
+    with pytest.raises(FileError, match=r"holds table\.txt"):
+        exactness.run_side_by_side(laboratories, out, resume=True)
+    (out / "four" / "table.txt").unlink()
     both = exactness.run_side_by_side(laboratories, out, resume=True)
     assert list(both.laboratories) == ["two", "four"]
     assert_same(both.laboratories["two"], first)

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from dmmc.core.errors import FileError, MismatchError
+from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.core.records import Record
-from dmmc.studies.folder import LONG, PLAN, Result, begun, open_folder, remove_run
-
-WHAT = {"resume": False, "overwrite": False}
+from dmmc.studies.folder import LONG, PLAN, Folder, Result, present, remove
 
 
 @dataclass(frozen=True)
@@ -24,16 +22,34 @@ class Weighing(Record):
 RESULT = Result("weighing.json", "test-weighing", "weighing", Weighing)
 
 
-def opened(out, plan, removed=None, **change):
-    open_folder(out, plan, "weighing", **{**WHAT, **change}, remove=(removed if removed is not None else []).append)
+def folder(out, plan, what="weighing"):
+    """A folder whose plan names the runs that it holds."""
+    return Folder(out, what, plan, lambda plan: [*(f"{name}/run.h5" for name in plan.get("runs", ())), "table.txt"])
+
+
+def opened(out, plan, resume=False, overwrite=False, what="weighing"):
+    said = []
+    folder(out, plan, what).open(resume, overwrite, said.append)
+    return said
+
+
+def held(out):
+    """The plan in a folder, without its kind."""
+    return {key: value for key, value in json.loads((out / PLAN).read_text()).items() if key != "kind"}
 
 
 def test_a_new_folder_gets_the_plan_and_the_same_plan_is_resumed(tmp_path):
     out, plan = tmp_path / "a" / "b", {"seed": 1, "shape": (2, 2)}
-    opened(out, plan)
-    assert json.loads((out / PLAN).read_text()) == {"seed": 1, "shape": [2, 2]}
-    opened(out, plan, resume=True)
+    assert opened(out, plan) == []
+    assert json.loads((out / PLAN).read_text()) == {"kind": "weighing", "seed": 1, "shape": [2, 2]}
+    assert opened(out, plan, resume=True) == [f"going on with {out}"]
     assert [path.name for path in out.iterdir()] == [PLAN]
+
+
+def test_where_there_is_nothing_to_resume_the_study_begins_afresh(tmp_path):
+    out = tmp_path / "new"
+    assert opened(out, {"seed": 1}, resume=True) == [f"nothing of {out} was saved yet: starting afresh"]
+    assert held(out) == {"seed": 1}
 
 
 def test_another_plan_is_not_resumed_and_the_message_says_what_differs(tmp_path):
@@ -46,26 +62,51 @@ def test_another_plan_is_not_resumed_and_the_message_says_what_differs(tmp_path)
 
 
 def test_nothing_is_overwritten_unless_asked_for(tmp_path):
-    out, removed = tmp_path / "out", []
-    opened(out, {"seed": 1})
-    with pytest.raises(FileError, match="holds a weighing"):
-        opened(out, {"seed": 2}, removed)
-    assert json.loads((out / PLAN).read_text()) == {"seed": 1} and removed == []
-    opened(out, {"seed": 2}, removed, overwrite=True)
-    assert json.loads((out / PLAN).read_text()) == {"seed": 2} and removed == [{"seed": 1}]
+    out = tmp_path / "out"
+    opened(out, {"seed": 1, "runs": ["old"]})
+    for name in ("old/run.h5", "old/mine.txt", "table.txt", "mine.txt"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("")
+    with pytest.raises(FileError, match="holds a weighing; go on with --resume"):
+        opened(out, {"seed": 2})
+    with pytest.raises(DmmcError, match="not both"):
+        opened(out, {"seed": 1, "runs": ["old"]}, resume=True, overwrite=True)
+    assert held(out)["seed"] == 1 and (out / "table.txt").exists()
+    opened(out, {"seed": 2}, overwrite=True)
+    assert held(out) == {"seed": 2}
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.*")} == {PLAN, "mine.txt", "old/mine.txt"}
+
+
+def test_files_of_others_in_the_way_are_not_replaced(tmp_path):
+    """Nor are runs of others taken for those of the plan."""
+    for name in ("table.txt", "a/run.h5"):
+        out = tmp_path / name.replace("/", "-")
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_text("mine")
+        for resume in (False, True):
+            with pytest.raises(FileError, match=f"holds {name}, which this weighing would replace"):
+                opened(out, {"runs": ["a"]}, resume=resume)
+        assert (out / name).read_text() == "mine" and not (out / PLAN).exists()
+        opened(out, {"runs": ["a"]}, overwrite=True)
+        assert not (out / name).exists() and (out / PLAN).exists()
+
+
+def test_folders_of_different_kinds_are_not_confused(tmp_path):
+    opened(tmp_path, {"seed": 1}, what="scan")
+    for how in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(FileError, match="holds a scan, not a weighing; choose another --out"):
+            opened(tmp_path, {"seed": 1}, **how)
 
 
 def test_what_cannot_be_a_folder_of_results_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="is a file"):
         opened(tmp_path / "file", {"seed": 1})
-    with pytest.raises(FileError, match="no weighing to resume"):
-        opened(tmp_path / "none", {"seed": 1}, resume=True)
-    assert not (tmp_path / "none").exists()
-    for damaged in ("{", "[1]", '{"colour": "red"}'):
+    for damaged in ("{", "[1]", '{"colour": "red"}', '{"kind": 1}'):
         (tmp_path / PLAN).write_text(damaged)
         with pytest.raises(FileError, match="damaged"):
             opened(tmp_path, {"seed": 1}, overwrite=True)
+        assert (tmp_path / PLAN).read_text() == damaged
 
 
 def test_a_result_is_read_from_its_folder_and_from_the_file(tmp_path):
@@ -98,20 +139,17 @@ def test_a_damaged_result_is_refused_in_one_line(tmp_path, text, message):
         RESULT.read(tmp_path)
 
 
-def test_a_run_is_begun_with_its_manifest_and_removed_with_all_that_is_left_of_it(tmp_path):
-    run, journal = tmp_path / "chain.h5", tmp_path / "chain.h5.partial"
-    assert not begun(run)
-    journal.mkdir()
-    assert not begun(run)
-    for path in (journal / "manifest.json", journal / "block_000000.h5", tmp_path / "chain.h5.checkpoint"):
-        path.write_text("")
-    other = tmp_path / "other.h5"
-    other.write_text("")
-    assert begun(run)
-    remove_run(run)
-    assert not begun(run) and list(tmp_path.iterdir()) == [other]
-    run.write_text("")
-    assert begun(run)
-    remove_run(run)
-    remove_run(run)
-    assert list(tmp_path.iterdir()) == [other]
+def test_a_file_is_removed_with_all_that_is_left_of_it_and_nothing_else(tmp_path):
+    leftovers = (
+        "chain.h5.partial/manifest.json",
+        "chain.h5.partial/block_000000.h5",
+        "chain.h5.checkpoint",
+        "chain.h5",
+    )
+    for name in (*leftovers, "chain.h5.lock"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+        assert present(tmp_path, ["chain.h5", "other.h5"]) == ["chain.h5"]
+        remove(tmp_path, ["chain.h5"])
+        remove(tmp_path, ["chain.h5"])
+        assert not list(tmp_path.iterdir())

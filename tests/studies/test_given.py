@@ -98,6 +98,42 @@ def test_fields_are_checked_against_their_action():
         read_ensemble(tall.reshape(-1, 6, 4), ACTION).check()
 
 
+def test_other_arrangements_of_the_axes_are_told():
+    phi = hmc_ensemble(ACTION, SHAPE, n=1000)
+    for shape, how, right in (
+        ((1000, 1, 8, 8), "without its axes of extent 1", (1000, 8, 8)),
+        ((10, 100, 8, 8), "with its first two axes as chain and draw", (1000, 8, 8)),
+        ((100, 10, 8, 8), "with its first two axes as chain and draw", (1000, 8, 8)),
+        ((10, 100, 1, 8, 8), "with its first two axes as chain and draw", (1000, 8, 8)),
+    ):
+        with pytest.raises(MismatchError) as refused:
+            read_ensemble(phi.reshape(shape), ACTION).check()
+        message = str(refused.value)
+        assert f"of shape {shape}, read as {shape[0]} configurations on a lattice {shape[1:]}," in message
+        assert f"{how}: reshape it to {right}" in message and "more of them" not in message
+    # If no arrangement fits, what was found and what is expected is said all the same.
+    for action in (Phi4(0.25, 0.022), None):
+        with pytest.raises(DmmcError, match=r"of shape \(10, 100, 8, 8\).*shape must be \(configurations, \*lattice\)"):
+            read_ensemble(phi.reshape(10, 100, 8, 8), action).check()
+    with pytest.raises(MismatchError, match=r"has shape \(10, 100, 8, 8\).*not \(8, 8\)"):
+        read_ensemble(phi.reshape(10, 100, 8, 8), ACTION, SHAPE)
+
+
+def test_an_ensemble_that_was_read_is_a_source_too(run):
+    given = read_ensemble(run)
+    assert read_ensemble(given) is given
+    assert read_ensemble(read_ensemble(run.cfgs()), Phi4(0.2, 0.05)).action == Phi4(0.2, 0.05)
+    with pytest.raises(MismatchError, match="leave the action out"):
+        read_ensemble(given, Phi4(0.21, 0.05))
+
+
+def test_fields_are_found_after_a_change_of_directory(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(run.path.parent)
+    read = load_run("hmc.h5")
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(read.cfgs(), run.cfgs())
+
+
 def test_a_one_sided_ensemble_is_noted():
     phi = hmc_ensemble(ACTION, SHAPE, n=1000)
     one_sided = read_ensemble(phi[phi.flatten(1).mean(1) > 0], ACTION).check("z2")

@@ -21,7 +21,7 @@ def test_quickstart(tmp_path, capsys):
     out = tmp_path / "new" / "quickstart"
     made = quickstart.quickstart(options, out)
     figures = {f"{name}.png" for name in ("denoising", "magnetisation", "autocorrelation", "log_weights", "two_point")}
-    assert {path.name for path in out.iterdir()} == {*quickstart.FILES, "table.txt", "report.html", *figures}
+    assert {path.name for path in out.iterdir()} == set(quickstart.FILES)
     assert {Path(path).name for path in made.figures} == figures
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in figures)
     assert QuickstartSummary.from_json(json.loads(json.dumps(plain(made), allow_nan=False))) == made
@@ -33,7 +33,7 @@ def test_quickstart(tmp_path, capsys):
     assert "4/4" in capsys.readouterr().out
     # The fields that are weighed as a reference were not trained on, and there are as many as are weighed.
     assert load_run(out / "chain.h5").evaluation["log_w_reference"].shape == (512,)
-    with pytest.raises(FileError, match="holds an earlier run"):
+    with pytest.raises(FileError, match=r"holds hmc\.h5, cluster\.h5, .* which this demonstration would replace"):
         quickstart.quickstart(options, out)
 
 
@@ -51,15 +51,26 @@ def test_quickstart_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert "report.html" in capsys.readouterr().out
     read = QuickstartSummary.from_json(summary(tmp_path / "q.json"))
     assert (read.chain.draws, read.chain.lattice) == (4, (4, 4))
-    assert dmmc(*arguments) == 2
-    assert "holds an earlier run" in capsys.readouterr().err
+    assert dmmc(*arguments[:-2]) == 2
+    assert "which this demonstration would replace" in capsys.readouterr().err
     # What is refused must not remove an earlier result first.
     assert dmmc(*arguments, "--overwrite", "--draws", 0) == 2
     assert (tmp_path / "q" / "chain.h5").exists()
 
-    def begun(options, out):
-        assert (options.seed, sorted(path.suffix for path in out.iterdir())) == (5, [".html", ".txt"])
+    (tmp_path / "q" / "mine.txt").write_text("")
+    (tmp_path / "q" / "model.safetensors.checkpoint").write_text("")
+
+    def begun(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(quickstart, "quickstart", begun)
+    monkeypatch.setattr(quickstart, "make_ensemble", begun)
     assert dmmc(*arguments, "--overwrite", "--seed", 5) == 130
+    assert [path.name for path in (tmp_path / "q").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", ["report.html", "table.txt", "two_point.png", "chain.h5.partial"])
+def test_files_of_others_are_not_replaced(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileError, match="would replace"):
+        quickstart.quickstart(QuickstartOptions(), tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]

@@ -12,11 +12,12 @@ import pytest
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.facts import KernelFacts
 from dmmc.pages.page import Page, ReportSummary
+from dmmc.runs.run import load_run
 from dmmc.studies import reporting
 from dmmc.studies.reporting import write_report
 from dmmc.studies.scan.options import ScanOptions
 from dmmc.studies.scan.results import COSTED, RESULT, TAUS, Measured, PointResult, TauInt
-from dmmc.studies.scan.run import analysed
+from dmmc.studies.scan.run import analyse
 from stored_runs import store
 
 HMC = KernelFacts("hmc", "HMC", model_free=True)
@@ -54,7 +55,7 @@ def write_scan(folder):
         )
         for L in sizes
     ]
-    scan = analysed((), ScanOptions(samplers=("cluster",)), results)
+    scan = analyse((), ScanOptions(samplers=("cluster",)), results)
     folder.mkdir()
     RESULT.write(folder, replace(scan, notes=("a <note>",)))
     return folder
@@ -92,31 +93,48 @@ def test_the_reader_discards_draws(tmp_path, monkeypatch):
         write_report([path], tmp_path / "page.html", discard=60, overwrite=True)
 
 
-def test_refusals_leave_no_file(tmp_path):
+def test_refusals_leave_no_file(tmp_path, monkeypatch):
     out, path = tmp_path / "report.html", write_run(tmp_path / "run.h5")
     foreign, text = tmp_path / "foreign.h5", tmp_path / "notes.txt"
     with h5py.File(foreign, "w") as file:
         file["cfgs"] = np.zeros((2, 4, 4))
     text.write_text("notes")
+    for folder in ("scan", "several/one", "several/two"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "plan.json").write_text('{"kind": "scan"}')
+    (tmp_path / "several" / "three").mkdir()
     copy, truncated = tmp_path / "copy.h5", tmp_path / "truncated.h5"
     shutil.copy(path, copy)
     truncated.write_bytes(path.read_bytes()[:-2000])
     for inputs, error, match in (
         ([], DmmcError, "nothing to report on"),
         ([tmp_path / "none.h5"], FileError, "there is no file"),
-        ([tmp_path], FileError, "not the result of a finished scan"),
+        ([tmp_path / "several" / "three"], FileError, "holds neither a scan nor an exactness laboratory"),
+        ([tmp_path / "scan"], FileError, "the scan in .* is not finished; run the same command with --resume"),
+        ([tmp_path / "several"], FileError, "is no study itself; name the folders in it: one, two"),
         ([foreign], FileError, "not a dmmc run"),
         ([text], FileError, "not an HDF5 file"),
         ([truncated], FileError, "restore it from a copy"),
         ([path, copy], DmmcError, "are the same run"),
         ([path, path], DmmcError, "named twice"),
+        ([path, load_run(path)], DmmcError, "named twice"),
     ):
         with pytest.raises(error, match=match):
             write_report(inputs, out)
     for place, match in ((tmp_path, "is a directory"), (tmp_path / "no" / "report.html", "no directory")):
         with pytest.raises(FileError, match=match):
             write_report([path], place)
+    monkeypatch.setattr("os.access", lambda *_: False)  # as on a disk that can only be read
+    monkeypatch.setattr(reporting, "render", None)
+    with pytest.raises(FileError, match="can be written to"):
+        write_report([path], out)
     assert [path.name for path in tmp_path.iterdir() if "html" in path.name] == []
+
+
+def test_names_that_are_no_text_are_written_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting, "render", lambda *_, **__: Page("of caf\udce9.h5", ReportSummary("")))
+    write_report([], tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_bytes() == b"of caf&#56553;.h5"
 
 
 def test_an_earlier_page_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):

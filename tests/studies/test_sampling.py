@@ -7,6 +7,7 @@ import pytest
 
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.kernels.of_model import KERNELS, KernelOptions
+from dmmc.kernels.path import PathIndependence
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals.certificate import Certificate
 from dmmc.proposals.of_model import flow_proposal
@@ -14,7 +15,8 @@ from dmmc.proposals.steps import StepChoice
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary import summarise
 from dmmc.studies import sampling
-from dmmc.studies.sampling import DISCARD_UNKNOWN, SampleOptions, predicted_discard, sample
+from dmmc.studies.chain import WARM_UP
+from dmmc.studies.sampling import SampleOptions, predicted_discard, sample
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import FreeField, Phi4
 from dmmc.theory.lattice import Lattice
@@ -100,9 +102,25 @@ def test_discarded_steps(tmp_path):
     assert predicted > 0
     # A run that goes on has thrown its first steps away already.
     assert chains(tmp_path / "predicted.h5", 7, resume=True).header.discard == predicted
-    assert chains(tmp_path / "refresh.h5", 3, "refresh").header.discard == DISCARD_UNKNOWN
+    assert chains(tmp_path / "refresh.h5", 3, "refresh").header.discard == WARM_UP
     # Equal weights: nothing is ever rejected, and nothing remembered.
     assert predicted_discard(np.zeros(1000)) < predicted_discard(np.random.default_rng(1).normal(size=1000))
+
+
+def test_the_warm_up_is_in_proportion_to_the_chain_and_kept_when_it_is_extended(tmp_path, monkeypatch):
+    steps, tune = [], PathIndependence.tune
+
+    def noted(kernel, state, generator, n_steps):
+        steps.append(n_steps)
+        return tune(kernel, state, generator, n_steps)
+
+    monkeypatch.setattr(PathIndependence, "tune", noted)
+    first = chains(tmp_path / "run.h5", 4, "path")
+    second = chains(tmp_path / "run.h5", 120, "path", resume=True)
+    assert first.header.kernel == second.header.kernel
+    chains(tmp_path / "long.h5", 120, "path")
+    assert steps == [sampling.LEAST_WARM_UP, sampling.LEAST_WARM_UP, 30]
+    assert SampleOptions().warm_up == WARM_UP
 
 
 @pytest.mark.parametrize(
@@ -157,7 +175,7 @@ def short(draws=8, **changes):
 def test_the_beginning_that_is_discarded():
     # Equal weights: every proposal is accepted, and the chain forgets its beginning in one step.
     assert predicted_discard(np.zeros(100)) == math.ceil(sampling.DISCARD_TIMES)
-    assert predicted_discard(None) == DISCARD_UNKNOWN
+    assert predicted_discard(None) == WARM_UP
     # Two weights 1 and w with equal probability: in equilibrium w/(1+w) of the chains are at the larger one, which is
     # left with probability (1 + 1/w) / 2, the smaller one always.
     w = 9.0

@@ -1,5 +1,6 @@
 """Scans: a tiny one from end to end, interrupted and resumed; its analysis on made-up results; what is refused."""
 
+import argparse
 import json
 import math
 import shutil
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from dmmc.cli import scan as scan_command
 from dmmc.cli.main import main
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.diagnostics import format_value
@@ -21,7 +23,7 @@ from dmmc.studies.scan.netcdf import to_xarray
 from dmmc.studies.scan.options import ScanOptions
 from dmmc.studies.scan.points import flow_benchmark, grid
 from dmmc.studies.scan.results import COSTED, RESULT, TAUS, UNKNOWN, Measured, PointResult, ScanResult, TauInt
-from dmmc.studies.scan.run import analysed, scan
+from dmmc.studies.scan.run import analyse, scan
 from dmmc.studies.scan.samplers import SAMPLERS
 from dmmc.studies.scan.table import table
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4, register_action
@@ -90,6 +92,12 @@ def numbers(out):
 
 
 # A scan
+
+
+def test_a_fresh_scan_does_not_speak_of_resumption(tmp_path, capsys, no_pictures):
+    arguments = [*TINY, "--samplers", "diffusion", "--sizes", 4, "--max-draws", 16]
+    assert dmmc(*arguments, "--out", tmp_path / "scan") == 0
+    assert not [line for line in capsys.readouterr().err.splitlines() if "going on" in line or "afresh" in line]
 
 
 def test_a_scan_measures_every_sampler_at_every_point(made):
@@ -245,7 +253,10 @@ def interrupted_after(blocks, monkeypatch, *args):
 
 def test_a_scan_interrupted_within_its_first_chain_goes_on(made, tmp_path, monkeypatch, capsys, no_pictures):
     hmc = [*TINY, "--samplers", "hmc", "--out", tmp_path / "scan"]
-    assert interrupted_after(3, monkeypatch, *hmc) == 130
+    # Also where nothing was saved yet, as after a kill within the first second.
+    assert interrupted_after(3, monkeypatch, *hmc, "--resume") == 130
+    assert f"nothing of {tmp_path / 'scan'} was saved yet: starting afresh" in capsys.readouterr().err
+    assert interrupted_after(0, monkeypatch, *hmc, "--resume") == 130
     assert "--resume" in capsys.readouterr().err
     assert not (tmp_path / "scan" / "scan.json").exists()
     with pytest.raises(FileError, match="not the result of a finished scan"):
@@ -282,10 +293,7 @@ def test_another_scan_in_the_same_folder_is_refused(made, capsys):
     assert (made / "scan.json").read_bytes() == before
 
 
-def test_nothing_to_resume_and_damaged_plans(tmp_path, capsys):
-    assert dmmc(*TINY, "--out", tmp_path / "new", "--resume") == 2
-    assert "no scan to resume" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+def test_damaged_plans(tmp_path, capsys):
     (tmp_path / "plan.json").write_text('{"points":')
     assert dmmc(*TINY, "--out", tmp_path, "--overwrite") == 2
     assert "damaged" in capsys.readouterr().err
@@ -323,6 +331,13 @@ def test_flow_benchmark():
     assert len({point.line for point in points}) == 1
     with pytest.raises(DmmcError, match="sizes 6, 8"):
         flow_benchmark([7])
+
+
+def test_couplings_that_are_nearly_equal_are_different_points():
+    parser = argparse.ArgumentParser()
+    scan_command.add_arguments(parser)
+    args = parser.parse_args(words("--kappas 0.27 0.2700000001 0.27 --lam 0.022 --sizes 8"))
+    assert [point.name for point in scan_command._points(args, "kappa")] == ["kappa0.27_L8", "kappa0.2700000001_L8"]
 
 
 def test_grid_lines_are_along_what_changes():
@@ -369,6 +384,7 @@ def test_bad_input_is_refused_before_anything_is_written(flags, message, tmp_pat
     [
         ((), {}, "needs points"),
         (grid({"free": FreeField(1.0)}, [4], 1, "L") * 2, {}, "same name"),
+        (grid({"../free": FreeField(1.0)}, [4], 1, "L"), {}, "cannot be the name of a folder"),
         (grid({"free": FreeField(1.0)}, [4], 1, "L"), {"along": "kappa"}, "needs actions with that coupling"),
         (grid({"free": FreeField(1.0)}, [4], 1, "L"), {"samplers": ("nuts",)}, "different ones of hmc"),
         (grid({"free": FreeField(1.0)}, [4], 1, "L"), {"samplers": ()}, "different ones of hmc"),
@@ -438,7 +454,7 @@ def with_tau(result, name, tau):
 
 
 def summarised(results, along):
-    return analysed((), ScanOptions(along=along, samplers=("hmc", "cluster")), results)
+    return analyse((), ScanOptions(along=along, samplers=("hmc", "cluster")), results)
 
 
 def fit_of(result, **place):

@@ -11,6 +11,7 @@ from dmmc.model.options import TrainingOptions
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary import summarise
+from dmmc.studies import training
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.training import train
 from dmmc.theory.actions import Phi4
@@ -146,6 +147,62 @@ def test_what_is_in_the_way(tmp_path, tilted):
         train(tilted, tmp_path / "model.safetensors", short(), action=TILTED, resume=True)
     with pytest.raises(FileError, match="is a directory"):
         train(tilted, tmp_path, short(), action=TILTED)
+
+
+def test_an_unfinished_training_is_in_the_way(tmp_path, tilted):
+    path, checkpoint = tmp_path / "model.safetensors", tmp_path / "model.safetensors.checkpoint"
+    checkpoint.write_bytes(b"of another training")
+    how = {"action": TILTED, "config": SIZE, "say": lambda _: None}
+    with pytest.raises(FileError, match="holds an unfinished training; choose another --out, finish it with --resume"):
+        train(tilted, path, short(), **how)
+    with pytest.raises(DmmcError, match="not both"):
+        train(tilted, path, short(), resume=True, overwrite=True, **how)
+    assert checkpoint.read_bytes() == b"of another training"
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    # A training that replaces it and is killed before its first checkpoint is not mistaken for it.
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dmmc.studies.training.fit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tilted, path, short(), overwrite=True, **how)
+    assert not list(tmp_path.iterdir())
+    train(tilted, path, short(), resume=True, **how | {"say": said.append})
+    assert f"nothing of {path} was saved yet: starting afresh" in said
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_two_trainings_of_one_model_do_not_meet(tmp_path, tilted, monkeypatch):
+    """The second one is refused while the first is at work, and afterwards because there is a model."""
+    path, how = tmp_path / "model.safetensors", {"action": TILTED, "config": SIZE, "say": lambda _: None}
+    refused, fit = [], training.fit
+
+    def meets_another(*args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "fit", None)
+            for ways in ({}, {"resume": True}, {"overwrite": True}):
+                with pytest.raises(FileError, match="is being written by another process") as error:
+                    train(tilted, path, short(), **how, **ways)
+                refused.append(error)
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(training, "fit", meets_another)
+    model = train(tilted, path, short(), **how)
+    assert len(refused) == 3 and DiffusionModel.load(path).fingerprint() == model.fingerprint()
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+    def ends_meanwhile(*args, **kwargs):
+        path.write_bytes(b"made meanwhile")
+        return measure(*args, **kwargs)
+
+    path.unlink()
+    measure = training.GaussianReference.measure
+    monkeypatch.setattr(training.GaussianReference, "measure", ends_meanwhile)
+    with pytest.raises(FileError, match="exists"):
+        train(tilted, path, short(), **how)
+    assert path.read_bytes() == b"made meanwhile"
 
 
 def test_global_random_numbers_do_not_matter(tmp_path, tilted):

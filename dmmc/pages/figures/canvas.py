@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.files import replace_file
 from dmmc.pages.styles import Style
 
 if TYPE_CHECKING:  # matplotlib is slow to load, and most of dmmc never draws
@@ -70,7 +71,7 @@ def check_present(records: Mapping[str, Mapping[str, Any]], names: Sequence[str]
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a PNG of 150 dots per inch.
+    """Write a PNG of 150 dots per inch; it appears complete or not at all.
 
     Raises:
         DmmcError: if ``path`` does not end in ``.png``, or its directory does not exist.
@@ -80,4 +81,4 @@ def save(figure: Figure, path: str | Path) -> None:
         raise DmmcError(f"figures are written as PNG, got {path}; let the name end in .png")
     if not path.parent.is_dir():
         raise DmmcError(f"there is no directory {path.parent}; make it first")
-    figure.savefig(path, format="png", dpi=150)
+    replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))

@@ -24,13 +24,14 @@ from dmmc.proposals.of_model import flow_proposal
 from dmmc.proposals.steps import choose_steps
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
+from dmmc.runs.names import is_begun
 from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
 from dmmc.studies.exactness.analysis import Means, means
 from dmmc.studies.exactness.options import ExactnessOptions
 from dmmc.studies.exactness.truth import odd_is_zero, quadrature
 from dmmc.studies.exactness.variants import TRAJECTORY, Bench, Variant
-from dmmc.studies.folder import begun
+from dmmc.studies.resumption import checkpoint_of
 from dmmc.studies.training import train
 from dmmc.theory.actions import declaration
 from dmmc.theory.symmetry import SymmetryFinding, find_symmetry
@@ -119,7 +120,7 @@ def _baseline(options: ExactnessOptions, path: Path, run: ChainOptions) -> Store
         options.lattice,
         path,
         EnsembleOptions(method, options.chains, THERMALISE, TRAJECTORY, run),
-        resume=begun(path),
+        resume=is_begun(path),
         device=options.device,
     )
 
@@ -138,7 +139,7 @@ def trained_model(options: ExactnessOptions, out: Path) -> DiffusionModel:
         TrainingOptions(steps=options.steps, levels=32, seed=rng.child_seed(options.seed, "model")),
         action=options.action,
         config=NETWORK,
-        resume=True,
+        resume=checkpoint_of(path).exists(),
         device=options.device,
     )
 
@@ -176,5 +177,5 @@ def variant_run(variant: Variant, bench: Bench, options: ExactnessOptions, path:
         return advance(kernel, state, BURN_IN[variant.begins], generator)
 
     run = ChainOptions(draws, block=BLOCK, seed=bench.seed)
-    chain.run(kernel, start, run, path, resume=begun(path), device=options.device)
+    chain.run(kernel, start, run, path, resume=is_begun(path), device=options.device)
     return load_run(path)

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from dmmc.studies.exactness.options import ExactnessOptions
 from dmmc.studies.exactness.results import (
     RESULT,
     FlowResult,
+    LaboratoryPlan,
     LaboratoryResult,
     SideBySide,
     TruthResult,
@@ -37,7 +39,7 @@ from dmmc.studies.exactness.results import (
 from dmmc.studies.exactness.section import section
 from dmmc.studies.exactness.table import table
 from dmmc.studies.exactness.variants import NAMES, VARIANTS, Bench, Variant
-from dmmc.studies.folder import PLAN, open_folder, remove_run
+from dmmc.studies.folder import Folder, stored_plan
 from dmmc.studies.stages import Stages
 
 TABLE, FIGURE, PAGE = "table.txt", "bias.png", "report.html"
@@ -52,19 +54,20 @@ def run_laboratory(
         options: what to do.
         out: the folder of the results: ``exactness.json``, ``table.txt``, ``bias.png``, ``report.html``, the model, and
             one run file each for the ensemble, the truth and the variants.
-        resume: go on with a laboratory that was interrupted, or analyse a finished one again.
-        overwrite: remove the files of an earlier laboratory first.
+        resume: go on with a laboratory that was interrupted, or analyse a finished one again; where nothing was saved,
+            begin afresh.
+        overwrite: remove the files of an earlier laboratory, or others in the way, first.
 
     Returns:
         what is in ``exactness.json``.
 
     Raises:
-        FileError: if ``out`` holds a laboratory and neither ``resume`` nor ``overwrite`` is set, or there is none to
-            resume.
+        FileError: if ``out`` holds a laboratory, or other files in the way, and neither ``resume`` nor ``overwrite`` is
+            set.
         MismatchError: if the laboratory to be resumed has other options; the message names them.
     """
     out, plan = Path(out), options.plan()
-    open_folder(out, plan.to_json(), "laboratory", resume, overwrite, lambda _: clear(out))
+    _folder(out, plan).open(resume, overwrite)
     stages = Stages()
     with stages("truth"):
         fields = chains.ensemble(options, out)
@@ -105,35 +108,36 @@ def run_side_by_side(
     Args:
         laboratories: what to do, by the name of the folder.
         out: the folder of these folders, and of ``report.html``.
-        resume: go on where they were interrupted.
-        overwrite: remove the files of earlier laboratories first.
+        resume: go on where they were interrupted; where nothing was saved, begin afresh.
+        overwrite: remove the files of earlier laboratories, or others in the way, first.
 
     Raises:
-        FileError: if ``out`` holds one of them and neither ``resume`` nor ``overwrite`` is set, or none to resume.
+        FileError: if ``out`` holds one of them, or other files in the way, and neither ``resume`` nor ``overwrite`` is
+            set.
         MismatchError: as :func:`run_laboratory`.
     """
     out = Path(out)
-    there = [name for name in laboratories if (out / name / PLAN).exists()]
-    if resume and not there:
-        raise FileError(f"there is no laboratory to resume in {out}; start it without --resume")
-    if there and not (resume or overwrite):
-        raise FileError(
-            f"{out / there[0]} holds a laboratory; go on with --resume, choose another --out, or pass --overwrite"
-        )
+    for name, options in laboratories.items():
+        _folder(out / name, options.plan()).check(resume, overwrite)
+    begun = any(stored_plan(out / name) is not None for name in laboratories)
+    if (out / PAGE).exists() and not (begun or overwrite):
+        raise FileError(f"{out / PAGE} exists; choose another --out, or pass --overwrite")
     results = {}
     for name, options in laboratories.items():
         print(f"{name}:", flush=True)
-        results[name] = run_laboratory(options, out / name, resume and name in there, overwrite)
+        results[name] = run_laboratory(options, out / name, resume, overwrite)
     _write_page([out / name for name in laboratories], out / PAGE)
     return SideBySide(results, str(out / PAGE))
 
 
-def clear(out: Path) -> None:
-    """Remove the files of a laboratory, and nothing else."""
-    for name in (*(f"{name}.h5" for name in NAMES), chains.TRUTH, chains.ENSEMBLE, chains.MODEL):
-        remove_run(out / name)
-    for name in (RESULT.file, TABLE, FIGURE, PAGE):
-        (out / name).unlink(missing_ok=True)
+def files_of(plan: Mapping[str, Any]) -> list[str]:
+    """The names of all files that a laboratory writes, whatever its plan, relative to its folder."""
+    runs = (*(f"{name}.h5" for name in NAMES), chains.TRUTH, chains.ENSEMBLE)
+    return [*runs, chains.MODEL, RESULT.file, TABLE, FIGURE, PAGE]
+
+
+def _folder(out: Path, plan: LaboratoryPlan) -> Folder:
+    return Folder(out, RESULT.what, plan.to_json(), files_of)
 
 
 def _variant_result(variant: Variant, run: StoredRun, estimates: Means, truth: Means) -> VariantResult:

@@ -11,6 +11,7 @@ from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.studies.exactness.results import LaboratoryPlan
 from dmmc.studies.exactness.variants import NAMES
+from dmmc.studies.given import load_named_model
 from dmmc.theory.actions import Action, Phi4, check_supported, declaration
 from dmmc.theory.lattice import Lattice
 
@@ -36,7 +37,7 @@ class ExactnessOptions:
         chains: parallel chains of each variant.
         truth_draws: draws of the cluster sampler, all chains together.
         steps: training budget in optimiser steps.
-        model: a model file to use in place of training one.
+        model: a model file, or the name of a pretrained model, to use in place of training one.
         flow_steps: integration steps of the probability flow; if not given, as many as the statistical errors ask for.
         seed: the seed of everything random.
         device: where to compute.
@@ -93,7 +94,7 @@ class ExactnessOptions:
         """The given model, checked; None if one is to be trained."""
         if self.model is None:
             return None
-        model = DiffusionModel.load(self.model, device=self.device)
+        model = load_named_model(self.model, device=self.device)
         model.check_fits(self.action, self.lattice)
         return model
 

@@ -66,9 +66,10 @@ def section(path: Path, id_: str) -> Section:
             exactness_figures.biases(result),
             "Bias of each observable in standard errors, one row for each variant.",
             "The difference of every observable from the truth in standard errors; the axis is linear up to three and "
-            f"logarithmic beyond. The grey band ends at {SEEN:g}, where a single observable hardly ever lies by chance. "
-            "The verdict on a variant takes all of its observables together, so that one can be seen to be wrong although "
-            "all of its symbols are inside the band.",
+            f"logarithmic beyond. The grey band ends at {SEEN:g}, where a single observable hardly ever is by "
+            "chance. "
+            "The verdict on a variant takes all of its observables together, so that one can be seen to be wrong "
+            "although all of its symbols are inside the band.",
             width=FULL,
         )
     groups = [("exact", _rows(result.of_kind(exact=True))), ("not exact", _rows(result.of_kind(exact=False)))]

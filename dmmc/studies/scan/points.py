@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from dmmc.core.errors import DmmcError
@@ -90,7 +91,8 @@ def check_points(points: Sequence[Point], along: Along) -> None:
     """Refuse points that do not make a scan.
 
     Raises:
-        DmmcError: if there are no points, two have the same name, or an action lacks the coupling that is to change.
+        DmmcError: if there are no points, a name is no name of a folder, two have the same, or an action lacks the
+            coupling that is to change.
     """
     if not points:
         raise DmmcError("a scan needs points")
@@ -98,6 +100,8 @@ def check_points(points: Sequence[Point], along: Along) -> None:
     if len(set(names)) < len(names):
         raise DmmcError(f"two points of the scan have the same name: {', '.join(names)}")
     for point in points:
+        if Path(point.name).name != point.name:
+            raise DmmcError(f"a point of a scan is called {point.name!r}, which cannot be the name of a folder")
         description = point.action.describe()
         if along != "L" and coupling(description, along) is None:
             raise DmmcError(

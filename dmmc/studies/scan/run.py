@@ -8,8 +8,7 @@ read, not computed again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,28 @@ from dmmc.core.version import VERSION
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.pages import figures
 from dmmc.runs.run import StoredRun, load_run
-from dmmc.studies.folder import PLAN, open_folder
+from dmmc.studies.folder import Folder, present
 from dmmc.studies.scan import figures as scan_figures
 from dmmc.studies.scan.analysis import autocorrelation_times, common_xi, crossings, point_result, power_laws
 from dmmc.studies.scan.netcdf import to_xarray
 from dmmc.studies.scan.options import ScanOptions
 from dmmc.studies.scan.points import Point, check_points
 from dmmc.studies.scan.results import RESULT, PlannedPoint, PointResult, ScanResult
-from dmmc.studies.scan.samplers import SAMPLERS, Chains, Task, check_samplers, remove_files
+from dmmc.studies.scan.samplers import SAMPLERS, Chains, Task, check_samplers
 from dmmc.studies.scan.table import table
 
 DRAWS_PER_TAU = 10
 """Each chain is to be this many tau_int long, so that the window of the Gamma method closes within it."""
 
 TABLE, NETCDF = "table.txt", "scan.nc"
+
+
+def _picture(name: str) -> str:
+    return f"{name}.png"
+
+
+RESULTS = (RESULT.file, TABLE, NETCDF, *map(_picture, scan_figures.FIGURES))
+"""The files with the results of a scan, as far as it has them."""
 
 
 def show(text: str) -> None:
@@ -56,22 +63,23 @@ def scan(
         points: the points, in this order; training starts from the model of an earlier point of the same sectors.
         out: the folder; what it will hold is said at the head of this module.
         options: what to do at each point.
-        resume: go on with a scan that was interrupted, or analyse a finished one again.
-        overwrite: remove the files of an earlier scan first.
+        resume: go on with a scan that was interrupted, or analyse a finished one again; where nothing was saved, begin
+            afresh.
+        overwrite: remove the files of an earlier scan, or others in the way, first.
         say: is told which point and sampler comes next.
 
     Returns:
         what ``scan.json`` holds.
 
     Raises:
-        FileError: if ``out`` holds a scan, without ``resume`` or ``overwrite``, or there is none to resume.
+        FileError: if ``out`` holds a scan or other files in the way, and neither ``resume`` nor ``overwrite`` is set.
         MismatchError: if the scan to be resumed has other points or options; the message names them.
         DmmcError: if the points do not make a scan, or a sampler cannot sample one of them.
     """
     options, out = ScanOptions() if options is None else options, Path(out)
     check_points(points, options.along)
     check_samplers(options.samplers, points)
-    _open(out, points, options, resume, overwrite)
+    Folder(out, RESULT.what, _plan(points, options), files_of).open(resume, overwrite)
     results: list[PointResult] = []
     models: dict[int, DiffusionModel] = {}
     total = len(points) * len(options.samplers)
@@ -83,10 +91,12 @@ def scan(
             # Common random numbers would correlate neighbouring points.
             seed = child_seed(options.seed, "scan", point.name, sampler)
             chains = SAMPLERS[sampler].prepare(Task(point, options, folder, seed, models))
-            run = _grown(chains, options)
+            run = _long_enough(chains, options)
             file = chains.path.relative_to(out).as_posix()
             results.append(point_result(point, sampler, run, file, chains.training_seconds))
-    return _written(out, analysed(points, options, results))
+    result = analyse(points, options, results)
+    _write(out, result)
+    return result
 
 
 def _plan(points: Sequence[Point], options: ScanOptions) -> dict[str, Any]:
@@ -97,23 +107,15 @@ def _plan(points: Sequence[Point], options: ScanOptions) -> dict[str, Any]:
     return {"points": plain([PlannedPoint.of(point) for point in points]), **plan}
 
 
-def _open(out: Path, points: Sequence[Point], options: ScanOptions, resume: bool, overwrite: bool) -> None:
-    """Make the folder ready for this plan, or refuse."""
-
-    def remove(stored: dict[str, Any]) -> None:
-        for point in stored["points"]:
-            folder = out / point["name"]
-            remove_files(folder)
-            with suppress(OSError):  # it holds files of others
-                folder.rmdir()
-        for name in (PLAN, TABLE, RESULT.file, NETCDF, *map(_picture, scan_figures.FIGURES)):
-            (out / name).unlink(missing_ok=True)
-
-    open_folder(out, _plan(points, options), RESULT.what, resume, overwrite, remove)
+def files_of(plan: Mapping[str, Any]) -> list[str]:
+    """The names of all files that a scan with this plan writes, relative to its folder."""
+    folders = [point["name"] for point in plan.get("points", ())]
+    of_points = [f"{folder}/{name}" for folder in folders for sampler in SAMPLERS.values() for name in sampler.files]
+    return [*of_points, *RESULTS]
 
 
-def _grown(chains: Chains, options: ScanOptions) -> StoredRun:
-    """Chains that are extended until they are long enough for their tau_int.
+def _long_enough(chains: Chains, options: ScanOptions) -> StoredRun:
+    """The chains, extended until they are long enough for their tau_int.
 
     How far they are extended depends only on what is in the file, so that a scan that was interrupted comes to the
     same end.
@@ -136,7 +138,7 @@ def _draws_needed(run: StoredRun, options: ScanOptions) -> int:
     return min(blocks * run.header.block, options.max_draws)
 
 
-def analysed(points: Sequence[Point], options: ScanOptions, results: Sequence[PointResult]) -> ScanResult:
+def analyse(points: Sequence[Point], options: ScanOptions, results: Sequence[PointResult]) -> ScanResult:
     """The results of all points and samplers, with what follows from them together."""
     fits, notes = power_laws(results, options.along)
     crossed, missing = crossings(results, options.seed) if options.along == "kappa" else ((), ())
@@ -152,22 +154,16 @@ def analysed(points: Sequence[Point], options: ScanOptions, results: Sequence[Po
     )
 
 
-def _picture(name: str) -> str:
-    return f"{name}.png"
-
-
-def _written(out: Path, result: ScanResult) -> ScanResult:
-    text = table(result)
-    replace_file(out / TABLE, lambda path: path.write_text(text + "\n"))
+def _write(out: Path, result: ScanResult) -> None:
+    text = table(result) + "\n"
+    replace_file(out / TABLE, lambda path: path.write_text(text, encoding="utf-8"))
     data = to_xarray(result)
     replace_file(out / NETCDF, lambda path: data.to_netcdf(path, engine="h5netcdf"))
     for name, figure in scan_figures.draw(result).items():
         figures.save(figure, out / _picture(name))
     RESULT.write(out, result)
-    return result
 
 
 def results_of(out: Path) -> list[Path]:
     """The files with the results of a finished scan, beside the chains and models in the folders of its points."""
-    names = (RESULT.file, TABLE, NETCDF, *map(_picture, scan_figures.FIGURES))
-    return [out / name for name in names if (out / name).exists()]
+    return [out / name for name in present(out, RESULTS)]

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from dmmc.core.errors import DmmcError
 from dmmc.kernels import hmc
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.runs.chain import ChainOptions
+from dmmc.runs.names import is_begun
 from dmmc.runs.run import StoredRun
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
-from dmmc.studies.folder import begun, remove_run
 from dmmc.studies.given import read_ensemble
+from dmmc.studies.resumption import checkpoint_of
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.scan.options import ScanOptions
 from dmmc.studies.scan.points import Point
@@ -68,7 +71,7 @@ class Chains:
     def begin(self, draws: int | None = None) -> StoredRun:
         """Begin the chains or go on with them, up to so many draws; by default to their first length."""
         options = self.first if draws is None else replace(self.first, draws=draws)
-        return self.go(options, begun(self.path))
+        return self.go(options, is_begun(self.path))
 
 
 def _anything(action: Action) -> bool:
@@ -148,23 +151,22 @@ def _model(task: Task, path: Path) -> DiffusionModel:
         # Clusters decorrelate best, where there are any.
         baseline = _CLUSTER if _has_clusters(point.action) else _HMC
         keep = ChainOptions(TRAINING_DRAWS, keep_every=TRAINING_KEEP_EVERY, block=BLOCK, seed=task.seed)
-        baseline.ensemble(task, source, TRAINING_CHAINS, keep, begun(source))
+        baseline.ensemble(task, source, TRAINING_CHAINS, keep, is_begun(source))
     # A model of the same size with other couplings is the best start; at a new size it is the model made last.
     before = task.models.get(point.L, next(reversed(task.models.values()), None))
+    ensemble = read_ensemble(source, point.action)
     return train(
-        source,
+        ensemble,
         path,
         options.training(task.seed),
-        action=point.action,
-        init=before if before is not None and _alike(before, source, point.action) else None,
-        resume=True,
+        init=before if before is not None and _alike(before, ensemble.phi, point.action) else None,
+        resume=checkpoint_of(path).exists(),
         device=options.device,
     )
 
 
-def _alike(model: DiffusionModel, source: Path, action: Action) -> bool:
+def _alike(model: DiffusionModel, phi: Tensor, action: Action) -> bool:
     """Whether a model has the symmetry and the sectors of an ensemble, so that it can start a training on it."""
-    phi = read_ensemble(source, action).phi
     symmetry = find_symmetry(action, phi).symmetry
     return model.symmetry == symmetry and model.two_sector == (symmetry == "z2" and is_broken(phi))
 
@@ -208,10 +210,3 @@ def check_samplers(names: Sequence[str], points: Sequence[Point]) -> None:
                     f"the sampler {name} needs {sampler.needs}, and {point.action.describe().get('name')!r} of the "
                     f"point {point.name} is none; leave out the sampler {name}"
                 )
-
-
-def remove_files(folder: Path) -> None:
-    """Remove what samplers keep in the folder of a point."""
-    for sampler in SAMPLERS.values():
-        for name in sampler.files:
-            remove_run(folder / name)

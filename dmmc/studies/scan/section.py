@@ -21,12 +21,14 @@ CAPTIONS = {
     "bounds from chains that are too short to tell; they are not fitted.",
     "tau_L": "The same against the size of the lattice; at fixed L/ξ both have the same slope.",
     "cost": "What an effective sample of M or of M² costs, which is 2τ draws: in wall time of the machine that ran the "
-    "scan, and in evaluations of the force or of the network. Where two curves cross, the cheaper sampler changes. Open "
-    "symbols with an arrow are lower bounds from chains that are too short to measure τ. Training is not included.",
+    "scan, and in evaluations of the force or of the network. Where two curves cross, the cheaper sampler changes. "
+    "Open symbols with an arrow are lower bounds from chains that are too short to measure τ. Training is not "
+    "included.",
     "acceptance": "HMC and cluster samplers hold their acceptance by tuning. That of a diffusion model falls with the "
     "volume, unless the model improves with it.",
     "binder": "Curves of different sizes cross near the critical coupling. The dark band is the crossing of the two "
-    "largest sizes with its error, the light band κ_c with its own. The line at ⅔ is the value deep in the broken phase.",
+    "largest sizes with its error, the light band κ_c with its own. The line at ⅔ is the value deep in the "
+    "broken phase.",
 }
 
 
