@@ -19,6 +19,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         sync(temporary)
         os.replace(temporary, path)
+        # The new name too, before anything that the file makes superfluous is removed.
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -148,6 +148,7 @@ def quickstart(options: QuickstartOptions, out: Path) -> QuickstartSummary:
         out / "model.safetensors",
         options.training,
         action=action,
+        overwrite=True,  # what is left of an earlier demonstration, which was interrupted
         device=options.device,
         stages=stages["training"],
     )

@@ -46,9 +46,14 @@ def resumes_training(path: Path, checkpoint: Path, asked: bool, overwrite: bool,
         say: is told.
 
     Raises:
-        FileError: if the training is finished.
+        FileError: if a training is not finished and would be lost, or one that is to be resumed is finished.
     """
     if not asked:
+        if checkpoint.exists() and not overwrite:
+            raise FileError(
+                f"{checkpoint} holds an unfinished training; choose another --out, finish it with --resume, or pass "
+                "--overwrite"
+            )
         return False
     begun = checkpoint.exists()
     if path.exists() and not begun and not overwrite:

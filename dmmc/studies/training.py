@@ -74,7 +74,8 @@ def train(
         the trained model.
 
     Raises:
-        FileError: if a file is in the way or cannot be written, or a training that is to be resumed is finished.
+        FileError: if a file or an unfinished training is in the way, a training that is to be resumed is finished, or a
+            file cannot be written. The state of the training is then still in ``<path>.checkpoint``.
         MismatchError: if the ensemble does not fit its action, the action does not have the symmetry that was asked
             for, ``init`` has other sectors or dimensions, or the checkpoint belongs to another training.
         DmmcError: if the ensemble is too small or not finite.
