@@ -65,10 +65,14 @@ def test_a_failure_to_flush_leaves_what_was_there(tmp_path, monkeypatch):
 
 def test_the_file_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
     path, calls = tmp_path / "run.txt", []
-    monkeypatch.setattr(files, "sync", lambda file: calls.append((file == tmp_path or file.read_text(), path.exists())))
+
+    def spy(flushed):
+        calls.append((flushed.read_text() if flushed.is_file() else flushed, path.exists()))
+
+    monkeypatch.setattr(files, "sync", spy)
     replace_file(path, lambda temporary: temporary.write_text("new"))
-    # Then the folder, in which the name is written.
-    assert calls == [("new", False), (True, True)]
+    # And afterwards the folder, so that the name is on the disk as well.
+    assert calls == [("new", False), (tmp_path, True)]
 
 
 def test_file_modes_follow_the_umask(tmp_path):
