@@ -14,10 +14,11 @@ from dmmc.cli.shared import (
     check_draws,
     device_of,
     observables_of,
+    print_summary,
 )
 from dmmc.core.errors import DmmcError
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.summary import RunSummary, summarise
+from dmmc.runs.summary import RunSummary
 from dmmc.studies.ensemble import METHODS, EnsembleOptions, make_ensemble
 from dmmc.theory.lattice import Lattice
 
@@ -51,6 +52,4 @@ def run(args: argparse.Namespace) -> RunSummary:
         overwrite=args.overwrite,
         device=device_of(args),
     )
-    summary = summarise(made)
-    print(summary)
-    return summary
+    return print_summary(made)

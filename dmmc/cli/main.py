@@ -30,7 +30,7 @@ step makes the chain exact. The usual way:
 
 or all of it at once, with a comparison and figures: dmmc quickstart."""
 
-EPILOG = "Errors in brackets are statistical, with autocorrelations; tau_int is 1/2 for a white series."
+EPILOG = "Errors in brackets are statistical and include autocorrelations; tau_int is 1/2 for uncorrelated draws."
 
 COMMANDS = {
     "ensemble": "make an ensemble with HMC or embedded cluster updates",

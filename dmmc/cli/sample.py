@@ -15,12 +15,13 @@ from dmmc.cli.shared import (
     check_draws,
     device_of,
     observables_of,
+    print_summary,
     steps,
 )
 from dmmc.kernels.of_model import KERNELS, KernelOptions
 from dmmc.model.pretrained import load_pretrained
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.summary import RunSummary, summarise
+from dmmc.runs.summary import RunSummary
 from dmmc.studies.given import load_named_model
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.theory.lattice import Lattice
@@ -72,6 +73,4 @@ def run(args: argparse.Namespace) -> RunSummary:
         resume=args.resume,
         overwrite=args.overwrite,
     )
-    summary = summarise(made)
-    print(summary)
-    return summary
+    return print_summary(made)

@@ -20,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
         "--along", choices=["L", "kappa"],
-        help="what changes along a curve, and is fitted along; by default kappa for several --kappas, else L",
+        help="what changes along a curve of the figures; by default kappa if several --kappas are given, else L",
     )  # fmt: skip
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[6, 8, 10, 12, 14, 20], metavar="L", help="lattice sizes"
     )
     parser.add_argument("--dim", type=int, default=2, metavar="N", help="number of dimensions of the lattices")
-    add_action(parser, "; without one, the flow benchmark: m2 = -4, and lam_m by L such that xi = L/4")
+    add_action(parser, "; by default the flow benchmark: m2 = -4, with a lam_m for each L at which xi = L/4")
     parser.add_argument("--kappas", type=float, nargs="+", metavar="X", help="several hopping parameters (with --lam)")
     add_options(
         parser,

@@ -8,10 +8,14 @@ import json
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.files import check_place
+
+if TYPE_CHECKING:  # modules that are slow to import, which not every command needs
+    from dmmc.runs.run import StoredRun
+    from dmmc.runs.summary import RunSummary
 
 
 def add_action(parser: argparse.ArgumentParser, note: str = "") -> None:
@@ -126,6 +130,15 @@ def steps(text: str) -> Any:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"a number of steps or auto is expected, not {text!r}") from None
+
+
+def print_summary(run: StoredRun) -> RunSummary:
+    """Print the summary of a finished run, and return it."""
+    from dmmc.runs.summary import summarise
+
+    summary = summarise(run)
+    print(summary)
+    return summary
 
 
 EXTENDS = "go on with interrupted work, or extend a finished chain; where nothing was saved, begin afresh"

@@ -12,6 +12,7 @@ emcee: D. Foreman-Mackey et al., PASP 125 (2013) 306. Its autocorrelation times 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,10 @@ from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
 
 Array = NDArray[np.float64]
+
+# A process that is forked, as those of a multiprocessing.Pool are by default on Linux, inherits the bookkeeping of
+# torch's threads without the threads, and waits for them for ever. With a single thread it needs none of them.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class DiffusionMove(emcee.moves.Move):  # type: ignore[misc]  # emcee has no annotations
@@ -49,6 +54,11 @@ class DiffusionMove(emcee.moves.Move):  # type: ignore[misc]  # emcee has no ann
     rows. Therefore log q of walker k is always that of row k in a batch of all walkers, even if a single walker has
     moved. The price is a second integration of each proposal, and one of all walkers after a step of another move; the
     values of the walkers are kept in between.
+
+    **Pools.** The processes of a pool evaluate the log_prob function, and the proposal works in the process of the
+    sampler. A process that is forked after torch has used several threads would wait for ever for threads that it did
+    not inherit; therefore importing this module lets torch use one thread in every forked process. Import it before the
+    pool is made, or use ``multiprocessing.get_context("spawn").Pool()``.
 
     Everything random comes from emcee's generator: the seed for ``proposal.sample``, and the decisions.
 

@@ -86,7 +86,7 @@ class RunHeader(Record):
         if differing:
             raise MismatchError(
                 f"{where} is another run: {'; '.join(differing)}; use the same options "
-                f"(only {' and '.join(EXTENDABLE)} may change) or another --out"
+                f"(only {' and '.join(EXTENDABLE)} may change), another --out, or --overwrite in place of --resume"
             )
 
 

@@ -151,7 +151,8 @@ class Folder:
                 differing.append(f"{key} differ" if is_long else f"{key} is {pair[0]} there and {pair[1]} here")
         if differing:
             raise MismatchError(
-                f"{self.path} holds another {self.what}: {'; '.join(differing)}; use the same options or another --out"
+                f"{self.path} holds another {self.what}: {'; '.join(differing)}; use the same options, another --out, "
+                "or --overwrite in place of --resume"
             )
 
 

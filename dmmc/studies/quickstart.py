@@ -55,7 +55,7 @@ class QuickstartOptions:
         flow_steps: integration steps of the flow; 20 keep the demonstration short, and the certificate says how far
             they are from exact.
         seed: seed of all random numbers.
-        device: where the model is.
+        device: where to compute.
 
     Raises:
         DmmcError: if a number is out of its range, so that nothing fails after minutes of work.

@@ -22,7 +22,7 @@ def announce(what: str, seconds: float, say: Say) -> None:
     Args:
         what: what is about to be done, as the subject of a sentence.
         seconds: how long it will probably take.
-        say: is told.
+        say: called with the remark, if there is one.
     """
     if seconds > EVERY_SECONDS:
         say(f"{what} will take about {duration(seconds)}")

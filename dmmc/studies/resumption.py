@@ -33,7 +33,7 @@ def resumes_run(path: Path, asked: bool, overwrite: bool, say: Say) -> bool:
         path: the file of the run.
         asked: whether the user wants it to go on.
         overwrite: whether an earlier run may be replaced.
-        say: is told.
+        say: called with a remark on whether the run goes on.
 
     Raises:
         FileError: if an earlier run is in the way, or nothing can be written there, so that this is noticed before any

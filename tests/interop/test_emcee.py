@@ -4,6 +4,7 @@ Checks return their deviation in units of the largest that chance may cause (see
 mutant must go above 2. About 15 comparisons.
 """
 
+import multiprocessing
 from dataclasses import dataclass
 
 import emcee
@@ -485,3 +486,24 @@ def test_dense_model_in_a_sampler():
     sampler = emcee.EnsembleSampler(40, 3, log_prob, moves=move, vectorize=True)
     sampler.run_mcmc(start(samples[:40]), 50)
     assert sampler.acceptance_fraction.mean() > 0.9
+
+
+def sum_in_threads():
+    """Work that torch shares among its threads."""
+    x = torch.ones(400_000, dtype=torch.float64)
+    assert float((x + x).exp().log().sum()) == pytest.approx(800_000)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_forked_processes_do_not_wait_for_threads_that_they_lack():
+    torch.set_num_threads(2)
+    try:
+        sum_in_threads()
+        process = multiprocessing.get_context("fork").Process(target=sum_in_threads)
+        process.start()
+        process.join(timeout=60)
+    finally:
+        torch.set_num_threads(1)
+    hung = process.is_alive()
+    process.kill()
+    assert not hung and process.exitcode == 0

@@ -33,7 +33,7 @@ class VariantRow:
         cells: the difference of each observable from the truth.
         verdict: how sure the verdict is.
         largest: the observable that is farthest off; empty for an exact variant.
-        by: by how much that is off, in per cent; likewise.
+        by: by how much that is off, in per cent; empty for an exact variant.
         why: why the variant is exact, or not.
     """
 
@@ -66,10 +66,10 @@ def section(path: Path, id_: str) -> Section:
             exactness_figures.biases(result),
             "Bias of each observable in standard errors, one row for each variant.",
             "The difference of every observable from the truth in standard errors; the axis is linear up to three and "
-            f"logarithmic beyond. The grey band ends at {SEEN:g}, where a single observable hardly ever is by "
-            "chance. "
-            "The verdict on a variant takes all of its observables together, so that one can be seen to be wrong "
-            "although all of its symbols are inside the band.",
+            f"logarithmic beyond. By chance alone, hardly any symbol would lie outside the grey band, which "
+            f"ends at {SEEN:g}. "
+            "A variant is judged by all of its observables together, so that it can be seen to be wrong although all "
+            "of its symbols lie inside the band.",
             width=FULL,
         )
     groups = [("exact", _rows(result.of_kind(exact=True))), ("not exact", _rows(result.of_kind(exact=False)))]

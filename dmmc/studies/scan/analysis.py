@@ -54,9 +54,9 @@ def point_result(
     """
     taus, header = autocorrelation_times(run), run.header
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DiagnosticsWarning)  # every step accepted: a constant series
+        warnings.simplefilter("ignore", DiagnosticsWarning)  # the series is constant if every step is accepted
         acceptance = diagnostics.gamma_method(run.stats["accepted"])
-    # A process that only assembled a file, after an interruption, has no record of the time that its draws took.
+    # A process that only assembled the file of an interrupted run does not know how long its draws took.
     seconds = run.wall_seconds_per_draw
     per_draw = {"seconds": math.nan if seconds is None else seconds}
     per_draw |= {kind: float(header.steps_per_draw * number) for kind, number in header.cost.items()}

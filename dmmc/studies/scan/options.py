@@ -19,20 +19,20 @@ class ScanOptions(Record):
     """What a scan does.
 
     Attributes:
-        along: what changes along a line of points, and is fitted along.
+        along: what changes along a line of points: the size ``L`` of the lattice, or the coupling ``kappa``.
         samplers: the samplers that are compared.
         minutes: training budget of each model in minutes.
         steps: training budget of each model in optimiser steps instead, for a reproducible scan.
         chains: parallel chains of each sampler.
-        draws: draws of each HMC and cluster chain to begin with; they are extended as ``lengths`` says.
-        diffusion_draws: draws of each diffusion chain to begin with.
-        max_draws: draws of each chain at most.
+        draws: draws of each HMC and cluster chain at first; chains that are too short for their tau_int are extended.
+        diffusion_draws: draws of each diffusion chain at first; these are extended too.
+        max_draws: the most draws to which a chain is extended.
         flow_steps: integration steps of the probability flow; ``auto`` takes as many as exactness asks for.
-        lengths: chains are extended until all of a sampler together are this many tau_int long, and each of them ten;
-            tau_int has a relative error of about ``4 / sqrt(lengths)``.
-        trajectory: length of the trajectories of the sampler hmc, for the field in the hopping form. A power law asks
-            for the same length at all points, and for one that is short against xi, such as the customary 1; about 4
-            is several times cheaper.
+        lengths: chains are extended until all those of a sampler together are this many tau_int long, and each of them
+            is ten tau_int long; tau_int then has a relative error of about ``4 / sqrt(lengths)``.
+        trajectory: length of the trajectories of the sampler hmc, for the field in the hopping form. For a power law it
+            must be the same at all points and short against xi, such as the customary 1; about 4 is several times
+            cheaper.
         thermalise: steps thrown away at the start of the HMC and cluster chains; if not given, 200, or for HMC ``L^2``
             where that is more.
         seed: seed of all random numbers.

@@ -51,7 +51,7 @@ class Measured:
 
 
 UNKNOWN = Measured(None, None)
-"""What is not known."""
+"""A value that is not known."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PointResult:
         lattice: extents of the lattice.
         action: description of the action.
         sampler: name of the sampler.
-        label: what people call the sampler.
+        label: what tables and figures call the sampler.
         file: file of the chains, relative to the folder of the scan.
         chains: number of parallel chains.
         draws: draws of each of them.

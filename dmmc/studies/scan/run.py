@@ -61,7 +61,7 @@ def scan(
 
     Args:
         points: the points, in this order; training starts from the model of an earlier point of the same sectors.
-        out: the folder; what it will hold is said at the head of this module.
+        out: the folder for ``plan.json``, the results, and a folder of chains and models for each point.
         options: what to do at each point.
         resume: go on with a scan that was interrupted, or analyse a finished one again; where nothing was saved, begin
             afresh.
@@ -133,7 +133,7 @@ def _draws_needed(run: StoredRun, options: ScanOptions) -> int:
     needed = max(options.lengths * tau / run.n_chains, DRAWS_PER_TAU * tau)
     if needed <= run.n_draws:
         return run.n_draws
-    # By half at least: the estimate wanders a little with every extension.
+    # Chains are extended by half at least, since the estimate changes a little with every extension.
     blocks = math.ceil(max(needed, 1.5 * run.n_draws) / run.header.block)
     return min(blocks * run.header.block, options.max_draws)
 

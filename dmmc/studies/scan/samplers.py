@@ -57,7 +57,7 @@ class Chains:
 
     Attributes:
         path: their run file.
-        first: how long they are to begin with.
+        first: how long they are at first.
         go: runs them to the length of the given options; the second argument says whether there is something to go on
             with.
         training_seconds: time that the training took; None without a model.
@@ -74,7 +74,7 @@ class Chains:
         return self.go(options, is_begun(self.path))
 
 
-def _anything(action: Action) -> bool:
+def _any_action(action: Action) -> bool:
     return True
 
 
@@ -93,7 +93,7 @@ class Sampler:
     prepare: Callable[[Task], Chains]
     files: tuple[str, ...]
     xi_rank: int
-    can_sample: Callable[[Action], bool] = _anything
+    can_sample: Callable[[Action], bool] = _any_action
     needs: str = ""
 
 
@@ -207,6 +207,6 @@ def check_samplers(names: Sequence[str], points: Sequence[Point]) -> None:
         for point in points:
             if not sampler.can_sample(point.action):
                 raise DmmcError(
-                    f"the sampler {name} needs {sampler.needs}, and {point.action.describe().get('name')!r} of the "
-                    f"point {point.name} is none; leave out the sampler {name}"
+                    f"the sampler {name} needs {sampler.needs}, and {point.action.describe().get('name')!r} at the "
+                    f"point {point.name} is not one of them; leave out the sampler {name}"
                 )
