@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmmc.core.errors import FileError, MismatchError
-from dmmc.runs.hdf5 import first_bytes, get_text, read_array, verified
-from dmmc.runs.manifest import FORMAT
+from dmmc.runs.format import FORMAT
+from dmmc.runs.hdf5 import dataset_of, first_bytes, get_text, member, read_array, verified
 from dmmc.runs.names import refuse_unfinished
 
 NUMPY_SIGNATURE = b"\x93NUMPY"
@@ -28,15 +28,16 @@ def load_fields(path: str | Path, lattice_shape: tuple[int, ...] | None = None) 
         ``(N, *lattice)`` float64.
 
     Raises:
-        FileError: if the file is missing, unfinished, of another kind, truncated, damaged, or its fields are
-            not real and finite ``(N, *lattice)``.
+        FileError: if the file is missing, cannot be read, unfinished, of another kind, truncated, damaged, or its
+            fields are not real and finite ``(N, *lattice)``, or lie in another file.
         MismatchError: if they are on another lattice than ``lattice_shape``.
     """
     path = Path(path)
     refuse_unfinished(path)
-    if path.is_file() and first_bytes(path).startswith(NUMPY_SIGNATURE):
+    if first_bytes(path).startswith(NUMPY_SIGNATURE):
         try:
-            fields = np.load(path, allow_pickle=False)
+            # Mapped, so that no memory is taken for numbers that the file claims to have and has not.
+            fields = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise FileError(f"{path} is not a readable .npy file of numbers; save it again [{error}]") from None
         where = f"{path}"
@@ -51,18 +52,18 @@ def load_fields(path: str | Path, lattice_shape: tuple[int, ...] | None = None) 
             f"{where} is on a lattice {fields.shape[1:]}, not {tuple(lattice_shape)}; "
             "choose that lattice or another file"
         )
-    fields = np.ascontiguousarray(fields, dtype=np.float64)
+    fields = np.array(fields, dtype=np.float64, order="C")
     if not np.isfinite(fields).all():
         raise FileError(f"{where} has NaN or infinite values; remove those configurations first")
     return fields
 
 
 def _read_cfgs(file: h5py.File) -> NDArray[Any]:
-    cfgs = file["cfgs"] if "cfgs" in list(file) else None
-    if not isinstance(cfgs, h5py.Dataset):
-        kind = "run kept no configurations" if get_text(file, "format") == FORMAT else "file has no dataset /cfgs"
+    foreign = get_text(file, "format") != FORMAT
+    if member(file, "cfgs") is None:
+        kind = "file has no dataset /cfgs" if foreign else "run kept no configurations"
         raise FileError(
             f"{file.filename}: this {kind}; fields are read from /cfgs, N x lattice "
             f"(at its top level are: {', '.join(file) or 'nothing'})"
         )
-    return read_array(cfgs)
+    return read_array(dataset_of(file, "cfgs"), foreign)

@@ -37,3 +37,11 @@ def test_bad_fields_are_refused(tmp_path, bad, match):
     np.save(tmp_path / "bad.npy", bad)
     with pytest.raises(FileError, match=match):
         load_fields(tmp_path / "bad.npy")
+
+
+def test_no_memory_is_taken_for_numbers_that_a_file_does_not_hold(tmp_path):
+    path = tmp_path / "fields.npy"
+    np.save(path, np.ones((3, 4, 2)))
+    path.write_bytes(path.read_bytes().replace(b"(3, 4, 2)", b"(3333333333333, 4, 2)").replace(b"            ", b"", 1))
+    with pytest.raises(FileError, match=r"not a readable \.npy file"):
+        load_fields(path)
