@@ -15,7 +15,7 @@ import torch
 import dmmc
 from dmmc.kernels.of_model import KernelOptions
 from dmmc.model.network import network_class
-from dmmc.runs.summary import RunSummary
+from dmmc.runs.summary_records import RunSummary
 from user_kernel import GuidedWalk
 
 README = """

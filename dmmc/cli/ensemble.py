@@ -17,7 +17,8 @@ from dmmc.cli.shared import (
 )
 from dmmc.core.errors import DmmcError
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.summary import RunSummary, summarise
+from dmmc.runs.summary import summarise
+from dmmc.runs.summary_records import RunSummary
 from dmmc.studies.ensemble import METHODS, EnsembleOptions, make_ensemble
 from dmmc.theory.lattice import Lattice
 

@@ -20,7 +20,8 @@ from dmmc.kernels.of_model import KERNELS, KernelOptions
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.pretrained import load_pretrained
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.summary import RunSummary, summarise
+from dmmc.runs.summary import summarise
+from dmmc.runs.summary_records import RunSummary
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.theory.lattice import Lattice
 

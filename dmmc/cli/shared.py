@@ -9,6 +9,7 @@ from typing import Any
 
 from dmmc.cli.options import load_object
 from dmmc.core.errors import DmmcError, FileError
+from dmmc.core.files import replaceable
 
 
 def add_action(parser: argparse.ArgumentParser, note: str = "") -> None:
@@ -117,9 +118,8 @@ def check_out(path: Path, args: argparse.Namespace) -> None:
     Raises:
         FileError: if it does or cannot.
     """
-    if path.is_dir():
-        raise FileError(f"--out {path} is a directory; name a file in it")
     check_folder(path)
+    replaceable(path)
     if path.exists() and not (args.overwrite or getattr(args, "resume", False)):
         raise FileError(f"{path} exists; choose another --out, or pass --overwrite")
 
@@ -134,8 +134,7 @@ def check_json(args: argparse.Namespace) -> None:
         return
     if not args.json.absolute().parent.is_dir():
         raise FileError(f"--json {args.json}: there is no directory {args.json.parent}; make it first")
-    if args.json.is_dir():
-        raise FileError(f"--json {args.json} is a directory; name a file in it")
+    replaceable(args.json)
     if not os.access(args.json.absolute().parent, os.W_OK):
         raise FileError(f"--json {args.json}: {args.json.absolute().parent} cannot be written to; choose another place")
 

@@ -16,7 +16,8 @@ from dmmc.model.options import TrainingOptions
 from dmmc.report import figures, table
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun
-from dmmc.runs.summary import RunSummary, estimates, summarise
+from dmmc.runs.summary import estimates, summarise
+from dmmc.runs.summary_records import RunSummary
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
 from dmmc.studies.given import read_ensemble
 from dmmc.studies.reporting import write_report

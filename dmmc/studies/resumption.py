@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from dmmc.core.errors import FileError
+from dmmc.core.files import replaceable
 from dmmc.runs.names import is_begun, journal_of, manifest_path
+from dmmc.runs.run import begun_header
 from dmmc.studies.remarks import Say
 
 
@@ -19,8 +23,10 @@ def resumes_run(path: Path, asked: bool, overwrite: bool, say: Say) -> bool:
         say: is told.
 
     Raises:
-        FileError: if an earlier run is in the way, so that this is noticed before any work is done.
+        FileError: if an earlier run is in the way, or something that is not a file, so that this is noticed before any
+            work is done.
     """
+    replaceable(path)
     if not asked:
         if path.exists() and not overwrite:
             raise FileError(f"{path} exists; choose another --out, extend it with --resume, or pass --overwrite")
@@ -32,7 +38,19 @@ def resumes_run(path: Path, asked: bool, overwrite: bool, say: Say) -> bool:
         return False
     begun = is_begun(path)
     say(f"going on with {path}" if begun else f"nothing of {path} was saved yet: starting afresh")
+    threads, before = torch.get_num_threads(), recorded_threads(path) if begun else None
+    if before not in (None, threads):
+        say(
+            f"note: the run was begun with {before} CPU threads, and goes on with {threads}: sums are rounded "
+            "differently, so that it will not be the uninterrupted run bit for bit"
+        )
     return begun
+
+
+def recorded_threads(path: Path) -> int | None:
+    """The number of CPU threads of the run that is to be resumed; None if it was not recorded."""
+    header = begun_header(path)
+    return None if header is None or not header.threads else header.threads
 
 
 def resumes_training(path: Path, checkpoint: Path, asked: bool, overwrite: bool, say: Say) -> bool:
