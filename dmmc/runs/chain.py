@@ -1,7 +1,8 @@
 """Running chains: many in parallel, measured on the fly, streamed to disk in blocks, resumable.
 
-The random numbers of a block depend on the seed, on what is sampled how, and on the number of the block alone, and the
-state after it is on disk: a run that is killed and resumed is the run that was not killed, bit for bit.
+The random numbers of a block depend on nothing but the seed, the kernel with its action and lattice, and the number of
+the block, and the state after each block is on disk. A run that is killed and resumed with the same number of threads
+is therefore, bit for bit, the run that was not killed.
 """
 
 from __future__ import annotations

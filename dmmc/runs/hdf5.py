@@ -147,7 +147,7 @@ def write_file(path: Path, n_bytes: int, write: Callable[[h5py.File], object]) -
     if hasattr(os, "posix_fallocate"):  # not everywhere
         with path.open("r+b") as stream:
             os.posix_fallocate(stream.fileno(), 0, n_bytes + METADATA_BYTES)
-    with h5py.File(path, "r+", libver=LIBVER) as file:  # closing it gives back what was set aside too much
+    with h5py.File(path, "r+", libver=LIBVER) as file:  # closing it gives back what it did not need
         write(file)
 
 

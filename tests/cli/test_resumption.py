@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from commands import ENSEMBLE, SAMPLE, TRAIN, dmmc, summary
+from commands import ACTION, ENSEMBLE, SAMPLE, TRAIN, dmmc, summary
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.file import read_tensors
 from dmmc.runs.run import load_run
@@ -160,7 +160,7 @@ def test_resuming_a_chain_with_other_options_is_refused(change, message, made, t
 def test_a_run_goes_on_with_its_threads(tmp_path, capsys):
     # Sums are rounded differently with another number of threads.
     path, before = tmp_path / "run.h5", torch.get_num_threads()
-    chain = [*"ensemble --kappa 0.2 --lam 0.05 --shape 4 --chains 4 --thermalise 3".split(), "--out", path]
+    chain = ["ensemble", *ACTION.split(), "--shape", 4, "--chains", 4, "--thermalise", 3, "--out", path]
     try:
         assert dmmc(*chain, "--draws", 4, "--threads", 2) == 0
         for draws, options, threads, remark in (
