@@ -1,5 +1,6 @@
 """Run files for tests: made block by block from nothing but the block's number, and files of format version 1."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ HEADER = RunHeader(
     steps_per_draw=1,
     keep_every=5,
     block=5,
-    n_draws=100,
+    n_draws=1_000_000,
     provenance={"chains": CHAINS},
 )
 RECORD = RunRecord({"chain": 1.5}, 20)
@@ -119,7 +120,8 @@ def write_format1(path: Path, kernel: dict, observables, stats, *, summary=None,
         for name, arrays in groups.items():
             group = file.create_group(name)
             for key, array in arrays.items():
-                group.create_dataset(key, data=array, chunks=True, fletcher32=True)
+                dataset = group.create_dataset(key, data=array, chunks=True, fletcher32=True)
+                dataset.attrs["sha256"] = np.bytes_(hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest())
         file.attrs["format"] = np.bytes_(b"dmmc-run")
         file.attrs["format_version"] = 1
         file.attrs["run_id"] = np.bytes_(b"0123456789abcdef")

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import dmmc
+from dmmc.core import rng
 from dmmc.kernels.of_model import KernelOptions
 from dmmc.model.network import network_class
-from dmmc.runs.summary import RunSummary
+from dmmc.runs.summary_records import RunSummary
 from user_kernel import GuidedWalk
 
 README = """
@@ -271,3 +272,17 @@ def test_a_network_of_ones_own(bare, example, tmp_path):
 def test_errors_can_be_pickled():
     error = dmmc.DmmcError("say what to do")
     assert str(pickle.loads(pickle.dumps(error))) == "say what to do"
+
+
+def test_the_warm_up_of_another_lattice_has_other_random_numbers(tmp_path, monkeypatch):
+    names, stream = set(), rng.stream
+
+    def recorded(seed, *name, **options):
+        names.add(name)
+        return stream(seed, *name, **options)
+
+    monkeypatch.setattr(rng, "stream", recorded)
+    for extent in (2, 3):
+        kernel = dmmc.HMC(dmmc.Phi4(0.2, 0.1), dmmc.Lattice((extent,)), step_size=0.3, n_leapfrog=3)
+        dmmc.run_chain(kernel, tmp_path / f"{extent}.h5", chains=2, draws=1, discard=0, tune=False)
+    assert len([name for name in names if name[0] == "warm-up"]) == 2

@@ -18,7 +18,7 @@ from dmmc.cli.shared import (
 )
 from dmmc.core.errors import DmmcError
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.summary import RunSummary
+from dmmc.runs.summary_records import RunSummary
 from dmmc.studies.ensemble import METHODS, EnsembleOptions, make_ensemble
 from dmmc.theory.lattice import Lattice
 

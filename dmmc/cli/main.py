@@ -71,14 +71,21 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
 
 
 def _set_threads(args: argparse.Namespace) -> None:
-    if getattr(args, "threads", None) is None:
-        return
-    import torch
+    """Use the threads that are asked for, or those of the run that is resumed, which is then the same bit for bit."""
+    limit, threads = 4 * (os.cpu_count() or 1), getattr(args, "threads", None)
+    if threads is not None and not 1 <= threads <= limit:
+        raise DmmcError(f"--threads must lie between 1 and {limit} on this machine, got {threads}")
+    if threads is None and getattr(args, "resume", False):
+        from dmmc.studies.resumption import recorded_threads
 
-    limit = 4 * (os.cpu_count() or 1)
-    if not 1 <= args.threads <= limit:
-        raise DmmcError(f"--threads must lie between 1 and {limit} on this machine, got {args.threads}")
-    torch.set_num_threads(args.threads)
+        recorded = recorded_threads(args.out)
+        if recorded is not None and recorded <= limit:
+            threads = recorded
+            print(f"with {threads} CPU threads, as before; --threads changes that", file=sys.stderr)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from dmmc.cli.shared import (
 from dmmc.kernels.of_model import KERNELS, KernelOptions
 from dmmc.model.pretrained import load_pretrained
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.summary import RunSummary
+from dmmc.runs.summary_records import RunSummary
 from dmmc.studies.given import load_named_model
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.theory.lattice import Lattice

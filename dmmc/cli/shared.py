@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmmc.core.errors import DmmcError, FileError
-from dmmc.core.files import check_place
+from dmmc.core.files import check_place, replaceable
 
 if TYPE_CHECKING:  # modules that are slow to import, which not every command needs
     from dmmc.runs.run import StoredRun
-    from dmmc.runs.summary import RunSummary
+    from dmmc.runs.summary_records import RunSummary
 
 
 def add_action(parser: argparse.ArgumentParser, note: str = "") -> None:
@@ -190,8 +190,7 @@ def check_json(args: argparse.Namespace) -> None:
         return
     if not path.absolute().parent.is_dir():
         raise FileError(f"--json {path}: there is no directory {path.parent}; make it first")
-    if path.is_dir():
-        raise FileError(f"--json {path} is a directory; name a file in it")
+    replaceable(path)
     if path.absolute() == args.out.absolute():
         raise FileError(f"--json {path} is the --out of this command too; choose another --json")
     check_place(path)

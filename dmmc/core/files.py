@@ -23,24 +23,28 @@ def check_place(path: Path) -> None:
         raise FileError(f"{path}: {folder} is not a directory that can be written to; choose another place")
 
 
+def target(path: Path) -> Path:
+    """The path itself, or what a symbolic link points to, whether there is anything yet or not."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def replaceable(path: Path) -> Path:
-    """The file that is written in the place of ``path``: that itself, or the target of a symbolic link.
+    """The file that is written in the place of ``path``: its :func:`target`.
 
     Raises:
         FileError: if there is a directory, a pipe, a device or anything else that is not a regular file.
     """
     try:
         mode = path.stat().st_mode
-        real = path.resolve() if path.is_symlink() else path
-    except FileNotFoundError:  # nothing there, or a link to nothing yet
-        return path.resolve() if path.is_symlink() else path
-    except (OSError, RuntimeError) as error:
-        raise FileError(f"{path} cannot be reached: {getattr(error, 'strerror', None) or error}") from None
+    except FileNotFoundError:  # nothing is there, or a link to nothing
+        return target(path)
+    except OSError as error:
+        raise FileError(f"{path} cannot be reached: {error.strerror}") from None
     if stat.S_ISDIR(mode):
         raise FileError(f"{path} is a directory; name a file in it")
     if not stat.S_ISREG(mode):
         raise FileError(f"{path} is not a regular file, and is not replaced; choose another name")
-    return real
+    return target(path)
 
 
 def replace_file(path: Path, write: Callable[[Path], object], folder: Path | None = None) -> None:

@@ -18,8 +18,8 @@ carries must be those of its fields.
 
 No such test can see that a kernel is invariant but not ergodic, a constant factor of q (it cancels), a wrong gradient
 in HMC (which is still exact, only slow), errors below :attr:`Invariance.resolution`, such as those of float32 in an
-acceptance, or faults in regions that exact draws hardly ever visit. It does see, beyond invariance, chains that share
-random numbers.
+acceptance, or faults in regions that exact draws hardly ever visit. What it does see, although it is no lack of
+invariance, are chains that share random numbers.
 """
 
 from __future__ import annotations

@@ -135,8 +135,9 @@ class Latent(Kernel[LatentState]):
 
         Robbins-Monro on ``log tan(theta/2)``, driven by the acceptance averaged over the chains, with the second half
         of the iterates averaged. Where independent proposals are accepted often enough, the angle becomes pi/2
-        exactly. Where they are not, less acceptance and larger angles pay down to about 0.2 to 0.4 (at small angles the
-        chain is a random walk, for which 0.23 is best).
+        exactly. Where they are not, large angles with little acceptance move the chains faster than small angles with
+        much, down to an acceptance of about 0.2 to 0.4. (At small angles the chain is a random walk, for which 0.23 is
+        best.)
 
         Args:
             state: where the chains are.

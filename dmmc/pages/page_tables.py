@@ -11,8 +11,8 @@ from dmmc.diagnostics.observables import columns, parts
 from dmmc.pages import table
 from dmmc.pages.comparable import Runs
 from dmmc.pages.wording import minus, seconds
-from dmmc.runs import summary as summaries
-from dmmc.runs.summary import SLOW, RunSummary
+from dmmc.runs.summary import SLOW
+from dmmc.runs.summary_records import Efficiency, RunSummary
 
 ODD, FAR = 3.0, 4.0
 """Standard errors from which on a difference is marked, and marked strongly."""
@@ -62,7 +62,7 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Efficiency:
+class Costs:
     """The cost of one run.
 
     Attributes:
@@ -127,13 +127,13 @@ def priced(runs: Runs) -> tuple[str, ...]:
     return tuple(name for name in names if all(name in of_run for of_run in recorded))
 
 
-def efficiency(name: str, summary: RunSummary, observables: tuple[str, ...]) -> Efficiency:
+def efficiency(name: str, summary: RunSummary, observables: tuple[str, ...]) -> Costs:
     """What a run cost, as text."""
     acceptance = "–" if summary.acceptance is None else f"{summary.acceptance:.3f}"
-    return Efficiency(name, acceptance, tuple(_price(summary.efficiency.get(observable)) for observable in observables))
+    return Costs(name, acceptance, tuple(_price(summary.efficiency.get(observable)) for observable in observables))
 
 
-def _price(cost: summaries.Efficiency | None) -> Price:
+def _price(cost: Efficiency | None) -> Price:
     if cost is None:
         return Price("–", "–", "–")
     bound = "≳ " if cost.bound else ""

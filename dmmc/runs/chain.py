@@ -1,12 +1,13 @@
 """Running chains: many in parallel, measured on the fly, streamed to disk in blocks, resumable.
 
-The random numbers of a block depend on the seed, on what is sampled how, and on the number of the block alone, and the
-state after it is on disk: a run that is killed and resumed is the run that was not killed, bit for bit.
+The random numbers of a block depend on nothing but the seed, the kernel with its action and lattice, and the number of
+the block, and the state after each block is on disk. A run that is killed and resumed with the same number of threads
+is therefore, bit for bit, the run that was not killed.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,15 +22,22 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.core.progress import progress
 from dmmc.core.rng import check_seed, stream
-from dmmc.kernels.base import Info, Kernel, State, advance
+from dmmc.kernels.base import Info, Kernel, State, advance, identity, in_pieces
 from dmmc.runs.header import RunHeader, RunRecord
 from dmmc.runs.journal import RunWriter
+from dmmc.theory.evaluation import check_action
 from dmmc.theory.observables import Observable, check_names, measure
 
 Array = NDArray[Any]
 
 AVERAGED = ("accepted", "acceptance_rate")
 """Statistics that are averaged over the steps between two draws; of all others the last value is recorded."""
+
+MAX_BLOCK = 1 << 16
+"""Most draws between two writes to disk: a kill may lose as many."""
+
+STATISTICS_BYTES = 64
+"""What the statistics of a draw take, about: up to eight numbers."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,8 @@ class ChainOptions:
         draws: recorded draws of each chain.
         steps_per_draw: kernel steps between two draws.
         keep_every: keep the fields of every k-th draw; 0 keeps none.
-        block: draws between two writes to disk, which is what a kill can lose; the first blocks are smaller: block k
-            has ``min(block, 2^k)`` draws. A resumed run must have the same.
+        block: draws between two writes to disk, which is what a kill can lose; at most 65536. The first blocks are
+            smaller: block k has ``min(block, 2^k)`` draws. A resumed run must have the same.
         seed: seed of all random numbers.
 
     Raises:
@@ -57,6 +65,8 @@ class ChainOptions:
     def __post_init__(self) -> None:
         if min(self.draws, self.steps_per_draw, self.block) < 1 or self.keep_every < 0:
             raise DmmcError(f"draws, steps_per_draw and block must be positive, keep_every not negative: {self}")
+        if self.block > MAX_BLOCK:
+            raise DmmcError(f"block must be at most {MAX_BLOCK}, since a kill may lose as many draws; got {self.block}")
         check_seed(self.seed)
 
     def block_length(self, number: int) -> int:
@@ -87,7 +97,8 @@ def run(
         start: makes the initial state; called for a new run only.
         options: length of the run, and what it keeps.
         path: the HDF5 file; while the run is going, its blocks are in ``<path>.partial``.
-        resume: go on with an interrupted run, or extend a finished one to ``options.draws``.
+        resume: go on with an interrupted run, or extend a finished one to ``options.draws``; a finished run that has
+            as many is left as it is.
         overwrite: replace a finished file.
         discard: steps between the initial state and the first recorded draw, which are thrown away.
         observables: what is measured beside the standard observables, by name; recorded like these.
@@ -103,8 +114,10 @@ def run(
 
     Raises:
         FileError: if ``path`` is in the way or unreadable.
-        MismatchError: if a resumed run had other options.
-        DmmcError: if an observable returns something that cannot be recorded.
+        MismatchError: if a resumed run had other options, or has more draws already.
+        DmmcError: if an observable returns something that cannot be recorded, the action does not keep its contract,
+            or the run would need more memory than this machine has.
+        OSError: if the disk is full, or fails otherwise. The run can be resumed when that is put right.
     """
     if discard < 0:
         raise DmmcError(f"discard must not be negative, got {discard}")
@@ -124,22 +137,28 @@ def run(
         discard=discard,
         observables=tuple(measured),
         provenance=dict(provenance or {}),
+        threads=torch.get_num_threads(),
     )
     # Chains of other kernels, actions or lattices with the same seed share no numbers with this one.
-    identity = json.dumps([header.kernel, header.action, header.lattice], sort_keys=True)
+    name = identity(kernel)
 
     def first_state() -> State:
-        return advance(kernel, start(), discard, stream(options.seed, "chain", identity, "discard", device=device))
+        state = start()
+        check_action(kernel.action, state.phi)
+        state = advance(kernel, state, discard, stream(options.seed, "chain", name, "discard", device=device))
+        check_memory(measure(state.phi, state.S, kernel.lattice, measured), state, options)
+        return state
 
-    begun = None
-    if not resume:  # what cannot be started or measured is refused before anything is written
-        begun = first_state()
-        measure(begun.phi, begun.S, kernel.lattice, measured)
+    # What cannot be started, measured or held in memory is refused before anything is written.
+    begun = None if resume else first_state()
     writer = RunWriter.resume(path, header) if resume else RunWriter.create(path, header, overwrite=overwrite)
     with writer:
+        if not writer.is_unfinished:
+            return writer.path
         stored = writer.last_state()
         if stored is not None:
-            state = kernel.restore({name: torch.as_tensor(x, device=device) for name, x in stored.items()})
+            state = kernel.restore({key: torch.tensor(x, device=device) for key, x in stored.items()})
+            check_memory(measure(state.phi, state.S, kernel.lattice, measured), state, options)
         else:
             state = begun if begun is not None else first_state()
         accepted, first = 0.0, writer.n_draws
@@ -147,7 +166,7 @@ def run(
         with progress("chain", options.draws, done=first, unit="draws", show=show_progress) as bar:
             while done < options.draws:
                 length = min(options.block_length(writer.n_blocks), options.draws - done)
-                generator = stream(options.seed, "chain", identity, writer.n_blocks, device=device)
+                generator = stream(options.seed, "chain", name, writer.n_blocks, device=device)
                 state, block = _block(kernel, state, length, options, measured, done, generator)
                 writer.append(
                     block.observables, block.statistics, block.cfgs, _arrays(state), cfg_index=block.cfg_index
@@ -161,6 +180,34 @@ def run(
         others = {} if stages is None else dict(stages())
         record = RunRecord(wall_seconds={**others, "chain": seconds}, wall_draws=done - first)
         return writer.finish(record, evaluation)
+
+
+def check_memory(measured: Mapping[str, Tensor], state: State, options: ChainOptions) -> None:
+    """Refuse a run that needs more memory than the machine has: while a block is made, or to put all draws together.
+
+    Args:
+        measured: the observables of a draw, ``(chain, ...)`` each.
+        state: of the chains.
+        options: length of the run, and what it keeps.
+
+    Raises:
+        DmmcError: if it does; the message gives the largest number that is possible.
+    """
+    chains, memory = len(state.phi), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    recorded = sum(x[0].numel() for x in measured.values()) * 8 + STATISTICS_BYTES
+    kept = state.phi[0].numel() * 8 / options.keep_every if options.keep_every else 0.0
+    # Everything is there twice while it is stacked or put together.
+    needs = {
+        "draws": (options.draws, 2 * chains * recorded),
+        "block": (min(options.block, options.draws), 2 * chains * (recorded + kept)),
+    }
+    for option, (number, size) in needs.items():
+        if number * size > memory:
+            raise DmmcError(
+                f"{option} = {number} with {chains} chains takes about {number * size / 2**30:.3g} GiB of memory, and "
+                f"this machine has {memory / 2**30:.3g} GiB: at most {int(memory / size)} are possible; take fewer, or "
+                "fewer chains"
+            )
 
 
 @dataclass
@@ -200,7 +247,7 @@ def _block(
     index: list[tuple[int, int]] = []
     between: list[Info] = []
     per_draw = options.steps_per_draw
-    for step, (new, info) in enumerate(kernel.steps(state, length * per_draw, generator)):
+    for step, (new, info) in enumerate(in_pieces(kernel, state, length * per_draw, generator)):
         state = new
         between.append(info)
         if (step + 1) % per_draw:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmmc.core.errors import FileError
-from dmmc.runs.hdf5 import first_bytes, get_text, read_array, verified
-from dmmc.runs.manifest import FORMAT
+from dmmc.runs.format import FORMAT
+from dmmc.runs.hdf5 import dataset_of, first_bytes, get_text, member, read_array, verified
 from dmmc.runs.names import refuse_unfinished
 
 NUMPY_SIGNATURE = b"\x93NUMPY"
@@ -32,11 +32,11 @@ def load_fields(path: str | Path) -> NDArray[np.float64]:
 
     Raises:
         FileError: if the file is missing, unfinished, of another kind, truncated, damaged, or its fields are
-            not real and finite ``(N, *lattice)``, with a lattice of one to four dimensions.
+            not real and finite ``(N, *lattice)``, with a lattice of one to four dimensions, or lie in another file.
     """
     path = Path(path)
     refuse_unfinished(path)
-    start = first_bytes(path) if path.is_file() else b""
+    start = first_bytes(path)
     try:
         if start.startswith(NUMPY_SIGNATURE):
             fields, where = _read_npy(path), f"{path}"
@@ -68,15 +68,16 @@ def _read_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_cfgs(file: h5py.File) -> NDArray[Any]:
-    names = list(file)
-    cfgs = file["cfgs"] if "cfgs" in names else None
-    if not isinstance(cfgs, h5py.Dataset):
-        kind = "run kept no configurations" if get_text(file, "format") == FORMAT else "file has no dataset /cfgs"
+    foreign = get_text(file, "format") != FORMAT
+    if not isinstance(member(file, "cfgs"), h5py.Dataset):
+        names = list(file)
+        kind = "file has no dataset /cfgs" if foreign else "run kept no configurations"
         more = f", and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         raise FileError(
             f"{file.filename}: this {kind}; fields are read from the dataset /cfgs, (N, *lattice) "
             f"(at its top level are: {', '.join(names[:SHOWN_NAMES]) or 'nothing'}{more})"
         )
+    cfgs = dataset_of(file, "cfgs")
     if cfgs.dtype.kind not in "fiu" or cfgs.shape is None:
         raise FileError(f"/cfgs of {file.filename} must be real numbers (N, *lattice), got {cfgs.dtype} {cfgs.shape}")
-    return read_array(cfgs)
+    return read_array(cfgs, foreign)

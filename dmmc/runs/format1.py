@@ -64,9 +64,9 @@ def record(data: Mapping[str, Any]) -> RunRecord:
 def statistics(stats: Mapping[str, Array], steps_per_draw: int) -> dict[str, Array]:
     """The sample statistics with ``acceptance_rate``, where ``accepted`` is there.
 
-    With one step per draw it is the probability ``min(1, exp(-energy_error))`` or ``min(1, w' / w)`` of that step. What
-    the first proposal of a chain was compared with is not known if it was accepted; then, and with several steps per
-    draw, ``accepted`` stands for it.
+    With one step per draw it is the probability ``min(1, exp(-energy_error))`` or ``min(1, w' / w)`` of that step. With
+    several steps it is not known, nor for the first proposal of a chain if that was accepted, since the weight before
+    it was not recorded. There ``accepted`` is taken instead.
     """
     if "accepted" not in stats or "acceptance_rate" in stats:
         return dict(stats)

@@ -14,13 +14,19 @@ from dmmc.core.records import Record, json_text
 EXTENDABLE = ("n_draws",)
 """The entry that may differ when a run is resumed: how far it goes."""
 
+_MACHINE = ("threads",)
+"""Entries that say how a run was computed, and not what it is."""
+
 _FOLLOWING = ("facts", "cost")
 """Entries that follow from the description of the kernel, which is compared."""
 
 
 @dataclass(frozen=True)
 class RunHeader(Record):
-    """What a run is. Two runs with the same header and version of dmmc are the same run, bit for bit.
+    """What a run is.
+
+    With the same header, the same version of dmmc and the same kind of machine, two runs are the same bit for bit. The
+    exception is a run that was extended after it had ended within a block: it goes on with the next block.
 
     Attributes:
         kernel: description of the kernel, ``describe()``.
@@ -38,6 +44,8 @@ class RunHeader(Record):
         provenance: anything else about the origin of the run, such as the number of chains or the symmetry that was
             found (``provenance["symmetry"]``, a :class:`dmmc.theory.symmetry.SymmetryFinding` as JSON). It is compared
             on resumption like everything else.
+        threads: CPU threads of torch with which the run was begun, or last resumed; 0 where that was not recorded.
+            Sums are rounded differently with another number of threads, which is allowed on resumption.
     """
 
     kernel: dict[str, Any]
@@ -53,6 +61,7 @@ class RunHeader(Record):
     discard: int = 0
     observables: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    threads: int = 0
 
     @property
     def volume(self) -> int:
@@ -80,7 +89,7 @@ class RunHeader(Record):
         here, there = (json.loads(header.text()) for header in (given, self))
         differing = [
             f"{key} is {_text(there, key)} there and {_text(here, key)} here"
-            for key in sorted(there.keys() - {*EXTENDABLE, *_FOLLOWING})
+            for key in sorted(there.keys() - {*EXTENDABLE, *_FOLLOWING, *_MACHINE})
             if _text(there, key) != _text(here, key)
         ]
         if differing:

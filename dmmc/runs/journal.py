@@ -3,7 +3,7 @@
 While a run is going, its blocks of draws lie one file each in the journal, a directory ``<path>.partial``. Every file
 there is written under a temporary name, flushed to the disk and then renamed, so what has a final name is complete: a
 kill, or a full disk, loses at most the block that is being written. :meth:`RunWriter.finish` assembles the blocks into
-``<path>`` in the same way and removes the journal.
+``<path>`` in the same way and removes the journal. A run that is finished is left as it is when it is resumed.
 """
 
 from __future__ import annotations
@@ -21,26 +21,31 @@ from typing import Self
 import h5py
 import numpy as np
 
-from dmmc.core.errors import DmmcError, FileError
-from dmmc.core.files import sync
+from dmmc.core.errors import DmmcError, FileError, MismatchError
+from dmmc.core.files import replace_file, replaceable, sync
 from dmmc.core.locks import take_lock
 from dmmc.core.records import json_text
 from dmmc.core.version import VERSION
+from dmmc.runs.format import FORMAT, FORMAT_VERSION
 from dmmc.runs.hdf5 import (
-    LIBVER,
     Array,
     Arrays,
-    GrowingDataset,
+    PiecewiseDataset,
+    dataset_of,
+    image,
+    member,
     read_array,
     read_group,
     set_text,
+    stored_bytes,
     verified,
     write_array,
+    write_file,
 )
 from dmmc.runs.header import RunHeader, RunRecord
-from dmmc.runs.manifest import FORMAT, FORMAT_VERSION, Manifest
+from dmmc.runs.manifest import Manifest
 from dmmc.runs.names import block_numbers, block_path, journal_of, manifest_path
-from dmmc.runs.run import extent, load_run, stored_format
+from dmmc.runs.run import StoredRun, extent, load_run
 
 RECORDED = ("observables", "sample_stats")
 GROUPS = (*RECORDED, "state")
@@ -99,16 +104,15 @@ class RunWriter:
             overwrite: delete a finished or unfinished run that is in the way.
 
         Raises:
-            FileError: if there is one and ``overwrite`` is not given, or another process is writing it.
+            FileError: if there is one and ``overwrite`` is not given, ``path`` is not a regular file, or another
+                process is writing it.
             DmmcError: if the header holds something that JSON has no form for.
         """
         path = Path(path)
         header.text()  # refuses what cannot be stored, before anything is touched
+        real, journal = replaceable(path), journal_of(path)
         if path.exists() and not overwrite:
             raise FileError(f"{path} exists; choose another --out, extend it with --resume, or allow overwriting")
-        if path.is_dir():
-            raise FileError(f"{path} is a directory; --out must name a file")
-        journal = journal_of(path)
         journal.mkdir(parents=True, exist_ok=True)
         lock = take_lock(journal / "lock", str(journal))
         if manifest_path(journal).exists() and not overwrite:
@@ -117,7 +121,7 @@ class RunWriter:
                 f"{journal} holds an unfinished run; choose another --out, finish it with --resume, "
                 "or allow overwriting"
             )
-        path.unlink(missing_ok=True)
+        real.unlink(missing_ok=True)
         for leftover in [manifest_path(journal), *journal.glob("block_*.h5"), *journal.glob("*.tmp")]:
             leftover.unlink(missing_ok=True)
         writer = cls(path, Manifest(uuid.uuid4().hex, header), lock)
@@ -133,9 +137,9 @@ class RunWriter:
             header: what the run is; only ``n_draws`` may differ from the stored one, and replaces it.
 
         Raises:
-            FileError: if there is no such run, an older dmmc wrote it, a part of it cannot be read, or another process
-                is writing it.
-            MismatchError: if the header differs; the message says where.
+            FileError: if there is no such run, an older dmmc wrote it, a part of it cannot be read, or another
+                process is writing it.
+            MismatchError: if the header differs, or the run has more draws than it asks for; the message says where.
         """
         path = Path(path)
         header.text()
@@ -145,7 +149,7 @@ class RunWriter:
         journal.mkdir(exist_ok=True)
         lock = take_lock(journal / "lock", str(journal))
         try:
-            finished = _finished_manifest(path) if path.exists() else None
+            finished = load_run(path) if path.exists() else None
             manifest = _resumed_manifest(journal, finished)
             if manifest.format_version < FORMAT_VERSION:
                 raise FileError(
@@ -154,14 +158,26 @@ class RunWriter:
                 )
             manifest.header.check_same_run(header, str(path))
             writer = cls(path, replace(manifest, header=header), lock)
-            writer._write_manifest()
-            writer._scan()
+            writer._scan(finished)
+            if writer.n_draws > header.n_draws:
+                raise MismatchError(
+                    f"{path} has {writer.n_draws} draws of each chain already, more than the {header.n_draws} that are "
+                    "asked for; ask for at least as many, or leave some out when you use them"
+                )
+            if writer.is_unfinished:
+                writer._write_manifest()
         except BaseException:
             if not manifest_path(journal).exists():
                 _remove(journal)
             os.close(lock)
             raise
         return writer
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether there is anything to do: draws that are missing, or blocks that are not in the finished file yet."""
+        in_file = self._manifest.base_blocks > 0 and self.n_blocks == self._manifest.base_blocks
+        return not in_file or self.n_draws < self.header.n_draws
 
     def __enter__(self) -> Self:
         return self
@@ -171,6 +187,12 @@ class RunWriter:
 
     def close(self) -> None:
         """Release the run; what was appended stays in the journal, to be resumed."""
+        if self._lock is not None:
+            if not self.is_unfinished:
+                _remove(self._journal)
+            self._release()
+
+    def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -206,9 +228,8 @@ class RunWriter:
         draws = _extent(groups)[1]
         if self._layout is not None and layout != self._layout:
             raise DmmcError(f"the arrays of this block do not fit the earlier ones: {layout}, before {self._layout}")
-        final = block_path(self._journal, self.n_blocks)
-        temporary = _temporary(final)
-        with h5py.File(temporary, "w", libver=LIBVER) as file:
+
+        def write(file: h5py.File) -> None:
             for name, arrays in groups.items():
                 group = file.create_group(name)
                 for key, array in arrays.items():
@@ -216,7 +237,9 @@ class RunWriter:
             if cfgs is not None and len(cfgs):
                 write_array(file, "cfgs", np.asarray(cfgs, dtype=np.float64))
                 write_array(file, "cfg_index", _checked_index(cfg_index, len(cfgs), layout.chains, draws))
-        _commit(temporary, final)
+
+        content = image(write)
+        replace_file(block_path(self._journal, self.n_blocks), lambda path: path.write_bytes(content))
         self._layout = layout
         self.n_blocks += 1
         self.n_draws += draws
@@ -251,24 +274,36 @@ class RunWriter:
         self._check_open()
         if self.n_blocks == 0:
             raise DmmcError("the run has no draws yet; append a block before finishing it")
-        ending = json_text(record.to_json(), "the record of a run")
-        temporary = _temporary(self._journal / "assembled.h5")
-        with h5py.File(temporary, "w", libver=LIBVER) as file:
-            self._assemble(file)
-            group = file.create_group("evaluation")
-            for name, array in (evaluation or {}).items():
-                write_array(group, name, np.asarray(array))
-            set_text(file, "format", FORMAT)
+        beside = {name: np.asarray(array) for name, array in (evaluation or {}).items()}
+        versions = {name: version(name) for name in ("numpy", "h5py", "torch") if find_spec(name)}
+        texts = {
+            "format": FORMAT,
+            "run_id": self._manifest.run_id,
+            "header": self.header.text(),
+            "record": json_text(record.to_json(), "the record of a run"),
+            "versions": json_text({"dmmc": VERSION, **versions}, "the versions of a run"),
+        }
+        gathered = self._gathered()
+        groups = {**gathered.groups, "evaluation": beside}
+
+        def write(file: h5py.File) -> None:
+            for name, arrays in groups.items():
+                group = file.create_group(name)
+                for key, array in arrays.items():
+                    write_array(group, key, array)
+            self._pass_on_cfgs(file, gathered)
+            for name, text in texts.items():
+                set_text(file, name, text)
             file.attrs["format_version"] = FORMAT_VERSION
-            set_text(file, "run_id", self._manifest.run_id)
             file.attrs["n_blocks"] = self.n_blocks
-            set_text(file, "header", self.header.text())
-            set_text(file, "record", ending)
-            versions = {name: version(name) for name in ("numpy", "h5py", "torch") if find_spec(name)}
-            set_text(file, "versions", json_text({"dmmc": VERSION, **versions}, "the versions of a run"))
-        _commit(temporary, self.path)
+
+        arrays = [array for group in groups.values() for array in group.values()]
+        space = sum(stored_bytes(array.shape, array.itemsize) for array in arrays)
+        space += stored_bytes(gathered.cfgs, 8) + stored_bytes((gathered.cfgs[0], 2), 8)
+        space += sum(map(len, texts.values()))
+        replace_file(self.path, lambda path: write_file(path, space, write), folder=self._journal)
         _remove(self._journal)
-        self.close()
+        self._release()
         return self.path
 
     def _check_open(self) -> None:
@@ -276,53 +311,77 @@ class RunWriter:
             raise DmmcError(f"the run {self.path} is closed; use RunWriter.resume to go on with it")
 
     def _write_manifest(self) -> None:
-        final = manifest_path(self._journal)
-        temporary = _temporary(final)
-        temporary.write_text(json.dumps(self._manifest.to_json(), indent=1))
-        _commit(temporary, final)
+        text = json.dumps(self._manifest.to_json(), indent=1)
+        replace_file(manifest_path(self._journal), lambda path: path.write_text(text))
 
-    def _scan(self) -> None:
+    def _scan(self, finished: StoredRun | None) -> None:
         """Take stock of the journal: drop what was never committed, count what was."""
         for leftover in self._journal.glob("*.tmp"):
             leftover.unlink()
-        if self._manifest.base_blocks:
-            self._layout = _Layout.of(verified(self.path, lambda file: {n: read_group(file, n) for n in GROUPS}))
+        if self._manifest.base_blocks and finished is not None:
+            self._layout = _Layout.of({"observables": finished.observables, "sample_stats": finished.stats})
         numbers = block_numbers(self._journal)
         if numbers != list(range(self.n_blocks, self.n_blocks + len(numbers))):
             raise FileError(f"{self._journal} lacks blocks between {numbers[0]} and {numbers[-1]}; restore them")
         for number in numbers:
-            groups, _, _ = _read_block(block_path(self._journal, number))
+            groups = verified(block_path(self._journal, number), _read_groups)
             self._layout = _Layout.of(groups)
             self.n_blocks += 1
             self.n_draws += _extent(groups)[1]
 
-    def _assemble(self, out: h5py.File) -> None:
+    def _parts(self) -> list[Path]:
+        """The files that the finished one is made of, in order."""
         base = self._manifest.base_blocks
-        parts = [self.path] * (base > 0) + [block_path(self._journal, n) for n in range(base, self.n_blocks)]
+        return [self.path] * (base > 0) + [block_path(self._journal, n) for n in range(base, self.n_blocks)]
+
+    def _gathered(self) -> _Gathered:
+        """Everything but the configurations, which are the bulk of a run."""
         records: dict[tuple[str, str], list[Array]] = {}
-        # Configurations are the bulk of a run: they are passed on block by block.
-        all_cfgs = GrowingDataset(out, "cfgs", len(parts))
-        all_indices = GrowingDataset(out, "cfg_index", len(parts))
-        draws = 0
-        state: Arrays = {}
-        for part in parts:
-            groups, cfgs, index = _read_block(part)
+        kept, fields, draws = 0, (0, *self.header.lattice), list[int]()
+        groups: dict[str, Arrays] = {}
+        for part in self._parts():
+            groups, shape = verified(part, lambda file: (_read_groups(file), _shape_of_cfgs(file)))
             for group in RECORDED:
                 for name, array in groups[group].items():
                     records.setdefault((group, name), []).append(array)
-            if cfgs is not None and index is not None:
-                all_cfgs.append(cfgs)
-                all_indices.append(index + np.array([0, draws]))
-            draws += _extent(groups)[1]
-            state = groups["state"]
-        all_cfgs.close()
-        all_indices.close()
-        for name in GROUPS:
-            out.create_group(name)
+            if shape is not None:
+                kept, fields = kept + shape[0], shape
+            draws.append(_extent(groups)[1])
+        gathered: dict[str, Arrays] = {name: {} for name in RECORDED}
         for (group, name), arrays in records.items():
-            write_array(out[group], name, np.concatenate(arrays, axis=1))
-        for name, array in state.items():
-            write_array(out["state"], name, array)
+            gathered[group][name] = np.concatenate(arrays, axis=1)
+        return _Gathered({**gathered, "state": groups["state"]}, (kept, *fields[1:]), tuple(draws))
+
+    def _pass_on_cfgs(self, out: h5py.File, gathered: _Gathered) -> None:
+        """Copy the configurations part by part, so that they never lie in memory together."""
+        if not gathered.cfgs[0]:
+            return
+        cfgs = PiecewiseDataset(out, "cfgs", gathered.cfgs, np.dtype(np.float64))
+        indices = PiecewiseDataset(out, "cfg_index", (gathered.cfgs[0], 2), np.dtype(np.int64))
+        first = 0
+        for part, draws in zip(self._parts(), gathered.draws, strict=True):
+            found = verified(part, _read_cfgs)
+            if found is not None:
+                cfgs.write(found[0])
+                indices.write(found[1] + np.array([0, first]))
+            first += draws
+        cfgs.close()
+        indices.close()
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """What a finished file holds.
+
+    Attributes:
+        groups: its arrays, but for the configurations.
+        cfgs: the shape of all configurations together.
+        draws: number of draws in each part.
+    """
+
+    groups: dict[str, Arrays]
+    cfgs: tuple[int, ...]
+    draws: tuple[int, ...]
 
 
 def _checked_index(cfg_index: Array | None, kept: int, chains: int, draws: int) -> Array:
@@ -335,24 +394,18 @@ def _checked_index(cfg_index: Array | None, kept: int, chains: int, draws: int) 
     return index
 
 
-def _temporary(final: Path) -> Path:
-    return final.with_name(final.name + ".tmp")
+def _read_groups(file: h5py.File) -> dict[str, Arrays]:
+    return {name: read_group(file, name) for name in GROUPS}
 
 
-def _commit(temporary: Path, final: Path) -> None:
-    """Give a completely written file its name, so that it survives even a loss of power."""
-    sync(temporary)
-    os.replace(temporary, final)
-    sync(final.parent)
+def _shape_of_cfgs(file: h5py.File) -> tuple[int, ...] | None:
+    return None if member(file, "cfgs") is None else tuple(dataset_of(file, "cfgs").shape)
 
 
-def _read_block(path: Path) -> tuple[dict[str, Arrays], Array | None, Array | None]:
-    def read(file: h5py.File) -> tuple[dict[str, Arrays], Array | None, Array | None]:
-        groups = {name: read_group(file, name) for name in GROUPS}
-        kept = "cfgs" in list(file)
-        return groups, read_array(file["cfgs"]) if kept else None, read_array(file["cfg_index"]) if kept else None
-
-    return verified(path, read)
+def _read_cfgs(file: h5py.File) -> tuple[Array, Array] | None:
+    if member(file, "cfgs") is None:
+        return None
+    return read_array(dataset_of(file, "cfgs")), read_array(dataset_of(file, "cfg_index"))
 
 
 def _remove(journal: Path) -> None:
@@ -363,14 +416,9 @@ def _remove(journal: Path) -> None:
     sync(journal.parent)
 
 
-def _finished_manifest(path: Path) -> Manifest:
-    """The manifest with which a finished file is extended."""
-    run = load_run(path)
-    return Manifest(run.run_id, run.header, run.n_blocks, run.n_draws, stored_format(path))
-
-
-def _resumed_manifest(journal: Path, finished: Manifest | None) -> Manifest:
-    """What to go on from: the manifest of the journal, or that of the finished file where the journal is used up."""
+def _resumed_manifest(journal: Path, run: StoredRun | None) -> Manifest:
+    """What to go on from: the manifest of the journal, or that of the finished run where the journal is used up."""
+    finished = None if run is None else Manifest(run.run_id, run.header, run.n_blocks, run.n_draws, run.format_version)
     path = manifest_path(journal)
     if not path.exists():
         if finished is None:  # another process removed the run meanwhile

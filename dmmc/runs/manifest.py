@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmmc.core.errors import DmmcError, FileError
-from dmmc.runs import format1
+from dmmc.core.errors import FileError
+from dmmc.runs.format import FORMAT, FORMAT_VERSION, check_version, parse_header
 from dmmc.runs.header import RunHeader
-
-FORMAT = "dmmc-run"
-FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -49,47 +46,28 @@ class Manifest:
         """Read a manifest of any version.
 
         Raises:
-            FileError: if it cannot be read.
+            FileError: if it cannot be read, is damaged, or belongs to something else than a run.
         """
+        afresh = f"restore it, or remove {path.parent} to start afresh"
         try:
             data = json.loads(path.read_text())
-            version = check_format(data.get("format"), data["format_version"], path)
+        except OSError as error:
+            raise FileError(f"{path} cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            what = "is damaged" if path.stat().st_size else "is empty"
+            raise FileError(f"{path} {what}; {afresh} [{error}]") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise FileError(f"{path} is not the manifest of a dmmc run (its format is not {FORMAT!r}); {afresh}")
+        try:
+            version = check_version(data["format_version"], path)
             return cls(
-                run_id=data["run_id"],
+                run_id=str(data["run_id"]),
                 header=parse_header(data["header"], version, path),
-                base_blocks=data["base_blocks"],
-                base_draws=data["base_draws"],
+                base_blocks=int(data["base_blocks"]),
+                base_draws=int(data["base_draws"]),
                 format_version=version,
             )
         except FileError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FileError(f"{path} is damaged: {error}") from None
-
-
-def check_format(name: object, version: Any, path: Path) -> int:
-    """The format version of a file, if this dmmc can read it.
-
-    Raises:
-        FileError: if the file is not a run, or a newer dmmc wrote it.
-    """
-    if name != FORMAT:
-        raise FileError(
-            f"{path} is an HDF5 file, but not a dmmc run (no attribute format = {FORMAT!r}); "
-            "foreign configurations are read if they are in a dataset /cfgs, N x lattice"
-        )
-    if int(version) > FORMAT_VERSION:
-        raise FileError(f"{path} has format version {version}, this dmmc reads up to {FORMAT_VERSION}; update dmmc")
-    return int(version)
-
-
-def parse_header(data: Any, version: int, path: Path) -> RunHeader:
-    """The header of a run file of any version.
-
-    Raises:
-        FileError: if it is not the header of a run.
-    """
-    try:
-        return format1.header(data) if version == format1.VERSION else RunHeader.from_json(data)
-    except (DmmcError, AttributeError) as error:
-        raise FileError(f"the header of {path} is not that of a dmmc run: {error}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise FileError(f"{path} is damaged; {afresh} [{type(error).__name__}: {error}]") from None

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from dmmc.core.errors import FileError
+from dmmc.core.files import target
 
 
 def journal_of(path: Path) -> Path:
-    """The directory that holds the blocks of the run ``path`` until it is finished."""
-    return path.with_name(path.name + ".partial")
+    """The directory that holds the blocks of the run ``path`` until it is finished.
+
+    It lies beside the file itself: where ``path`` is a symbolic link, beside its target.
+    """
+    real = target(path)
+    return real.with_name(real.name + ".partial")
 
 
 def manifest_path(journal: Path) -> Path:

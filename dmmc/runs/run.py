@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -28,9 +27,20 @@ from numpy.typing import NDArray
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.runs import format1
 from dmmc.runs.fields import load_fields
-from dmmc.runs.hdf5 import Array, Arrays, get_text, read_array, read_group, verified
+from dmmc.runs.format import FORMAT, FORMAT_VERSION, check_version, parse_header
+from dmmc.runs.hdf5 import (
+    SIGNATURE,
+    Array,
+    Arrays,
+    dataset_of,
+    first_bytes,
+    get_text,
+    read_array,
+    read_group,
+    verified,
+)
 from dmmc.runs.header import RunHeader, RunRecord
-from dmmc.runs.manifest import FORMAT, Manifest, check_format, parse_header
+from dmmc.runs.manifest import Manifest
 from dmmc.runs.names import journal_of, manifest_path, refuse_unfinished
 
 
@@ -50,6 +60,7 @@ class StoredRun:
         cfg_index: chain and draw of each kept configuration, ``(N, 2)``; N may be 0.
         run_id: identifies the run through all its extensions.
         n_blocks: number of blocks it was written in.
+        format_version: version of the layout of its file.
         discarded: draws at the start of each chain that were left out, see :meth:`discarding`.
         cfg_rows: row in the file of each kept configuration, ``(N,)``.
     """
@@ -65,6 +76,7 @@ class StoredRun:
     cfg_index: Array
     run_id: str
     n_blocks: int
+    format_version: int = FORMAT_VERSION
     discarded: int = 0
     cfg_rows: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
@@ -162,8 +174,13 @@ def load_run(path: str | Path) -> StoredRun:
     refuse_unfinished(path)
 
     def read(file: h5py.File) -> StoredRun:
-        version = check_format(get_text(file, "format"), file.attrs.get("format_version", 0), path)
-        header = parse_header(json.loads(get_text(file, "header") or ""), version, path)
+        if get_text(file, "format") != FORMAT:
+            raise FileError(
+                f"{path} is an HDF5 file, but not a dmmc run (no attribute format = {FORMAT!r}); "
+                "foreign configurations are read if they are in a dataset /cfgs, N x lattice"
+            )
+        version = check_version(file.attrs.get("format_version", 0), path)
+        header = _header(file, version, path)
         stats = read_group(file, "sample_stats")
         if version == format1.VERSION:
             record = format1.record(json.loads(get_text(file, "summary") or ""))
@@ -171,7 +188,7 @@ def load_run(path: str | Path) -> StoredRun:
         else:
             record = RunRecord.from_json(json.loads(get_text(file, "record") or ""))
         kept = "cfg_index" in list(file)
-        index = read_array(file["cfg_index"]) if kept else np.empty((0, 2), dtype=np.int64)
+        index = read_array(dataset_of(file, "cfg_index")) if kept else np.empty((0, 2), dtype=np.int64)
         run = StoredRun(
             path=path.absolute(),  # so that the fields are found also after a change of directory
             header=header,
@@ -184,6 +201,7 @@ def load_run(path: str | Path) -> StoredRun:
             cfg_index=index,
             run_id=get_text(file, "run_id") or "",
             n_blocks=int(file.attrs["n_blocks"]),
+            format_version=version,
             cfg_rows=np.arange(len(index)),
         )
         extent(run.observables, run.stats)
@@ -192,31 +210,23 @@ def load_run(path: str | Path) -> StoredRun:
     return verified(path, read)
 
 
-def stored_format(path: Path) -> int:
-    """The format version of a finished run.
-
-    Raises:
-        FileError: as :func:`load_run`.
-    """
-    return verified(
-        path, lambda file: check_format(get_text(file, "format"), file.attrs.get("format_version", 0), path)
-    )
-
-
 def stored_header(path: str | Path) -> RunHeader | None:
     """The header of a finished run; None for a file that is not one but may hold fields all the same.
 
     Raises:
-        FileError: if the file is a run of a newer dmmc, or its header is not that of a run.
+        FileError: if the file is damaged or cannot be read, is a run of a newer dmmc, or its header is not that of a
+            run.
     """
     path = Path(path)
-    try:
-        with h5py.File(path) as file:
-            text = get_text(file, "header") if get_text(file, "format") == FORMAT else None
-            version: Any = file.attrs.get("format_version", 0)
-    except OSError:
+    if not path.is_file() or first_bytes(path) != SIGNATURE:
         return None
-    return None if text is None else parse_header(json.loads(text), check_format(FORMAT, version, path), path)
+
+    def read(file: h5py.File) -> RunHeader | None:
+        if get_text(file, "format") != FORMAT:
+            return None
+        return _header(file, check_version(file.attrs.get("format_version", 0), path), path)
+
+    return verified(path, read)
 
 
 def begun_header(path: str | Path) -> RunHeader | None:
@@ -225,3 +235,12 @@ def begun_header(path: str | Path) -> RunHeader | None:
         return Manifest.read(manifest_path(journal_of(Path(path)))).header
     except FileError:
         return stored_header(path)
+
+
+def _header(file: h5py.File, version: int, path: Path) -> RunHeader:
+    text = get_text(file, "header")
+    try:
+        data = json.loads(text or "")
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"the header of {path} is damaged; restore the file from a copy [{error}]") from None
+    return parse_header(data, version, path)

@@ -15,7 +15,8 @@ from dmmc.model.options import TrainingOptions
 from dmmc.pages import figures, table
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun
-from dmmc.runs.summary import RunSummary, estimates, summarise
+from dmmc.runs.summary import estimates, summarise
+from dmmc.runs.summary_records import RunSummary
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
 from dmmc.studies.folder import check_free, remove
 from dmmc.studies.given import read_ensemble

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from dmmc.runs.run import StoredRun
 from dmmc.runs.run import load_run as load_stored_run
-from dmmc.runs.summary import RunSummary, summarise
+from dmmc.runs.summary import summarise
+from dmmc.runs.summary_records import RunSummary
 
 
 class Run(StoredRun):

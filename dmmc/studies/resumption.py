@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from dmmc.core.errors import DmmcError, FileError
-from dmmc.core.files import check_place
+from dmmc.core.files import check_place, replaceable
 from dmmc.runs.names import is_begun, journal_of, manifest_path
+from dmmc.runs.run import begun_header
 from dmmc.studies.remarks import Say
 
 
@@ -36,16 +39,22 @@ def resumes_run(path: Path, asked: bool, overwrite: bool, say: Say) -> bool:
         say: called with a remark on whether the run goes on.
 
     Raises:
-        FileError: if an earlier run is in the way, or nothing can be written there, so that this is noticed before any
-            work is done.
+        FileError: if an earlier run is in the way, or something that is not a file, or nothing can be written there, so
+            that this is noticed before any work is done.
         DmmcError: if it is to go on and to be replaced.
     """
     check_choice(asked, overwrite)
     check_place(path)
-    if path.is_dir():
-        raise FileError(f"{path} is a directory; name a file in it")
+    replaceable(path)
     if asked:
-        return say_whether(is_begun(path), path, say)
+        begun = say_whether(is_begun(path), path, say)
+        threads, before = torch.get_num_threads(), recorded_threads(path) if begun else None
+        if before not in (None, threads):
+            say(
+                f"note: the run was begun with {before} CPU threads, and goes on with {threads}: sums are rounded "
+                "differently, so that it will not be the uninterrupted run bit for bit"
+            )
+        return begun
     if path.exists() and not overwrite:
         raise FileError(f"{path} exists; choose another --out, extend it with --resume, or pass --overwrite")
     if manifest_path(journal_of(path)).exists() and not overwrite:
@@ -54,6 +63,12 @@ def resumes_run(path: Path, asked: bool, overwrite: bool, say: Say) -> bool:
             "--overwrite"
         )
     return False
+
+
+def recorded_threads(path: Path) -> int | None:
+    """The number of CPU threads of the run that is to be resumed; None if it was not recorded."""
+    header = begun_header(path)
+    return None if header is None or not header.threads else header.threads
 
 
 def checkpoint_of(path: Path) -> Path:
@@ -81,8 +96,7 @@ def check_training(path: Path, resume: bool, overwrite: bool) -> None:
     """
     check_choice(resume, overwrite)
     check_place(path)
-    if path.is_dir():
-        raise FileError(f"{path} is a directory; name a file in it")
+    replaceable(path)
     checkpoint = checkpoint_of(path)
     if resume and path.exists() and not checkpoint.exists():
         raise FileError(

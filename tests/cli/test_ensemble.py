@@ -9,7 +9,7 @@ from commands import ACTION, ENSEMBLE, dmmc, summary
 from dmmc.core.rng import stream
 from dmmc.kernels.hmc import HMC
 from dmmc.runs.run import load_run
-from dmmc.runs.summary import RunSummary
+from dmmc.runs.summary_records import RunSummary
 from records import check_run_summary
 
 

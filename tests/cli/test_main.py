@@ -103,7 +103,7 @@ def test_a_full_disk_ends_in_one_line(tmp_path, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dmmc.runs.journal._commit", full)
+    monkeypatch.setattr("dmmc.runs.journal.replace_file", full)
     assert dmmc(*ENSEMBLE, "--out", tmp_path / "new.h5") == 1
     said = capsys.readouterr().err
     assert "No space left on device" in said and "--resume" in said and said.count("\n") == 1

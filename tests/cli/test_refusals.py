@@ -1,6 +1,7 @@
 """What the command line refuses: one line that says what is wrong and what to do, and nothing is written."""
 
 import math
+import os
 import shutil
 import sys
 
@@ -49,6 +50,7 @@ def bad(made, tmp_path_factory):
     (folder / "unfinished.safetensors.checkpoint").write_bytes(b"")
     (folder / "text").write_text("kappa = 0.27\n")
     (folder / "empty").write_bytes(b"")
+    os.mkfifo(folder / "pipe")
     for name in ("hmc.h5", "model.safetensors"):
         content = (made / name).read_bytes()
         (folder / f"truncated_{name}").write_bytes(content[: len(content) // 2])
@@ -102,6 +104,9 @@ BAD = [
     (f"{BASE} --steps-per-draw 0", "must be positive"),
     (f"{BASE} --keep-every -1", "not negative"),
     (f"{BASE} --block 0", "must be positive"),
+    (f"{BASE} --block 1000000000", "block must be at most 65536"),
+    (f"{BASE} --draws 1000000000000", "GiB of memory"),
+    (f"{BASE} --trajectory 1e6", "the trajectory length must be at most 100"),
     (f"{BASE} --seed -1", "the seed must be an integer between 0 and"),
     (f"{BASE} --seed 9223372036854775808", "the seed must be an integer between 0 and"),
     (f"{BASE} --threads 0", "--threads must lie between 1 and"),
@@ -112,6 +117,8 @@ BAD = [
     # Outputs
     (f"{BASE} --out hmc.h5", "exists"),
     (f"{BASE} --out directory", "is a directory"),
+    (f"{BASE} --out pipe --overwrite", "not a regular file"),
+    (f"{BASE} --json pipe", "not a regular file"),
     (f"{BASE} --out text/new", "not a directory that can be written to"),
     (f"{BASE} --out unfinished.h5", "holds an unfinished run"),
     (f"{BASE} --json missing/summary.json", "no directory missing"),
@@ -214,7 +221,7 @@ BAD = [
 ]
 
 
-REMARKS = ("The symmetry phi -> -phi", "going on with")
+REMARKS = ("the chains will take", "The symmetry phi -> -phi", "going on with")
 
 
 def contents(folder):

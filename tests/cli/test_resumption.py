@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from commands import ENSEMBLE, SAMPLE, TRAIN, dmmc, summary
+from commands import ACTION, ENSEMBLE, SAMPLE, TRAIN, dmmc, summary
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.file import read_tensors
 from dmmc.runs.run import load_run
@@ -154,3 +155,22 @@ def test_resuming_a_chain_with_other_options_is_refused(change, message, made, t
     assert dmmc(*sample, *change) == 2
     assert message in capsys.readouterr().err
     assert out.read_bytes() == (made / "chain.h5").read_bytes() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_run_goes_on_with_its_threads(tmp_path, capsys):
+    # Sums are rounded differently with another number of threads.
+    path, before = tmp_path / "run.h5", torch.get_num_threads()
+    chain = ["ensemble", *ACTION.split(), "--shape", 4, "--chains", 4, "--thermalise", 3, "--out", path]
+    try:
+        assert dmmc(*chain, "--draws", 4, "--threads", 2) == 0
+        for draws, options, threads, remark in (
+            (5, (), 2, "with 2 CPU threads, as before; --threads changes that"),
+            (6, ("--threads", 1), 1, "begun with 2 CPU threads, and goes on with 1"),
+            (7, (), 1, "with 1 CPU threads, as before"),
+        ):
+            torch.set_num_threads(3)
+            assert dmmc(*chain, "--draws", draws, "--resume", *options) == 0
+            assert load_run(path).header.threads == threads == torch.get_num_threads()
+            assert remark in capsys.readouterr().err
+    finally:
+        torch.set_num_threads(before)

@@ -9,7 +9,7 @@ import pytest
 from commands import SAMPLE, dmmc, summary
 from dmmc.model.pretrained import pretrained_names
 from dmmc.runs.run import load_run
-from dmmc.runs.summary import RunSummary
+from dmmc.runs.summary_records import RunSummary
 from records import check_run_summary
 
 OBSERVABLES = """

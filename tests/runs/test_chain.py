@@ -23,7 +23,7 @@ from dmmc.proposals.flow import FlowProposal
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.header import RunHeader
-from dmmc.runs.run import StoredRun, load_run
+from dmmc.runs.run import StoredRun, begun_header, load_run
 from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import measure
@@ -104,6 +104,7 @@ def test_contents(name, tmp_path):
         discard=0,
         observables=(),
         provenance={"why": "test"},
+        threads=torch.get_num_threads(),
     )
 
 
@@ -241,11 +242,101 @@ def test_extension_from_the_middle_of_a_block_keeps_what_was_there(tmp_path):
     np.testing.assert_array_equal(after.cfgs()[: 2 * CHAINS], kept)
 
 
-def test_resuming_a_finished_run_changes_nothing(tmp_path):
-    options = ChainOptions(draws=5, keep_every=2, block=4)
-    before, copy = run("hmc", options, tmp_path / "run.h5"), tmp_path / "copy.h5"
-    copy.write_bytes((tmp_path / "run.h5").read_bytes())
-    assert_same(run("hmc", options, tmp_path / "run.h5", resume=True), replace(before, path=copy))
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    options, path = ChainOptions(draws=5, keep_every=2, block=4), tmp_path / "run.h5"
+    run("hmc", options, path, evaluate=lambda: {"delta": np.arange(3.0)})
+    content, inode = path.read_bytes(), path.stat().st_ino
+
+    def never():
+        raise AssertionError("there is nothing to evaluate")
+
+    resumed = run("hmc", options, path, resume=True, evaluate=never)
+    assert resumed.record.wall_draws == 5 and list(resumed.evaluation) == ["delta"]
+    with pytest.raises(MismatchError, match=r"has 5 draws of each chain already, more than the 4 .* asked for"):
+        run("hmc", replace(options, draws=4), path, resume=True)
+    assert path.read_bytes() == content and path.stat().st_ino == inode
+    assert [file.name for file in tmp_path.iterdir()] == ["run.h5"]
+
+
+def test_an_interrupted_run_is_not_shortened(tmp_path, monkeypatch):
+    options, path = ChainOptions(draws=12, block=3), tmp_path / "run.h5"
+    with monkeypatch.context() as patched:
+        patched.setattr(chain.RunWriter, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run("hmc", options, path)
+    with pytest.raises(MismatchError, match="has 12 draws"):
+        run("hmc", replace(options, draws=11), path, resume=True)
+    assert begun_header(path).n_draws == 12
+    assert run("hmc", options, path, resume=True).n_draws == 12
+
+
+def test_the_number_of_threads_is_recorded_and_may_change(tmp_path):
+    options, path, before = ChainOptions(draws=3, block=4), tmp_path / "run.h5", torch.get_num_threads()
+    assert run("hmc", options, path).header.threads == before
+    torch.set_num_threads(before + 1)
+    try:
+        assert run("hmc", replace(options, draws=4), path, resume=True).header.threads == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_no_memory_holds_is_refused_before_anything_is_written(tmp_path):
+    for options, message in (
+        (
+            ChainOptions(draws=10**12),
+            r"draws = 10{12} with 6 chains takes about .* GiB .* at most \d+ are possible",
+        ),
+        (ChainOptions(draws=10**8, block=1 << 16, keep_every=1), "draws = 100000000|block = 65536"),
+    ):
+        with pytest.raises(DmmcError, match=message):
+            chain.check_memory({"M": torch.zeros(6, 1 << 14)}, make("hmc")[1](), options)
+    with pytest.raises(DmmcError, match="draws = 1000000000000"):
+        run("hmc", ChainOptions(draws=10**12), tmp_path / "run.h5")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DmmcError, match=r"block must be at most 65536, .* got 1000000000"):
+        ChainOptions(draws=3, block=10**9)
+
+
+def test_proposals_of_a_long_block_are_made_a_few_steps_at_a_time(tmp_path):
+    kernel, start = make("flow")
+    asked = []
+
+    class Counting(FlowProposal):
+        def sample(self, n, generator):
+            asked.append(n)
+            return super().sample(n, generator)
+
+    counting = replace(kernel, proposal=Counting(kernel.proposal.model, n_steps=2))
+    chain.run(counting, start, ChainOptions(draws=3, steps_per_draw=20), tmp_path / "run.h5", show_progress=False)
+    assert max(asked) == 16 * CHAINS
+
+
+def test_an_action_that_breaks_its_contract_is_refused_before_anything_is_written(tmp_path):
+    @dataclass(frozen=True)
+    class Broken(Phi4):
+        def grad(self, phi):
+            return -super().grad(phi)
+
+    kernel = HMC(Broken(0.2, 0.1), LATTICE, step_size=0.3, n_leapfrog=3)
+    with pytest.raises(DmmcError, match="is not the gradient of S"):
+        chain.run(kernel, lambda: kernel.initial(2, rng()), ChainOptions(draws=3), tmp_path / "run.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_state_is_a_copy(tmp_path):
+    # Of memory that HDF5 and NumPy own, a kernel that works in place would otherwise change what was read.
+    options, path, given = ChainOptions(draws=3, block=4), tmp_path / "run.h5", []
+    run("hmc", options, path)
+
+    @dataclass(frozen=True)
+    class Keeping(HMC):
+        def restore(self, tensors):
+            given.append(tensors)
+            return super().restore(tensors)
+
+    kernel = Keeping(ACTION, LATTICE, step_size=0.3, n_leapfrog=3)
+    chain.run(kernel, make("hmc")[1], replace(options, draws=4), path, resume=True, show_progress=False)
+    assert all(x.is_contiguous() and x.untyped_storage().resizable() for x in given[0].values())
 
 
 @pytest.mark.parametrize(
@@ -338,9 +429,9 @@ def test_an_interrupt_keeps_whole_blocks(name, tmp_path, monkeypatch):
         load_run(tmp_path / "run.h5")
     assert_same(run(name, options, tmp_path / "run.h5", resume=True), whole)
     assert not journal.exists()
-    # The initial state, six draws before the interrupt and two that were lost with it; then six more. The new run that
-    # is refused has measured its initial state as well.
-    assert len(calls) == 9 + 1 + 6
+    # The initial state, six draws before the interrupt and two that were lost with it; then the state that is resumed,
+    # and six more draws. The new run that is refused has measured its initial state as well.
+    assert len(calls) == 9 + 1 + 1 + 6
 
 
 SCRIPT = """

@@ -2,10 +2,12 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +15,12 @@ import numpy as np
 import pytest
 
 from dmmc.core.errors import DmmcError, FileError, MismatchError
+from dmmc.runs.hdf5 import METADATA_BYTES
 from dmmc.runs.header import RunRecord
 from dmmc.runs.journal import RunWriter
+from dmmc.runs.manifest import Manifest
 from dmmc.runs.run import begun_header, load_run
-from stored_runs import CHAINS, DRAWS, HEADER, RECORD, block, check, journal, write
+from stored_runs import CHAINS, DRAWS, HEADER, LATTICE, RECORD, block, check, journal, write
 
 TESTS = Path(__file__).parents[1]
 
@@ -132,8 +136,8 @@ def test_a_full_disk_loses_the_block_and_nothing_else(tmp_path, monkeypatch):
     with RunWriter.create(path, HEADER) as writer:
         writer.append(**block(0))
         with monkeypatch.context() as patched:
-            patched.setattr("dmmc.runs.journal.sync", lambda path: (_ for _ in ()).throw(OSError(28, "No space left")))
-            with pytest.raises(OSError, match="No space"):
+            patched.setattr("dmmc.core.files.sync", lambda path: (_ for _ in ()).throw(OSError(28, "No space left")))
+            with pytest.raises(OSError, match=r"No space left: .*block_000001.h5"):
                 writer.append(**block(1))
         assert writer.n_blocks == 1
     with RunWriter.resume(path, HEADER) as writer:
@@ -305,3 +309,98 @@ def test_the_manifest_can_be_read_by_people(tmp_path):
     manifest = json.loads((journal(tmp_path / "run.h5") / "manifest.json").read_text())
     assert manifest["header"] == HEADER.to_json() and manifest["format_version"] == 2
     assert begun_header(tmp_path / "run.h5") == HEADER
+
+
+@contextmanager
+def largest_file(size):
+    """No file may become larger, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_really_full_does_no_harm(tmp_path):
+    # HDF5 crashes the process when it cannot write what it still holds while a file is closed.
+    path, big = tmp_path / "run.h5", block(0) | {"cfgs": np.ones((3, *LATTICE))}
+    big["block"] = {
+        name: np.repeat(array, 200, axis=2) if array.ndim > 2 else array for name, array in big["block"].items()
+    }
+    with RunWriter.create(path, HEADER) as writer:
+        with largest_file(10_000), pytest.raises(OSError, match=r"File too large: .*block_000000.h5"):
+            writer.append(**big)
+        writer.append(**big)
+        writer.append(**big)
+        with largest_file(300_000), pytest.raises(OSError, match=r"File too large: .*run.h5"):
+            writer.finish(RECORD)
+        assert not path.exists()
+    with RunWriter.resume(path, HEADER) as writer:
+        assert writer.n_blocks == 2
+        writer.finish(RECORD)
+    assert load_run(path).n_draws == 2 * DRAWS
+
+
+def test_space_for_a_finished_run_is_enough(tmp_path, monkeypatch):
+    # What is set aside is as much as the file takes, for arrays of all sizes, and not much more.
+    seen = []
+    real = os.posix_fallocate
+    monkeypatch.setattr(os, "posix_fallocate", lambda fd, start, size: (seen.append(size), real(fd, start, size)))
+    for rows in (1, 300, 2500):
+        path, shape = tmp_path / f"{rows}.h5", (3, 7, rows)
+        with RunWriter.create(path, HEADER) as writer:
+            writer.append({"M": np.ones(shape)}, {"a": np.ones(shape)}, np.ones((rows, 31, 17)), {"phi": np.ones(rows)},
+                          np.zeros((rows, 2), dtype=np.int64))  # fmt: skip
+            writer.finish(RECORD)
+        assert path.stat().st_size < seen[-1] < 1.3 * path.stat().st_size + METADATA_BYTES
+    assert len(seen) == 3
+
+
+def test_a_run_behind_a_symbolic_link(tmp_path):
+    target, link = tmp_path / "disk" / "target.h5", tmp_path / "run.h5"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    with RunWriter.create(link, HEADER) as writer:
+        writer.append(**block(0))
+        assert journal(target).is_dir()
+        writer.finish(RECORD)
+    check(link, 1)
+    with RunWriter.create(link, HEADER, overwrite=True) as writer:
+        writer.append(**block(0))
+        writer.finish(RECORD)
+    assert link.is_symlink() and not target.is_symlink()
+    check(target, 1)
+
+
+def test_only_files_are_overwritten(tmp_path):
+    os.mkfifo(tmp_path / "run.h5")
+    for overwrite in (True, False):
+        with pytest.raises(FileError, match="not a regular file"):
+            RunWriter.create(tmp_path / "run.h5", HEADER, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.h5"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty; restore it, or remove .*partial to start afresh"),
+        ("{", "is damaged"),
+        ("[" * 100_000, "is damaged"),
+        ("[]", "is not the manifest of a dmmc run"),
+        ('{"format": "other"}', "is not the manifest of a dmmc run"),
+        ('{"format": "dmmc-run"}', "is damaged; .*format_version"),
+        ('{"format": "dmmc-run", "format_version": "new"}', "format version is 'new'"),
+        ('{"format": "dmmc-run", "format_version": 99}', "update dmmc"),
+        ('{"format": "dmmc-run", "format_version": 2, "run_id": 1, "header": []}', "header of .* is not that of"),
+    ],
+)
+def test_manifests_that_are_none_are_refused(tmp_path, content, message):
+    RunWriter.create(tmp_path / "run.h5", HEADER).close()
+    manifest = journal(tmp_path / "run.h5") / "manifest.json"
+    manifest.write_text(content)
+    with pytest.raises(FileError, match=message):
+        Manifest.read(manifest)
+    with pytest.raises(FileError, match=message):
+        RunWriter.resume(tmp_path / "run.h5", HEADER)
+    assert manifest.read_text() == content

@@ -12,7 +12,8 @@ from dmmc import diagnostics
 from dmmc.core.facts import KernelFacts
 from dmmc.proposals.certificate import Certificate
 from dmmc.runs.run import load_run
-from dmmc.runs.summary import RunSummary, estimates, proposals_are_independent, summarise
+from dmmc.runs.summary import estimates, proposals_are_independent, summarise
+from dmmc.runs.summary_records import RunSummary
 from dmmc.theory.momenta import orbit_phat2
 from helpers import ar1
 from stored_runs import store, write_format1
