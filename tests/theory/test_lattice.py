@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError
+from dmmc.theory import momenta
 from dmmc.theory.lattice import Lattice
 
 SHAPES = [(1,), (2,), (5,), (8,), (4, 4), (5, 5), (6, 4), (3, 8), (8, 3), (1, 4), (4, 1), (3, 3, 4), (2, 3, 2, 3)]
@@ -29,6 +30,13 @@ def images(mode: tuple[int, ...], shape: tuple[int, ...]) -> set[tuple[int, ...]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", [(1,), (7,), (4, 4), (4, 6), (5, 5, 5), (2, 3, 2), (4, 4, 4, 4), (3, 3, 2, 2)], ids=str
+)
+def test_orbits_are_counted_without_making_them(shape):
+    assert momenta.n_orbits(shape) == len(momenta.orbit_modes(shape))
+
+
 def test_orbits_are_those_of_the_group(shape):
     lattice = Lattice(shape)
     number = {}
