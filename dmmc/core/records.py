@@ -78,9 +78,9 @@ class Record:
         if not isinstance(data, dict):
             raise DmmcError(f"a {name} is read from a JSON object, got {type(data).__name__}")
         version = data.get("version", cls.VERSION)
-        if not isinstance(version, int) or version > cls.VERSION:
+        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= cls.VERSION:
             raise DmmcError(f"this {name} has layout {version!r}, and this dmmc reads up to {cls.VERSION}; update dmmc")
         try:
             return msgspec.convert({key: x for key, x in data.items() if key != "version"}, cls)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, RecursionError) as error:
             raise DmmcError(f"this is not a valid {name}: {error}") from None

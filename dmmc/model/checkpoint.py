@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dmmc.core.errors import DmmcError, FileError, MismatchError
+from dmmc.core.numbers import check_count
 from dmmc.core.records import Record
 from dmmc.model.file import read_tensors, write_tensors
 from dmmc.model.history import TrainingRecord
@@ -35,6 +37,13 @@ class CheckpointHeader(Record):
     seconds: float
     angles: tuple[float, ...]
     curve: tuple[TrainingRecord, ...]
+
+    def __post_init__(self) -> None:
+        check_count(self.step, "the step of a training", 0)
+        if not 0 <= self.seconds < math.inf:
+            raise DmmcError(f"the seconds of a training must be finite and not negative, got {self.seconds}")
+        if not all(0 < angle < math.inf for angle in self.angles):
+            raise DmmcError(f"the angles of a training must be positive and finite, got {self.angles}")
 
 
 def write_checkpoint(path: str | Path, trainer: Trainer, identity: Mapping[str, Any]) -> None:
@@ -73,9 +82,13 @@ def read_checkpoint(path: str | Path, trainer: Trainer, identity: Mapping[str, A
             f"{path} belongs to another training run (different {', '.join(differing)}); resume with the options "
             "it was started with, or remove it to start afresh"
         )
+    if trainer.options.steps is not None and header.step > trainer.options.steps:
+        raise FileError(
+            f"{path} has {header.step} steps of a training of {trainer.options.steps}; remove it to start afresh"
+        )
     try:
         trainer.restore(file.tensors)
-    except (KeyError, RuntimeError) as error:
+    except DmmcError as error:
         raise FileError(f"{path} is not a complete checkpoint: {error}; remove it to start afresh") from None
     trainer.step, trainer.seconds = header.step, header.seconds
     trainer.angles, trainer.curve = header.angles, list(header.curve)

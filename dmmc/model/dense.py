@@ -109,6 +109,12 @@ class DenseNetwork(Network):
     ) -> DenseNetwork:
         return cls(reference, DenseSize(**config), generator)
 
+    @classmethod
+    def n_weights(cls, lattice: Lattice, config: Mapping[str, Any]) -> int:
+        size, d = DenseSize(**config), lattice.volume
+        f1, f2 = size.hidden1, size.hidden2
+        return size.level_knots * (2 * d * (f1 + f2) + f1 * f2 + f1 + f2 + d * d)
+
     def _matrices(self, v: Tensor) -> dict[str, Tensor]:
         """The matrices and biases at noise variances ``v`` ``(G,)``, each ``(G, ...)``: one product for all."""
         level = splines.basis(self.reference.level(v), self.size.level_knots)

@@ -23,7 +23,7 @@ from dmmc.core.version import VERSION
 from dmmc.model import interaction as _interaction  # noqa: F401 - registers the network of the package
 from dmmc.model.file import read_tensors, write_tensors
 from dmmc.model.history import TrainingHistory
-from dmmc.model.network import Network, is_registered, make_network, network_class
+from dmmc.model.network import Network, is_registered, make_network, network_class, restore_network
 from dmmc.model.reference import GaussianReference
 from dmmc.theory.actions import (
     Action,
@@ -323,7 +323,6 @@ class DiffusionModel:
         tensors = dict(file.tensors)
         try:
             header = ModelHeader.from_json(file.header if file.version > 1 else _from_version_1(file.header))
-            config = dict(header.network)
             reference = GaussianReference(
                 Lattice(header.lattice),
                 tensors.pop("propagator"),
@@ -331,26 +330,15 @@ class DiffusionModel:
                 header.reference.v_max,
                 header.reference.v_offset,
             )
-            network = make_network(config.pop("name"), reference, config)
-            network.to(_dtype(tensors)).load_state_dict(tensors)
+            network = restore_network(header.network, reference, tensors)
             model = cls(
                 network, header.action, header.two_sector, header.history, header.symmetry, header.symmetry_evidence
             )
         except (DmmcError, KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise FileError(f"{path} is not a complete model file: {error}; restore it or train again") from None
-        if not all(bool(torch.isfinite(p).all()) for p in tensors.values()):
-            raise FileError(f"{path} has weights that are not finite; restore it or train again")
         model.check_fits(action, lattice)
         network.to(device).requires_grad_(False)
         return model
-
-
-def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """The type of numbers that the weights have."""
-    types = {value.dtype for value in tensors.values() if value.is_floating_point()}
-    if len(types) > 1:
-        raise DmmcError(f"its weights are of several types: {', '.join(sorted(map(str, types)))}")
-    return types.pop() if types else torch.float32
 
 
 def _text(description: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Files of tensors with a JSON header: what models and checkpoints of their training are kept in.
 
 They are safetensors files, so that reading one runs no code from it. The metadata hold a format name, its version, the
-header, and since format version 2 a SHA-256 of header and tensors, which is verified on every read.
+header, and since format version 2 a SHA-256 of header and tensors, which is verified on every read. What is read is
+what was written, or the file is refused, whatever its bytes are.
 """
 
 from __future__ import annotations
@@ -86,22 +87,26 @@ def read_tensors(path: str | Path, format_name: str, version: int) -> TensorFile
         data = Path(path).read_bytes()
         tensors = load(data)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
-    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
+    except Exception as error:  # whatever safetensors, torch and json make of bytes that are none of theirs
         raise FileError(f"{path} is truncated or not a safetensors file ({error})") from None
     if metadata.get("format") != format_name:
         raise FileError(f"{path} is a safetensors file but not a {format_name} file")
     try:
         file_version, text = int(metadata["format_version"]), metadata["header"]
         header = json.loads(text)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise FileError(f"{path} has no readable header ({error}); restore it or make it again") from None
     if file_version > version:
         raise FileError(f"{path} was written by a newer dmmc; upgrade to read it")
     if not isinstance(header, dict):
         raise FileError(f"{path} has no readable header (it is not a JSON object); restore it or make it again")
+    if file_version < 1:
+        raise FileError(f"{path} has format version {file_version}, which never was; restore it or make it again")
     checksum = metadata.get("sha256")
     if checksum is None and file_version >= CHECKSUM_SINCE:
         raise FileError(f"{path} has no checksum; restore it or make it again")
+    if checksum is not None and file_version < CHECKSUM_SINCE:
+        raise FileError(f"{path} is damaged: files of its version have no checksum; restore it or make it again")
     if checksum is not None and checksum != _checksum(text, tensors):
         raise FileError(f"{path} is damaged: its contents do not match their checksum; restore it or make it again")
     return TensorFile(tensors, header, file_version)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
 from dmmc.core.records import Record
 from dmmc.model.options import TrainingOptions
 
@@ -26,6 +28,9 @@ class TrainingRecord(Record):
     loss: float
     validation: float
     gaussian: float
+
+    def __post_init__(self) -> None:
+        check_count(self.step, "the step of a point of a loss curve", 0)
 
     @property
     def kl_removed(self) -> float:
@@ -53,9 +58,15 @@ class TrainingHistory(Record):
     curve: tuple[TrainingRecord, ...] = ()
     before: TrainingHistory | None = None
 
+    def __post_init__(self) -> None:
+        check_count(self.steps, "the steps of a training", 0)
+        check_count(self.ensemble, "the ensemble of a training", 0)
+        if not 0 <= self.seconds < math.inf:
+            raise DmmcError(f"the seconds of a training must be finite and not negative, got {self.seconds}")
+
     @classmethod
     def from_version_1(cls, data: Mapping[str, Any]) -> TrainingHistory | None:
-        """The history in a model file of format 1, None for the empty one of an untrained model.
+        """The history in a model file of format 1; None for the empty one of an untrained model.
 
         Raises:
             DmmcError: if it is not one.

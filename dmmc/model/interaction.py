@@ -37,6 +37,10 @@ from dmmc.model import shells, splines
 from dmmc.model.memo import LevelMemo, Prepared
 from dmmc.model.network import Network, refuse_context, register_network
 from dmmc.model.reference import GaussianReference, wiener
+from dmmc.theory.lattice import Lattice
+
+LONGEST = 1 << 16
+"""Longest distance of a shell."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,19 @@ class NetworkSize:
         for name in ("level_knots", "radial_knots"):
             object.__setattr__(self, name, check_count(getattr(self, name), name, splines.DEGREE + 1))
         kinds = tuple(tuple(sorted(check_count(m, "a distance of shells") for m in kind)) for kind in self.shells)
-        if len(set(kinds)) != len(kinds) or not kinds:
-            raise DmmcError(f"shells must be distinct tuples of positive distances, got {self.shells}")
+        if len(set(kinds)) != len(kinds) or not kinds or any(m > LONGEST for kind in kinds for m in kind):
+            raise DmmcError(f"shells must be distinct tuples of distances from 1 to {LONGEST}, got {self.shells}")
+        if not isinstance(self.odd, bool):
+            raise DmmcError(f"odd must be true or false, got {self.odd!r}")
         object.__setattr__(self, "shells", kinds)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> NetworkSize:
+        """The sizes that :meth:`describe` gave; JSON has lists for their tuples."""
+        fields = dict(config)
+        if "shells" in fields:
+            fields["shells"] = tuple(tuple(kind) for kind in fields["shells"])
+        return cls(**fields)
 
     def describe(self) -> dict[str, Any]:
         """The sizes as JSON values."""
@@ -208,10 +222,16 @@ class InteractionNetwork(Network):
         Raises:
             DmmcError: if the sizes are not possible.
         """
-        fields = dict(config)
-        if "shells" in fields:
-            fields["shells"] = tuple(tuple(kind) for kind in fields["shells"])
-        return cls(reference, NetworkSize(**fields), generator)
+        return cls(reference, NetworkSize.of(config), generator)
+
+    @classmethod
+    def n_weights(cls, lattice: Lattice, config: Mapping[str, Any]) -> int:
+        size = NetworkSize.of(config)
+        b, f1, f2 = size.filters, size.hidden1, size.hidden2
+        n_shells = sum(len(distances) <= lattice.dim for distances in size.shells)
+        biases = 0 if size.odd else f1 + f2
+        per_level = 2 * b * (f1 + f2) + b * b + n_shells * f1 * f2 + biases
+        return size.level_knots * per_level + 2 * b * (size.radial_knots + 1)
 
     @classmethod
     def oddness(cls, odd: bool) -> dict[str, Any]:

@@ -31,6 +31,10 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.records import json_text
 from dmmc.core.rng import stream
 from dmmc.model.reference import GaussianReference
+from dmmc.theory.lattice import Lattice
+
+WEIGHT_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""Types of numbers that weights may have."""
 
 _REGISTRY: dict[str, type[Network]] = {}
 
@@ -110,6 +114,15 @@ class Network(nn.Module):
         """
         with drawing_from(generator):
             return cls(reference, **config)
+
+    @classmethod
+    def n_weights(cls, lattice: Lattice, config: Mapping[str, Any]) -> int | None:
+        """How many numbers the weights of a configuration are, buffers included; None where that is not known.
+
+        Where it is known, a file whose header does not fit its weights is refused before the network is made: a
+        damaged header might ask for more memory than there is.
+        """
+        return None
 
     @classmethod
     def oddness(cls, odd: bool) -> dict[str, Any]:
@@ -194,7 +207,7 @@ def network_class(name: str) -> type[Network]:
     Raises:
         DmmcError: if there is none.
     """
-    if name not in _REGISTRY:
+    if not isinstance(name, str) or name not in _REGISTRY:
         raise DmmcError(
             f"no network {name!r} is registered (there are {', '.join(network_names())}); "
             "import the module that registers it first"
@@ -228,9 +241,52 @@ def make_network(
             network = cls.from_config(reference, config, generator)
     except DmmcError:
         raise
-    except (TypeError, AttributeError, ValueError) as error:
-        raise DmmcError(f"this is not a configuration of the network {name!r}: {dict(config)} ({error})") from None
+    except Exception as error:  # the class need not have been written with other configurations in mind
+        raise DmmcError(f"this is not a configuration of the network {name!r}: {dict(config)} ({error!r})") from error
     check_config(network)
+    return network
+
+
+def restore_network(
+    description: Mapping[str, Any], reference: GaussianReference, tensors: Mapping[str, Tensor]
+) -> Network:
+    """The registered network that was described and stored, on the CPU.
+
+    Args:
+        description: what :meth:`Network.describe` gave: its name and configuration.
+        reference: the Gaussian field that it is for.
+        tensors: its state dictionary.
+
+    Raises:
+        DmmcError: if there is no network of this name, the configuration is not one of it, or the tensors have other
+            names, shapes or types, or values that are not finite.
+    """
+    config = dict(description)
+    name = config.pop("name", None)
+    types = {value.dtype for value in tensors.values() if value.is_floating_point()}
+    if len(types) > 1:
+        raise DmmcError(f"its weights are of several types: {', '.join(sorted(map(str, types)))}")
+    dtype = types.pop() if types else torch.float32
+    if dtype not in WEIGHT_TYPES:
+        raise DmmcError(f"its weights are {dtype}, in which networks do not compute")
+    try:
+        wanted = network_class(name).n_weights(reference.lattice, config)
+    except (TypeError, AttributeError) as error:
+        raise DmmcError(f"this is not a configuration of the network {name!r}: {config} ({error})") from None
+    found = sum(value.numel() for value in tensors.values())
+    if wanted is not None and wanted != found:
+        raise DmmcError(f"a network {name!r} of this configuration has {wanted} weights, and the file {found}")
+    network = make_network(name, reference, config).to(dtype)
+    types_made = {key: value.dtype for key, value in network.state_dict().items()}
+    for key, value in tensors.items():
+        if value.dtype != types_made.get(key, value.dtype):
+            raise DmmcError(f"the weights {key!r} are {value.dtype} and should be {types_made[key]}")
+        if not bool(torch.isfinite(value).all()):
+            raise DmmcError(f"the weights {key!r} are not all finite")
+    try:
+        network.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise DmmcError(str(error)) from None
     return network
 
 

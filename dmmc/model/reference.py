@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.theory import momenta
 from dmmc.theory.actions import Action
 from dmmc.theory.evaluation import force
 from dmmc.theory.lattice import Lattice
@@ -58,7 +59,7 @@ class GaussianReference:
             raise DmmcError(f"propagator must be real floating point, got {self.propagator.dtype}")
         with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
             c = torch.as_tensor(self.propagator, device="cpu").detach().to(torch.float64, copy=True)
-        n = len(self.lattice.orbit_modes)
+        n = momenta.n_orbits(self.lattice.shape)  # not of the orbits themselves, which may be too many to list
         if c.shape != (n,):
             raise DmmcError(
                 f"propagator must have shape ({n},), one value for each momentum orbit; got {tuple(c.shape)}"
@@ -69,6 +70,8 @@ class GaussianReference:
         object.__setattr__(self, "mean", float(self.mean))
         object.__setattr__(self, "v_max", float(self.v_max or 10 * c.max()))
         object.__setattr__(self, "v_offset", float(self.v_offset or c.min()))
+        if not 0 < self.log_range < math.inf:
+            raise DmmcError(f"v_max = {self.v_max} and v_offset = {self.v_offset} of a reference are too far apart")
 
     @classmethod
     def measure(

@@ -82,20 +82,34 @@ class Trainer:
         """Go on from the state that :meth:`tensors` gave.
 
         Raises:
-            KeyError: if a tensor is missing.
-            RuntimeError: if one has another shape.
+            DmmcError: if a tensor is missing, or has another shape or type; the training is then as it was.
         """
+
+        def stored(name: str, shape: torch.Size, *types: torch.dtype) -> Tensor:
+            value = tensors.get(name)
+            if value is None:
+                raise DmmcError(f"there is no tensor {name!r}")
+            if value.shape != shape or value.dtype not in types:
+                raise DmmcError(
+                    f"the tensor {name!r} has shape {tuple(value.shape)} and type {value.dtype}, and should have "
+                    f"{tuple(shape)} and {types[0]}"
+                )
+            return value
+
+        # Everything is looked at before anything is changed.
+        changes = [(x, stored(f"buffer.{name}", x.shape, x.dtype)) for name, x in self._buffers().items()]
+        states: dict[Tensor, dict[str, Tensor]] = {}
+        for name, p, mean in zip(self.names, self.parameters, self.average, strict=True):
+            changes.append((p, stored(f"weight.{name}", p.shape, p.dtype)))
+            changes.append((mean, stored(f"average.{name}", p.shape, p.dtype)))
+            if f"adam.step.{name}" in tensors:
+                states[p] = {"step": stored(f"adam.step.{name}", torch.Size(), torch.float32, torch.float64)}
+                for key in ("exp_avg", "exp_avg_sq"):
+                    states[p][key] = stored(f"adam.{key}.{name}", p.shape, p.dtype).to(p.device)
         with torch.no_grad():
-            for name, buffer in self._buffers().items():
-                buffer.copy_(tensors[f"buffer.{name}"])
-            for name, p, mean in zip(self.names, self.parameters, self.average, strict=True):
-                p.copy_(tensors[f"weight.{name}"])
-                mean.copy_(tensors[f"average.{name}"])
-                if f"adam.step.{name}" in tensors:
-                    state = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                    self.optimiser.state[p] = {
-                        key: value if key == "step" else value.to(p.device) for key, value in state.items()
-                    }
+            for tensor, value in changes:
+                tensor.copy_(value)
+        self.optimiser.state.update(states)
 
     def _buffers(self) -> dict[str, Tensor]:
         """The buffers that belong to the state of the network."""

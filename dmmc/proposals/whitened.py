@@ -7,7 +7,8 @@ Parameters are ``x = mean + L y``, where y has about mean 0 and the unit matrix 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,47 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.linalg import solve_lower
+from dmmc.core.records import Record
 from dmmc.core.version import VERSION
 from dmmc.model.dense import unit_gaussian
-from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.diffusion_model import DiffusionModel, ReferenceHeader
 from dmmc.model.file import read_tensors, write_tensors
 from dmmc.model.history import TrainingHistory
-from dmmc.model.network import is_registered, make_network
+from dmmc.model.network import is_registered, restore_network
 from dmmc.proposals.base import Proposal
 from dmmc.proposals.flow import FlowProposal
+from dmmc.proposals.integrator import schedule_of
 
 FORMAT = "dmmc-dense"
 FORMAT_VERSION = 2
+
+MOST_STEPS = 100_000
+"""Most integration steps that a file may ask for."""
+
+
+@dataclass(frozen=True)
+class DenseHeader(Record):
+    """The contents of a file beside its tensors.
+
+    Attributes:
+        network: its registered name as ``name``, and its configuration.
+        reference: the Gaussian reference of the whitened numbers.
+        n_steps: integration steps of the flow.
+        history: how the network was trained; None for an untrained one.
+        versions: of the software that wrote the file.
+    """
+
+    network: dict[str, Any]
+    reference: ReferenceHeader
+    n_steps: int | tuple[int, ...]
+    history: TrainingHistory | None
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if sum(schedule_of(self.n_steps)) > MOST_STEPS:
+            raise DmmcError(
+                f"a flow of more than {MOST_STEPS:,} steps is not meant seriously: n_steps = {self.n_steps}"
+            )
 
 
 @dataclass(frozen=True)
@@ -38,12 +69,23 @@ class DenseProposal(Proposal):
     Attributes:
         flow: the flow of y.
         mean: ``(D,)`` float64.
-        cholesky: L, ``(D, D)`` float64, lower triangular.
+        cholesky: L, ``(D, D)`` float64, lower triangular with a positive diagonal.
+
+    Raises:
+        DmmcError: if mean or cholesky are not such tensors.
     """
 
     flow: FlowProposal
     mean: Tensor
     cholesky: Tensor
+
+    def __post_init__(self) -> None:
+        d = self.n_parameters
+        for name, value, shape in (("mean", self.mean, (d,)), ("cholesky", self.cholesky, (d, d))):
+            if tuple(value.shape) != shape or value.dtype != torch.float64 or not bool(torch.isfinite(value).all()):
+                raise DmmcError(f"{name} of a proposal of {d} parameters must be finite float64 numbers {shape}")
+        if bool(self.cholesky.triu(1).any()) or not bool((self.cholesky.diagonal() > 0).all()):
+            raise DmmcError("cholesky must be lower triangular with a positive diagonal")
 
     @property
     def n_parameters(self) -> int:
@@ -103,43 +145,53 @@ class DenseProposal(Proposal):
         if not is_registered(model.network):
             raise DmmcError(f"{type(model.network).__name__} cannot be saved, since no name is registered for it")
         tensors = {f"network.{name}": value.cpu().contiguous() for name, value in model.network.state_dict().items()}
-        header = {
-            "network": model.network.describe(),
-            "reference": model.reference.describe(),
-            "n_steps": self.flow.n_steps,
-            "history": None if model.history is None else model.history.to_json(),
-            "versions": {"dmmc": VERSION, "torch": torch.__version__},
-        }
         tensors |= {"mean": self.mean.cpu(), "cholesky": self.cholesky.cpu().contiguous()}
-        return write_tensors(path, tensors, FORMAT, FORMAT_VERSION, header)
+        header = DenseHeader(
+            network=model.network.describe(),
+            reference=ReferenceHeader(**model.reference.describe()),
+            n_steps=self.flow.n_steps,
+            history=model.history,
+            versions={"dmmc": VERSION, "torch": torch.__version__},
+        )
+        return write_tensors(path, tensors, FORMAT, FORMAT_VERSION, header.to_json())
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> DenseProposal:
         """Read what :meth:`save` wrote.
 
         Raises:
-            FileError: missing, truncated or foreign file, or one of a newer version.
+            FileError: missing, truncated, damaged or foreign file, one of a newer version, or one of a network that is
+                not registered.
         """
         file = read_tensors(path, FORMAT, FORMAT_VERSION)
-        tensors, header = file.tensors, file.header
+        tensors = dict(file.tensors)
         try:
+            header = DenseHeader.from_json(file.header if file.version > 1 else _from_version_1(file.header))
             mean, cholesky = (tensors.pop(name) for name in ("mean", "cholesky"))
-            reference = replace(unit_gaussian(len(mean)), **header["reference"])
-            # Files of format 1 have the sizes of the network of the package, and no other network.
-            config = dict(header["network"]) if file.version > 1 else {"name": "dense", **header["size"]}
-            network = make_network(config.pop("name"), reference, config)
+            reference = replace(unit_gaussian(mean.numel()), **asdict(header.reference))
             weights = {name.removeprefix("network."): value for name, value in tensors.items()}
-            network.to(next(iter(weights.values())).dtype).load_state_dict(weights)
-            kept = header["history"]
-            history = (
-                TrainingHistory.from_json(kept)
-                if kept and "curve" in kept
-                else TrainingHistory.from_version_1(kept or {})
-            )
-            model = DiffusionModel(network.to(device).requires_grad_(False), {}, history=history)
-            return cls(FlowProposal(model, header["n_steps"]), mean.to(device), cholesky.to(device))
+            network = restore_network(header.network, reference, weights)
+            model = DiffusionModel(network.to(device).requires_grad_(False), {}, history=header.history)
+            return cls(FlowProposal(model, header.n_steps), mean.to(device), cholesky.to(device))
         except (DmmcError, KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise FileError(f"{path} is not a complete model file: {error}; restore it or train again") from None
+
+
+def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The header of a file of format 1, which knew no other network than that of the package, as one of format 2.
+
+    Raises:
+        KeyError, TypeError: if something is missing.
+        DmmcError: if the history is not one.
+    """
+    history = TrainingHistory.from_version_1(header["history"] or {})
+    return {
+        "network": {"name": "dense", **header["size"]},
+        "reference": header["reference"],
+        "n_steps": header["n_steps"],
+        "history": None if history is None else history.to_json(),
+        "versions": header.get("versions", {}),
+    }
 
 
 def whiten(x: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:

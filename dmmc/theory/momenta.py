@@ -39,6 +39,14 @@ def _orbits(shape: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], tuple[
     return tuple(modes), tuple(sizes[mode] for mode in modes)
 
 
+def n_orbits(shape: tuple[int, ...]) -> int:
+    """The number of orbits of a lattice of this ``shape``, without making them.
+
+    Of m axes of equal extent L, an orbit has a multiset of m of the L // 2 + 1 values of ``|n|``.
+    """
+    return math.prod(math.comb(extent // 2 + m, m) for extent, m in Counter(shape).items())
+
+
 def orbit_modes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """One representative of each orbit of a lattice of this ``shape``."""
     return _orbits(shape)[0]

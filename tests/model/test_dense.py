@@ -15,6 +15,12 @@ from helpers import free_reference, randomise, rng
 SMALL = DenseSize(hidden1=6, hidden2=5, level_knots=6)
 
 
+def test_weights_are_counted_without_making_them():
+    network = DenseNetwork(unit_gaussian(3), DenseSize(4, 5, 6), rng())
+    weights = sum(x.numel() for x in network.state_dict().values())
+    assert DenseNetwork.n_weights(network.lattice, network.config()) == weights
+
+
 @pytest.mark.parametrize("n_parameters", [1, 2, 5, 6])
 def test_trace_is_that_of_the_full_jacobian(n_parameters):
     network = randomise(DenseNetwork(unit_gaussian(n_parameters), SMALL, rng()).double(), strength=1.0)

@@ -145,11 +145,11 @@ def test_foreign_safetensors_files(tmp_path, saved):
         save_file({"weight": torch.ones(3)}, foreign, metadata)
         with pytest.raises(FileError, match="not a dmmc-model file"):
             DiffusionModel.load(foreign)
-    write_tensors(foreign, {"weight": torch.ones(3)}, "dmmc-training", 1, {"step": 3})
+    write_tensors(foreign, {"weight": torch.ones(3)}, "dmmc-training", 2, {"step": 3})
     with pytest.raises(FileError, match="not a dmmc-model file"):
         DiffusionModel.load(foreign)
     with pytest.raises(FileError, match="not a dmmc-training file"):
-        read_tensors(saved, "dmmc-training", 1)
+        read_tensors(saved, "dmmc-training", 2)
 
 
 def test_a_file_that_is_replaced_again_and_again_can_be_read(tmp_path):
@@ -157,7 +157,7 @@ def test_a_file_that_is_replaced_again_and_again_can_be_read(tmp_path):
     path, stop = tmp_path / "checkpoint", threading.Event()
 
     def write(k):
-        write_tensors(path, {"weight": torch.full((1 + 500 * (k % 2),), float(k))}, "dmmc-training", 1, {"step": k})
+        write_tensors(path, {"weight": torch.full((1 + 500 * (k % 2),), float(k))}, "dmmc-training", 2, {"step": k})
 
     def replace_it():
         k = 1
@@ -170,7 +170,7 @@ def test_a_file_that_is_replaced_again_and_again_can_be_read(tmp_path):
     writer.start()
     try:
         for _ in range(5000):
-            contents = read_tensors(path, "dmmc-training", 1)
+            contents = read_tensors(path, "dmmc-training", 2)
             tensors, header = contents.tensors, contents.header
             assert float(tensors["weight"][0]) == header["step"] and len(tensors["weight"]) == 1 + 500 * (
                 header["step"] % 2
@@ -214,7 +214,7 @@ def test_incomplete_contents(saved):
 def test_weights_that_are_not_finite(saved, value):
     w = DiffusionModel.load(saved).network.w.clone()
     w[0, 0, 0, 0] = value
-    with pytest.raises(FileError, match="weights that are not finite"):
+    with pytest.raises(FileError, match="the weights 'w' are not all finite"):
         DiffusionModel.load(rewrite(saved, {"w": w}))
 
 
@@ -306,8 +306,8 @@ def test_pretrained_models_load():
         load_pretrained("nonesuch")
 
 
-def test_pretrained_model_of_format_1_is_read_as_it_was():
-    # Its fingerprint is recorded in run files, and must not change with the format.
+def test_pretrained_model_is_what_it_was():
+    # Its fingerprint is recorded in run files, and must not change with the format of model files.
     model = load_pretrained("phi4-flow-L32")
     assert model.fingerprint() == "5558831a55864b501dd0f409ae0a08b2b00552e39fabe51a36378c72e68e43a6"
     assert (model.symmetry, model.network.name, model.lattice.shape) == ("z2", "interaction", (32, 32))

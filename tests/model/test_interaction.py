@@ -247,6 +247,15 @@ def test_refused_sizes(bad):
         NetworkSize(**bad)
 
 
+@pytest.mark.parametrize("shape", [(5,), (4, 4), (2, 3, 4)])
+@pytest.mark.parametrize("odd", [True, False])
+def test_weights_are_counted_without_making_them(shape, odd):
+    size = NetworkSize(3, 5, 4, ((), (1,), (1, 1), (1, 1, 1)), level_knots=7, radial_knots=5, odd=odd)
+    network = InteractionNetwork(free_reference(Lattice(shape)), size)
+    weights = sum(x.numel() for x in network.state_dict().values())
+    assert InteractionNetwork.n_weights(network.lattice, network.config()) == weights
+
+
 # Splines
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.model import checkpoint as checkpoints
@@ -423,15 +424,25 @@ def test_checkpoints_that_are_incomplete_or_old_are_refused(tmp_path, monkeypatc
         with pytest.raises(kind, match=message):
             short_fit(checkpoint=checkpoint, resume=True)
 
-    refused(MismatchError, "an older dmmc began, with other random numbers; remove it", version=1)
-    for changes in ({"step": "many"}, {"step": None}, {"curve": 3}, {"angles": ["x"]}, {"identity": []}):
+    metadata = {"format": checkpoints.FORMAT, "format_version": "1", "header": json.dumps(contents.header)}
+    save_file(contents.tensors, checkpoint, metadata)
+    with pytest.raises(MismatchError, match="an older dmmc began, with other random numbers; remove it"):
+        short_fit(checkpoint=checkpoint, resume=True)
+    for changes in (
+        {"step": "many"}, {"step": None}, {"curve": 3}, {"angles": ["x"]}, {"identity": []},
+        {"step": -(10**15)}, {"seconds": -1e9}, {"angles": [0.0]},  # with these, a training would never end
+    ):  # fmt: skip
         refused(FileError, "not a complete checkpoint: this is not a valid CheckpointHeader", **changes)
+    refused(FileError, "has 13 steps of a training of 12", step=13)
     contents.header["version"] = 99
     refused(FileError, "this CheckpointHeader has layout 99")
     contents.header["version"] = 1
     short = {name: value for name, value in contents.tensors.items() if name != "weight.a1"}
-    refused(FileError, "not a complete checkpoint: 'weight.a1'", tensors=short)
-    refused(FileError, "not a complete checkpoint", tensors=contents.tensors | {"weight.a1": torch.ones(2)})
+    refused(FileError, "not a complete checkpoint: there is no tensor 'weight.a1'", tensors=short)
+    # Shapes that torch would broadcast, and others.
+    for name in ("weight.a1", "average.a1", "adam.exp_avg.a1", "adam.step.a1"):
+        for value in (torch.ones(1), contents.tensors[name].long()):
+            refused(FileError, f"complete checkpoint: the tensor '{name}'", tensors=contents.tensors | {name: value})
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1] + b"x")
     with pytest.raises(FileError, match="is damaged: its contents do not match their checksum"):
         short_fit(checkpoint=checkpoint, resume=True)

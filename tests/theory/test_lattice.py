@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError
+from dmmc.theory import momenta
 from dmmc.theory.lattice import Lattice
 
 SHAPES = [(1,), (2,), (5,), (8,), (4, 4), (5, 5), (6, 4), (3, 8), (8, 3), (1, 4), (4, 1), (3, 3, 4), (2, 3, 2, 3)]
@@ -27,6 +28,11 @@ def images(mode: tuple[int, ...], shape: tuple[int, ...]) -> set[tuple[int, ...]
         for signs in itertools.product((1, -1), repeat=len(shape)):
             found.add(tuple(s * mode[a] % extent for s, a, extent in zip(signs, order, shape, strict=True)))
     return found
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (5, 5, 5), (4, 4, 4, 4), (3, 3, 2, 2)])
+def test_orbits_are_counted_without_making_them(shape):
+    assert momenta.n_orbits(shape) == len(momenta.orbit_modes(shape))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
