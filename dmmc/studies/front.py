@@ -252,11 +252,12 @@ def run_chain(
     generator = rng.stream(seed, "warm-up", identity(kernel), device=device)
     if chains < 1:
         raise DmmcError(f"the number of chains must be positive, got {chains}")
+    options = ChainOptions(draws, steps_per_draw, keep_every, seed=seed)
+    chain.check_memory(chains, kernel.lattice, options)
     state = kernel.initial(chains, generator)
     check_action(kernel.action, state.phi)
     if tune:
         kernel, state = kernel.tune(state, generator, WARM_UP)
-    options = ChainOptions(draws, steps_per_draw, keep_every, seed=seed)
     chain.run(
         kernel,
         lambda: state,
