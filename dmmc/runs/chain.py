@@ -26,7 +26,8 @@ from dmmc.kernels.base import Info, Kernel, State, advance, identity, in_pieces
 from dmmc.runs.header import RunHeader, RunRecord
 from dmmc.runs.journal import RunWriter
 from dmmc.theory.evaluation import check_action
-from dmmc.theory.observables import Observable, check_names, measure
+from dmmc.theory.lattice import Lattice
+from dmmc.theory.observables import STANDARD, Observable, check_names, measure
 
 Array = NDArray[Any]
 
@@ -35,6 +36,9 @@ AVERAGED = ("accepted", "acceptance_rate")
 
 MAX_BLOCK = 1 << 16
 """Most draws between two writes to disk: a kill may lose as many."""
+
+FIELDS_PER_CHAIN = 4
+"""Fields that a step holds for each chain: the present and the proposed one, a momentum or latent field, a force."""
 
 STATISTICS_BYTES = 64
 """What the statistics of a draw take, about: up to eight numbers."""
@@ -144,13 +148,14 @@ def run(
 
     def first_state() -> State:
         state = start()
+        check_memory(len(state.phi), kernel.lattice, options)
         check_action(kernel.action, state.phi)
-        state = advance(kernel, state, discard, stream(options.seed, "chain", name, "discard", device=device))
-        check_memory(measure(state.phi, state.S, kernel.lattice, measured), state, options)
-        return state
+        return advance(kernel, state, discard, stream(options.seed, "chain", name, "discard", device=device))
 
-    # What cannot be started, measured or held in memory is refused before anything is written.
-    begun = None if resume else first_state()
+    begun = None
+    if not resume:  # what cannot be started, measured or held in memory is refused before anything is written
+        begun = first_state()
+        measure(begun.phi, begun.S, kernel.lattice, measured)
     writer = RunWriter.resume(path, header) if resume else RunWriter.create(path, header, overwrite=overwrite)
     with writer:
         if not writer.is_unfinished:
@@ -158,7 +163,7 @@ def run(
         stored = writer.last_state()
         if stored is not None:
             state = kernel.restore({key: torch.tensor(x, device=device) for key, x in stored.items()})
-            check_memory(measure(state.phi, state.S, kernel.lattice, measured), state, options)
+            check_memory(len(state.phi), kernel.lattice, options)
         else:
             state = begun if begun is not None else first_state()
         accepted, first = 0.0, writer.n_draws
@@ -182,32 +187,36 @@ def run(
         return writer.finish(record, evaluation)
 
 
-def check_memory(measured: Mapping[str, Tensor], state: State, options: ChainOptions) -> None:
-    """Refuse a run that needs more memory than the machine has: while a block is made, or to put all draws together.
+def check_memory(chains: int, lattice: Lattice, options: ChainOptions) -> None:
+    """Refuse a run that needs more memory than the machine has: for its chains, for a block, or for all draws together.
+
+    What is counted is the least that is needed; a model takes more, and so do observables of one's own.
 
     Args:
-        measured: the observables of a draw, ``(chain, ...)`` each.
-        state: of the chains.
+        chains: number of chains.
+        lattice: where they live.
         options: length of the run, and what it keeps.
 
     Raises:
         DmmcError: if it does; the message gives the largest number that is possible.
     """
-    chains, memory = len(state.phi), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    recorded = sum(x[0].numel() for x in measured.values()) * 8 + STATISTICS_BYTES
-    kept = state.phi[0].numel() * 8 / options.keep_every if options.keep_every else 0.0
-    # Everything is there twice while it is stacked or put together.
-    needs = {
-        "draws": (options.draws, 2 * chains * recorded),
-        "block": (min(options.block, options.draws), 2 * chains * (recorded + kept)),
-    }
-    for option, (number, size) in needs.items():
-        if number * size > memory:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def check(option: str, number: int, n_bytes: float) -> None:
+        if number * n_bytes > memory:
             raise DmmcError(
-                f"{option} = {number} with {chains} chains takes about {number * size / 2**30:.3g} GiB of memory, and "
-                f"this machine has {memory / 2**30:.3g} GiB: at most {int(memory / size)} are possible; take fewer, or "
-                "fewer chains"
+                f"{option} = {number} takes about {number * n_bytes / 2**30:.3g} GiB of memory with {chains} chains on "
+                f"{' x '.join(map(str, lattice.shape))}, and this machine has {memory / 2**30:.3g} GiB: at most "
+                f"{int(memory / n_bytes)} are possible; take fewer, fewer chains, or a smaller lattice"
             )
+
+    field = 8 * lattice.volume
+    check("chains", chains, FIELDS_PER_CHAIN * field)
+    # One number for each standard observable but the two-point function. Everything is there twice while it is stacked.
+    recorded = 2 * chains * (8 * (len(STANDARD) - 1 + len(lattice.orbit_modes)) + STATISTICS_BYTES)
+    check("draws", options.draws, recorded)
+    kept = 2 * chains * field / options.keep_every if options.keep_every else 0.0
+    check("block", min(options.block, options.draws), recorded + kept)
 
 
 @dataclass

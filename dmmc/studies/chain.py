@@ -64,6 +64,7 @@ def run_chain(
     check_supported(kernel.action)
     if chains < 1:
         raise DmmcError(f"the number of chains must be positive, got {chains}")
+    chain.check_memory(chains, kernel.lattice, options)
     resume = resumes_run(Path(path), resume, overwrite, say)
     generator = warm_up_stream(kernel, options.seed, device)
     state = kernel.initial(chains, generator)

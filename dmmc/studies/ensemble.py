@@ -101,6 +101,7 @@ def make_ensemble(
     options = EnsembleOptions() if options is None else options
     stages = Stages() if stages is None else stages
     check_supported(action)
+    chain.check_memory(options.chains, lattice, options.run)
     resume = resumes_run(Path(path), resume, overwrite, say)
     with stages("warm-up"):
         kernel = METHODS[options.method](action, lattice, options.trajectory)

@@ -182,6 +182,7 @@ def sample(
         raise DmmcError("the model does not say its action, so it must be given")
     check_supported(action)
     model.check_fits(action)
+    chain.check_memory(options.chains, model.lattice, options.run)
     _check_kernel(options.kernel, model)
     resume = resumes_run(Path(path), resume, overwrite, say)
     determinants = options.determinants_on(model.lattice.volume)

@@ -280,16 +280,21 @@ def test_the_number_of_threads_is_recorded_and_may_change(tmp_path):
         torch.set_num_threads(before)
 
 
-def test_what_no_memory_holds_is_refused_before_anything_is_written(tmp_path):
-    for options, message in (
-        (
-            ChainOptions(draws=10**12),
-            r"draws = 10{12} with 6 chains takes about .* GiB .* at most \d+ are possible",
-        ),
-        (ChainOptions(draws=10**8, block=1 << 16, keep_every=1), "draws = 100000000|block = 65536"),
+def test_what_no_memory_holds_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    for chains, options, message in (
+        (10**12, ChainOptions(draws=4), r"chains = 10{12} takes about .* GiB .* on 4 x 3, .* at most \d+ are possible"),
+        (6, ChainOptions(draws=10**12), r"draws = 10{12} takes about .* with 6 chains .* at most \d+ are possible"),
     ):
         with pytest.raises(DmmcError, match=message):
-            chain.check_memory({"M": torch.zeros(6, 1 << 14)}, make("hmc")[1](), options)
+            chain.check_memory(chains, LATTICE, options)
+    # On a machine with 1 GiB: 2^10 fields of 2^12 sites in each of 32 chains take that alone.
+    monkeypatch.setattr(chain.os, "sysconf", {"SC_PAGE_SIZE": 1 << 12, "SC_PHYS_PAGES": 1 << 18}.__getitem__)
+    options = ChainOptions(draws=1 << 10, block=1 << 10, keep_every=1)
+    with pytest.raises(DmmcError, match="block = 1024 takes about"):
+        chain.check_memory(32, Lattice((64, 64)), options)
+    chain.check_memory(32, Lattice((64, 64)), replace(options, block=64))
+    monkeypatch.undo()
+    chain.check_memory(64, Lattice((32, 32)), ChainOptions(draws=10_000, keep_every=10))
     with pytest.raises(DmmcError, match="draws = 1000000000000"):
         run("hmc", ChainOptions(draws=10**12), tmp_path / "run.h5")
     assert list(tmp_path.iterdir()) == []
@@ -429,9 +434,9 @@ def test_an_interrupt_keeps_whole_blocks(name, tmp_path, monkeypatch):
         load_run(tmp_path / "run.h5")
     assert_same(run(name, options, tmp_path / "run.h5", resume=True), whole)
     assert not journal.exists()
-    # The initial state, six draws before the interrupt and two that were lost with it; then the state that is resumed,
-    # and six more draws. The new run that is refused has measured its initial state as well.
-    assert len(calls) == 9 + 1 + 1 + 6
+    # The initial state, six draws before the interrupt and two that were lost with it; then six more. The new run that
+    # is refused has measured its initial state as well.
+    assert len(calls) == 9 + 1 + 6
 
 
 SCRIPT = """
