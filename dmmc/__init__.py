@@ -36,8 +36,6 @@ Everything that dmmc refuses raises a :class:`DmmcError`, whose message says wha
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dmmc.core.version import VERSION as __version__
@@ -143,23 +141,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _FrontDoor(ModuleType):
-    """This module, in which ``report`` is the function although there is a package ``dmmc.report`` as well.
-
-    Python makes a package an attribute of its parent as soon as anything imports it, and would replace the function.
-    """
-
-    @property
-    def report(self) -> Any:
-        from dmmc.studies.front import report
-
-        return report
-
-    @report.setter
-    def report(self, package: ModuleType) -> None:
-        pass
-
-
-sys.modules[__name__].__class__ = _FrontDoor

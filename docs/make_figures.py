@@ -32,10 +32,10 @@ from dmmc.core import rng
 from dmmc.diagnostics import format_value
 from dmmc.kernels.hmc import LENGTH
 from dmmc.model.options import TrainingOptions
+from dmmc.pages import figures
+from dmmc.pages.figures import make_panels
+from dmmc.pages.styles import COLOURS, styles
 from dmmc.proposals.certify import measure_delta
-from dmmc.report import figures
-from dmmc.report.figures import make_panels
-from dmmc.report.styles import COLOURS, styles
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary import bias_bound_sigma
@@ -139,7 +139,8 @@ class Runs:
             run.observables,
             log_w_reference=run.evaluation["log_w_reference"],
             reference=self.ensemble(BROKEN, "cluster").observables,
-            std_delta=bias_bound_sigma(run),
+            bias_bound=bias_bound_sigma(run),
+            z2_symmetric=True,
         )
 
     def scan(self, name: str, points: tuple[Point, ...], **options: Any) -> ScanResult:

@@ -15,6 +15,7 @@ import torch
 
 from dmmc.kernels import invariance as testing
 from dmmc.kernels.base import advance
+from dmmc.theory import draws as exact
 from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, Grid, noise, random_model, rng
@@ -99,8 +100,8 @@ def quadrature(action, n_sites):
 
 
 def phi4_draws(action: Phi4, lattice: Lattice, n, c=0.0, seed=1):
-    """Independent fields from ``exp(-S) / Z``: :func:`dmmc.kernels.invariance.phi4_draws`."""
-    return testing.phi4_draws(action, lattice, n, rng(seed), c)
+    """Independent fields from ``exp(-S) / Z``: :func:`dmmc.theory.draws.phi4_draws`."""
+    return exact.phi4_draws(action, lattice, n, rng(seed), c)
 
 
 @torch.no_grad()

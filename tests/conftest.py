@@ -5,6 +5,7 @@ import torch
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "cuda: needs a CUDA device, and skips itself without one")
     config.addinivalue_line("markers", "slow: takes more than a few seconds; leave out with -m 'not slow'")
 
 

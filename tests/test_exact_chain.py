@@ -15,8 +15,8 @@ from dmmc import diagnostics
 from dmmc.diagnostics import z_score
 from dmmc.kernels.independence import Independence
 from dmmc.model.interaction import NetworkSize
+from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference
-from dmmc.model.training import TrainingOptions
 from dmmc.proposals.certify import measure_delta
 from dmmc.proposals.flow import FlowProposal
 from dmmc.proposals.of_model import flow_proposal

@@ -23,7 +23,7 @@ from dmmc.core import rng as streams
 from dmmc.core.errors import MismatchError
 from dmmc.diagnostics import autocorrelation, weights
 from dmmc.diagnostics import observables as derived
-from dmmc.kernels import base, cluster, hmc, independence
+from dmmc.kernels import base, cluster, hmc, independence, weighted
 from dmmc.kernels.base import State, advance
 from dmmc.kernels.cluster import Cluster
 from dmmc.kernels.compose import Cycle
@@ -613,6 +613,10 @@ def bonds_between_opposite_signs(freezing_probability):
     return lambda hopping, phi, neighbour: freezing_probability(hopping, phi.abs(), neighbour)
 
 
+def half_the_hopping(freezing_probability):
+    return lambda hopping, phi, neighbour: freezing_probability(0.5 * hopping, phi, neighbour)
+
+
 def drops(part):
     """Streams whose names lack the parts for which ``part`` holds."""
 
@@ -768,7 +772,7 @@ MUTANTS = {
         base, "uniform", lambda uniform: lambda *a, **b: uniform(*a, **b).sqrt(), independence_keeps_phi4
     ),
     "weights of given fields one apart": Mutant(
-        independence,
+        weighted,
         "weighted",
         lambda weighted: lambda phi, S, log_q: weighted(phi, S, log_q.roll(1)),
         weights_belong_to_the_fields,
@@ -855,7 +859,7 @@ MUTANTS = {
     "HMC with a whole first half step": Mutant(HMC, "trajectory", whole_first_half_step, hmc_keeps_phi4),
     "HMC accepts with exp(+dH)": Mutant(base, "metropolis", log_ratio(lambda r, *_: -r), hmc_keeps_phi4),
     "HMC accepts everything": Mutant(base, "metropolis", accept_all, hmc_keeps_phi4),
-    "cluster bonds without the factor 2": Mutant(cluster, "check_hopping", times(0.5), cluster_keeps_phi4),
+    "cluster bonds without the factor 2": Mutant(cluster, "freezing_probability", half_the_hopping, cluster_keeps_phi4),
     "cluster bonds between opposite signs": Mutant(
         cluster, "freezing_probability", bonds_between_opposite_signs, cluster_keeps_phi4
     ),
@@ -903,7 +907,7 @@ MUTANTS = {
         "measure",
         of_the_proposal,
         observables_are_those_of_the_stored_fields,
-        (independence, "weighted_step", remember_the_proposal),
+        (weighted, "weighted_step", remember_the_proposal),
     ),
     "observables of the state before": Mutant(
         chain, "_block", of_the_state_before, observables_are_those_of_the_stored_fields

@@ -63,9 +63,9 @@ class GuidedWalk(Kernel[GuidedState]):
         return self.start(torch.zeros(n, *self.lattice.shape, dtype=torch.float64), generator)
 
     def start(self, phi: Tensor, generator: torch.Generator) -> GuidedState:
-        state = start_state(self.action, self.lattice, phi)
-        direction = 2.0 * (uniform(len(phi), generator, like=state.phi) < 0.5) - 1
-        return GuidedState(state.phi, state.S, direction)
+        state = start_state(self.action, self.lattice, phi, generator.device)
+        up = uniform(len(phi), generator, like=state.phi) < 0.5
+        return GuidedState(state.phi, state.S, 2 * up.to(state.phi) - 1)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> GuidedState:
         return GuidedState(**tensors)

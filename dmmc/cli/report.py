@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from dmmc.cli.shared import add_json
-from dmmc.report.page import ReportSummary
+from dmmc.pages.page import ReportSummary
 from dmmc.studies.reporting import write_report
 
 

@@ -1,1 +1,1 @@
-"""What every layer uses: errors, random streams, files."""
+"""The parts that every layer uses: errors, numbers, random streams, linear algebra, records and files."""

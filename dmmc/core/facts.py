@@ -1,4 +1,7 @@
-"""What is known about a kernel without the kernel: stored with every chain, and read without torch."""
+"""What reports and diagnostics need to know about the kernel of a chain.
+
+It is stored with every chain, so that nobody needs the kernel itself, or torch, to read it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dmmc.core.records import Record
 
 @dataclass(frozen=True)
 class KernelFacts(Record):
-    """What others need to know about a kernel; stored with every chain.
+    """What reports and diagnostics need to know about a kernel.
 
     Attributes:
         name: identifies the kernel, as in ``describe()["name"]``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,18 +25,61 @@ def check_place(path: Path) -> None:
         raise FileError(f"{path}: {folder} is not a directory that can be written to; choose another place")
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+def replaceable(path: Path) -> Path:
+    """The file that is written in the place of ``path``: that itself, or the target of a symbolic link.
+
+    Raises:
+        FileError: if there is a directory, a pipe, a device or anything else that is not a regular file.
+    """
+    try:
+        mode = path.stat().st_mode
+        real = path.resolve() if path.is_symlink() else path
+    except FileNotFoundError:  # nothing there, or a link to nothing yet
+        return path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError) as error:
+        raise FileError(f"{path} cannot be reached: {getattr(error, 'strerror', None) or error}") from None
+    if stat.S_ISDIR(mode):
+        raise FileError(f"{path} is a directory; name a file in it")
+    if not stat.S_ISREG(mode):
+        raise FileError(f"{path} is not a regular file, and is not replaced; choose another name")
+    return real
+
+
+def replace_file(path: Path, write: Callable[[Path], object], folder: Path | None = None) -> None:
     """Write a file under a temporary name, flush it to the disk, and give it its final name.
 
+    When this returns, the file survives even a loss of power.
+
     Args:
-        path: the final name; an earlier file of that name is replaced.
-        write: writes a file of the name that it is given. If it fails, an earlier file stays as it was.
+        path: the final name; an earlier regular file of that name is replaced, and so is the target of a link.
+        write: writes the file of the name that it is given, which exists and is empty. If it fails, an earlier file
+            stays as it was.
+        folder: where the temporary file lies, on the same file system; by default beside the final one.
+
+    Raises:
+        FileError: if something is in the way that is not a regular file.
+        OSError: if the disk is full, or fails otherwise; the message names the file.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    path = replaceable(path)
+    temporary = (path.parent if folder is None else folder) / f".{path.name}.tmp"
+    try:
+        if stat.S_ISREG(temporary.lstat().st_mode):
+            temporary.unlink()  # what an interruption has left
+    except FileNotFoundError:
+        pass
+    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # the umask takes away from this
+    except FileExistsError:
+        raise FileError(f"{temporary} is not a regular file, and is in the way; move it away") from None
     try:
         write(temporary)
         sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -25,7 +25,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress(Protocol):
-    """What long work reports to."""
+    """The receiver of the reports of long work."""
 
     def advance(self, amount: float, note: str = "") -> None:
         """Add what has been done since the last call; ``note`` is shown beside it, such as a present loss."""

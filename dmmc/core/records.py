@@ -8,7 +8,9 @@ infinities and no NaN: a number that is not finite is written as null, so that a
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import msgspec
@@ -32,6 +34,22 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):  # this includes NumPy's float64
         return float(value) if math.isfinite(value) else None
     return value
+
+
+def json_text(value: Mapping[str, Any], name: str) -> str:
+    """``value`` as JSON, with sorted keys.
+
+    Args:
+        value: a JSON object.
+        name: what the message calls it.
+
+    Raises:
+        DmmcError: if it holds something that JSON has no form for.
+    """
+    try:
+        return json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise DmmcError(f"{name} must consist of JSON values: {error}") from None
 
 
 class Record:

@@ -5,6 +5,10 @@ stored: a resumed run asks for the stream of the block or step at which it stopp
 no numbers, so an ensemble, a training and the chains that are compared in one report are independent of each other
 although one seed makes them all.
 
+Numbers are drawn with :func:`normal`, :func:`uniform`, :func:`signs`, :func:`integers` and :func:`permutation`, which
+draw on the device of the generator and move the result. Neither torch's default device nor the device of the fields
+enters the bits: a CPU generator gives the same numbers to a model on any device.
+
 torch seeds its CPU generator (a Mersenne Twister) with the lowest 32 bits of the seed, so that streams begin to
 coincide after some 10^5 of them (the birthday problem). Here the whole state of 624 words is filled from SHAKE-256.
 """
@@ -12,9 +16,11 @@ coincide after some 10^5 of them (the birthday problem). Here the whole state of
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 
@@ -90,3 +96,43 @@ def child_seed(seed: int, *name: Name) -> int:
     """
     check_seed(seed)
     return int.from_bytes(_bytes(seed, name, 8), "little") >> 1
+
+
+Device = str | torch.device | None
+"""Where numbers are wanted; None for the device of the generator."""
+
+
+def normal(
+    shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype = torch.float64, device: Device = None
+) -> Tensor:
+    """Standard normal numbers of a shape."""
+    return _moved(torch.randn(tuple(shape), generator=generator, dtype=dtype, device=generator.device), device)
+
+
+def uniform(
+    shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype = torch.float64, device: Device = None
+) -> Tensor:
+    """Numbers of a shape from [0, 1)."""
+    return _moved(torch.rand(tuple(shape), generator=generator, dtype=dtype, device=generator.device), device)
+
+
+def signs(
+    shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype = torch.float64, device: Device = None
+) -> Tensor:
+    """Fair signs, +1 or -1, of a shape."""
+    return 2 * integers(2, shape, generator, device).to(dtype) - 1
+
+
+def integers(high: int, shape: Sequence[int], generator: torch.Generator, device: Device = None) -> Tensor:
+    """Integers of a shape from 0 to ``high - 1``, int64."""
+    drawn = torch.randint(high, tuple(shape), generator=generator, dtype=torch.int64, device=generator.device)
+    return _moved(drawn, device)
+
+
+def permutation(n: int, generator: torch.Generator, device: Device = None) -> Tensor:
+    """The integers from 0 to ``n - 1`` in random order, int64."""
+    return _moved(torch.randperm(n, generator=generator, device=generator.device), device)
+
+
+def _moved(drawn: Tensor, device: Device) -> Tensor:
+    return drawn if device is None else drawn.to(device)

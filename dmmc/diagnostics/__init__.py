@@ -7,10 +7,12 @@ from dmmc.diagnostics.acceptance import (
     acceptance_rate,
     rejection_autocorrelation,
     rejection_runs,
+    rejection_time,
     rejections_in_a_row,
     tau_rejections,
 )
 from dmmc.diagnostics.autocorrelation import (
+    AxesWarning,
     DiagnosticsWarning,
     Estimate,
     autocorrelation_function,
@@ -20,7 +22,9 @@ from dmmc.diagnostics.autocorrelation import (
     resolved_tau,
 )
 from dmmc.diagnostics.balance import ModeBalance, Z2Balance, ZeroMode, mode_balance, z2_balance, zero_mode
+from dmmc.diagnostics.bias import bias_over_error
 from dmmc.diagnostics.convergence import Convergence, convergence_summary, ess, mcse, rhat
+from dmmc.diagnostics.correlator import WallCorrelator, wall_correlator
 from dmmc.diagnostics.crossings import BinderCrossings, binder_crossings
 from dmmc.diagnostics.free_energy import (
     LogZ,
@@ -63,6 +67,7 @@ from dmmc.diagnostics.weights import (
 )
 
 __all__ = [
+    "AxesWarning",
     "BinderCrossings",
     "Blocking",
     "Convergence",
@@ -77,6 +82,7 @@ __all__ = [
     "RejectionRuns",
     "Unreached",
     "Verdict",
+    "WallCorrelator",
     "Z2Balance",
     "ZeroMode",
     "acceptance_by_chain",
@@ -84,6 +90,7 @@ __all__ = [
     "acceptance_rate",
     "autocorrelation_function",
     "bennett",
+    "bias_over_error",
     "binder",
     "binder_crossings",
     "blocking",
@@ -120,6 +127,7 @@ __all__ = [
     "primary",
     "rejection_autocorrelation",
     "rejection_runs",
+    "rejection_time",
     "rejections_in_a_row",
     "resolved_tau",
     "rhat",
@@ -128,6 +136,7 @@ __all__ = [
     "tau_rejections",
     "unreached",
     "upper_bound",
+    "wall_correlator",
     "xi",
     "z2_balance",
     "z_score",

@@ -193,7 +193,7 @@ def rejection_runs(accepted: ArrayLike, log_w_proposed: ArrayLike | None = None)
 
     def tail(t: Array) -> Array:
         """Probability that the longest stay has at least t rejections."""
-        one = entered @ (1 - leave[:, None]) ** t
+        one = (entered[:, None] * (1 - leave[:, None]) ** t).sum(axis=0)
         return np.asarray(-np.expm1(stays * np.log1p(-np.minimum(one, 1 - 1e-15))))
 
     # Every t where the probability changes fast, equal ratios beyond.
@@ -202,7 +202,7 @@ def rejection_runs(accepted: ArrayLike, log_w_proposed: ArrayLike | None = None)
     return RejectionRuns(
         by_chain=by_chain,
         longest=longest,
-        expected=float(steps @ tail(t)),
+        expected=float((steps * tail(t)).sum()),
         p_value=float(tail(np.array([float(longest)]))[0]) if longest else 1.0,
     )
 
@@ -238,7 +238,8 @@ def _leaving(log_w: ArrayLike) -> tuple[Array, Array]:
 def _stays(log_w: ArrayLike, bins: int = 500) -> tuple[Array, Array]:
     """Probability of leaving a configuration, in bins, and the share of entries into each bin (sums to 1)."""
     w, leave = _leaving(log_w)
-    entered = w * leave / (w @ leave)
+    entered = w * leave
+    entered /= entered.sum()
     # Bins of equal ratios, each represented by its mean.
     depth = np.log(leave) / min(math.log(leave.min()), -1e-9)
     place: NDArray[np.int64] = np.minimum(depth * bins, bins - 1).astype(np.int64)

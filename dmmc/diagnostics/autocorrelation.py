@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics.series import as_series, largest, scaled
+from dmmc.diagnostics.series import as_series, largest, scaled, transposed
 
 Array = NDArray[np.float64]
 
@@ -42,6 +42,10 @@ class DiagnosticsWarning(UserWarning):
     """A result that should not be taken at face value; the message says why."""
 
 
+class AxesWarning(DiagnosticsWarning):
+    """A series whose axes look like (draw, chain). It does not concern records whose axes are known."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Mean of a Markov chain observable, or a function of such means.
@@ -53,6 +57,8 @@ class Estimate:
         tau_int_error: its standard error, Eq. (42).
         window: largest lag W in the sum (with ``tau_exp`` the rest is in the tail).
         n: number of draws in all chains together.
+        resolved: whether the record is long enough for ``tau_int``, and its chains agree. Otherwise tau_int is a lower
+            bound or unknown, and a :class:`DiagnosticsWarning` said why.
     """
 
     value: float
@@ -61,6 +67,7 @@ class Estimate:
     tau_int_error: float
     window: int
     n: int
+    resolved: bool = True
 
     @property
     def error_error(self) -> float:
@@ -69,6 +76,19 @@ class Estimate:
 
     def __str__(self) -> str:
         return format_value(self.value, self.error)
+
+
+def unknown(n: int, value: float = math.nan) -> Estimate:
+    """An estimate without an error, from n draws that say nothing about it."""
+    return Estimate(value, math.nan, math.nan, math.nan, 0, n, resolved=False)
+
+
+def evaluate(function: Callable[..., float], *means: float) -> float:
+    """A function of means; nan where it is not defined, as the Binder cumulant of a field that is always zero."""
+    try:
+        return float(function(*means))
+    except (ArithmeticError, ValueError):
+        return math.nan
 
 
 def autocovariance(delta: Array, max_lag: int) -> Array:
@@ -142,7 +162,7 @@ def _apart(delta: Array, gamma: Array, S: float) -> float:
     chains, draws = delta.shape
     means = delta.mean(axis=1)
     # Products of deviations from each chain's own mean follow from those of deviations from the common mean.
-    t, partial = np.arange(len(gamma)), np.concatenate([[0.0], np.cumsum(means @ delta)])
+    t, partial = np.arange(len(gamma)), np.concatenate([[0.0], np.cumsum((means[:, None] * delta).sum(axis=0))])
     own = gamma - (partial[draws - t] + partial[-1] - partial[t]) / (chains * (draws - t)) + np.mean(means**2)
     if chains == 1 or not own[0] > 0:
         return 1.0
@@ -183,7 +203,7 @@ def _estimate(value: float, series: Array, noise: float, S: float, tau_exp: floa
     n = chains * draws
     series, unit = scaled(series)
     delta = series - series.mean()
-    variance = float(np.vdot(delta, delta)) / n
+    variance = float(np.square(delta).sum()) / n
     if not variance > (noise / unit) ** 2:
         warnings.warn(
             f"{name} is constant over all {n} draws: no error can be given; "
@@ -191,7 +211,7 @@ def _estimate(value: float, series: Array, noise: float, S: float, tau_exp: floa
             DiagnosticsWarning,
             stacklevel=3,
         )
-        return Estimate(value, math.nan, math.nan, math.nan, 0, n)
+        return unknown(n, value)
     # For a long record, the lags that fit the padding to the next power of two are enough, and half the work.
     all_lags = draws - 1 if chains >= MANY_CHAINS else draws // 2
     for max_lag in (min((1 << draws.bit_length()) - draws, all_lags), all_lags):
@@ -231,7 +251,10 @@ def _estimate(value: float, series: Array, noise: float, S: float, tau_exp: floa
         problem = f"{chains} x {draws} draws are too few for an autocorrelation time of {tau:.3g}"
     if problem:
         warnings.warn(f"{name}: {problem}; {advice}", DiagnosticsWarning, stacklevel=3)
-    return Estimate(value, unit * math.sqrt(total / n), tau, tau_error, window, n)
+    if axes := transposed(series):
+        warnings.warn(f"{name}: {axes}", AxesWarning, stacklevel=3)
+    error = unit * math.sqrt(total / n)
+    return Estimate(value, error, float(tau), tau_error, window, n, resolved=not problem)
 
 
 def gamma_method(x: ArrayLike, S: float = 1.5, name: str = "series", *, tau_exp: float | None = None) -> Estimate:
@@ -244,6 +267,7 @@ def gamma_method(x: ArrayLike, S: float = 1.5, name: str = "series", *, tau_exp:
     * if all chains together are shorter than 50 tau_int, or the window does not close within half a chain (with 8 or
       more chains it may use the whole chain);
     * if a chain never changes although the others change too often for this to be chance;
+    * if the axes look like (draw, chain) (an :class:`AxesWarning`);
     * if the chain means scatter more than the autocorrelations within the chains explain, as for chains in different
       modes: by a factor of two in variance, and such that chance would do it in 1 of 10^4 cases. Chains shorter than
       30 tau_int cannot tell.
@@ -281,10 +305,10 @@ def resolved_tau(x: ArrayLike) -> tuple[Estimate, bool]:
     Raises:
         DmmcError: as :func:`gamma_method`.
     """
-    with warnings.catch_warnings(record=True) as doubts:
-        warnings.simplefilter("always", DiagnosticsWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DiagnosticsWarning)
         estimate = gamma_method(x)
-    return estimate, not doubts
+    return estimate, estimate.resolved
 
 
 def gamma_derived(
@@ -302,7 +326,7 @@ def gamma_derived(
     error, is not subtracted.
 
     Args:
-        function: takes one float for each column.
+        function: takes one float for each column. Where it is not defined it may return nan or divide by zero.
         columns: the records, ``(chain, draw)`` each, all of the same shape and of the same draws.
         S: as in :func:`gamma_method`.
         name: what messages call the quantity.
@@ -322,7 +346,7 @@ def gamma_derived(
         raise DmmcError(f"the columns of {name} must have one shape, got {sorted(shapes)}")
     means = [float(column.mean()) for column in series]
     n = series[0].size
-    value = float(function(*means))
+    value = evaluate(function, *means)
     projected = np.zeros_like(series[0])
     noise = 0.0
     for k, (mean, column) in enumerate(zip(means, series, strict=True)):
@@ -330,7 +354,7 @@ def gamma_derived(
         step = 0.1 * unit * float(small.std()) / math.sqrt(n)
         if step <= 4 * np.finfo(float).eps * abs(mean):
             continue  # a constant does not fluctuate, so it adds no error
-        up, down = (function(*means[:k], mean + sign * step, *means[k + 1 :]) for sign in (1, -1))
+        up, down = (evaluate(function, *means[:k], mean + sign * step, *means[k + 1 :]) for sign in (1, -1))
         slope = (up - down) / (2 * step)
         projected += slope * (column - mean)
         noise += 4 * np.finfo(float).eps * abs(slope) * largest(column)
@@ -340,11 +364,11 @@ def gamma_derived(
             DiagnosticsWarning,
             stacklevel=2,
         )
-        return Estimate(math.nan, math.nan, math.nan, math.nan, 0, n)
+        return unknown(n)
     return _estimate(value, projected, noise, S, tau_exp, name)
 
 
-def autocorrelation_function(x: ArrayLike, max_lag: int) -> tuple[Array, Array]:
+def autocorrelation_function(x: ArrayLike, max_lag: int, estimate: Estimate | None = None) -> tuple[Array, Array]:
     """Normalised autocorrelation function and its errors at lags 0..max_lag.
 
     The errors follow Madras and Sokal, J. Stat. Phys. 50 (1988) 109, in the form of Luscher, hep-lat/0409106,
@@ -353,6 +377,7 @@ def autocorrelation_function(x: ArrayLike, max_lag: int) -> tuple[Array, Array]:
     Args:
         x: the record, ``(chain, draw)``.
         max_lag: the last lag, smaller than the number of draws.
+        estimate: what :func:`gamma_method` gave for this record, where it is known already.
 
     Returns:
         ``(rho, rho_error)``, each ``(max_lag + 1,)``; for a constant series all nan, with a warning.
@@ -360,15 +385,15 @@ def autocorrelation_function(x: ArrayLike, max_lag: int) -> tuple[Array, Array]:
     Raises:
         DmmcError: as :func:`gamma_method`; also if ``max_lag`` is out of range.
     """
-    series, _ = scaled(as_series(x))
+    series, unit = scaled(as_series(x))
     draws = series.shape[1]
     if not 0 <= max_lag < draws:
         raise DmmcError(f"max_lag must be from 0 to {draws - 1} (draws per chain less one), got {max_lag}")
-    estimate = gamma_method(series)
+    estimate = gamma_method(x) if estimate is None else estimate
     if math.isnan(estimate.error):
         return np.full(max_lag + 1, math.nan), np.full(max_lag + 1, math.nan)
     reach = min(max(max_lag, 2 * estimate.window), draws - 1)
-    gamma = autocovariance(series - series.mean(), reach) + estimate.error**2
+    gamma = autocovariance(series - series.mean(), reach) + (estimate.error / unit) ** 2
     rho = gamma / gamma[0]
     return rho[: max_lag + 1], _rho_errors(rho, estimate.window, estimate.n)[: max_lag + 1]
 

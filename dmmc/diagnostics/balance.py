@@ -92,7 +92,7 @@ def mode_balance(M: ArrayLike, M_reference: ArrayLike, bins: int = 8, S: float =
 
     Args:
         M: mean field of the chain, ``(chain, draw)``.
-        M_reference: mean field of the reference, likewise.
+        M_reference: mean field of the reference, ``(chain, draw)``; it may have other numbers of both.
         bins: number of bins.
         S: window parameter of the Gamma method.
 

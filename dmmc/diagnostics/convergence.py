@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics.autocorrelation import ENOUGH, DiagnosticsWarning, autocovariance, stuck_chains
-from dmmc.diagnostics.series import as_series, scaled
+from dmmc.diagnostics.autocorrelation import ENOUGH, AxesWarning, DiagnosticsWarning, autocovariance, stuck_chains
+from dmmc.diagnostics.series import as_series, scaled, transposed
 
 Array = NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def convergence_summary(x: ArrayLike, name: str = "series") -> Convergence:
     Raises:
         DmmcError: if the record is not ``(chain, draw)`` with four finite draws per chain or more.
     """
-    series, unit = scaled(as_series(x, name))
+    series, unit = _opened(x, name)
     if _constant(series, name):
         return Convergence(math.nan, math.nan, math.nan, math.nan, math.nan)
     halves = _split(series)
@@ -96,7 +96,7 @@ def rhat(x: ArrayLike, method: Literal["rank", "split"] = "rank", name: str = "s
     """
     if method not in ("rank", "split"):
         raise DmmcError(f"method must be 'rank' or 'split', got {method!r}")
-    series, _ = scaled(as_series(x, name))
+    series, _ = _opened(x, name)
     if _constant(series, name):
         return math.nan
     _stuck(series, name)
@@ -128,7 +128,7 @@ def ess(x: ArrayLike, method: Literal["bulk", "tail", "mean"] = "bulk", name: st
     """
     if method not in ("bulk", "tail", "mean"):
         raise DmmcError(f"method must be 'bulk', 'tail' or 'mean', got {method!r}")
-    series, _ = scaled(as_series(x, name))
+    series, _ = _opened(x, name)
     if _constant(series, name):
         return math.nan
     halves = _split(series)
@@ -153,7 +153,7 @@ def mcse(x: ArrayLike, name: str = "series") -> float:
     Raises:
         DmmcError: as :func:`ess`.
     """
-    series, unit = scaled(as_series(x, name))
+    series, unit = _opened(x, name)
     if _constant(series, name):
         return math.nan
     size, r = _ess(_split(series))
@@ -163,6 +163,14 @@ def mcse(x: ArrayLike, name: str = "series") -> float:
 
 def _warn(message: str) -> None:
     warnings.warn(message, DiagnosticsWarning, stacklevel=4)
+
+
+def _opened(x: ArrayLike, name: str) -> tuple[Array, float]:
+    """The checked series and its unit; warn if its axes look like (draw, chain)."""
+    series, unit = scaled(as_series(x, name))
+    if axes := transposed(series):
+        warnings.warn(f"{name}: {axes}", AxesWarning, stacklevel=3)
+    return series, unit
 
 
 def _constant(series: Array, name: str) -> bool:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import MANY_CHAINS, gamma_method
 from dmmc.diagnostics.resampling import block_starts
-from dmmc.diagnostics.series import as_series
+from dmmc.diagnostics.series import as_array, as_series
 
 Array = NDArray[np.float64]
 
@@ -72,8 +72,8 @@ def wall_correlator(
     Raises:
         DmmcError: on arrays of a wrong shape, with values that are not finite, or with too few draws.
     """
-    G = np.asarray(two_point, dtype=np.float64)
-    modes = np.asarray(orbits)
+    G = as_array(two_point, "two_point").astype(np.float64, copy=False)
+    modes = as_array(orbits, "orbits")
     if G.ndim != 3:
         raise DmmcError(f"two_point must have shape (chain, draw, orbit), got {G.shape}")
     if modes.ndim != 1 or len(modes) < 1 or modes.dtype.kind not in "iu":
@@ -115,7 +115,8 @@ def wall_correlator(
     else:
         propagator = means
     t = np.arange(L // 2 + 1)
-    C = propagator @ np.cos(2 * np.pi * np.outer(np.arange(L), t) / L) / L
+    waves = np.cos(2 * np.pi * np.outer(np.arange(L), t) / L) / L
+    C = (propagator[:, :, None] * waves).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (C[:, :-2] + C[:, 2:]) / (2 * C[:, 1:-1])
         mass = np.arccosh(np.where(C[:, 1:-1] > 0, ratio, math.nan))

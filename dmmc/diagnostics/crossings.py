@@ -181,14 +181,14 @@ def binder_crossings(
 
     places, crossings = [], []
     for small, (one, two) in enumerate(pairwise(L)):
-        inside = [x for x in _upward(central[small + 1] - central[small]) if abs(x) <= 1]
+        inside = [x for x in _upward_zeros(central[small + 1] - central[small]) if abs(x) <= 1]
         if not inside:
             raise DmmcError(
                 f"U_L of L = {one} and {two} do not cross between kappa = {k.min():g} and {k.max():g}; "
-                + _where(U[small + 1] - U[small])
+                + _advice(U[small + 1] - U[small])
             )
         x = min(inside, key=abs)
-        there = _followed(resampled[small + 1] - resampled[small], x)
+        there = _zeros_near(resampled[small + 1] - resampled[small], x)
         heights = np.asarray(polynomial.polyval(there, resampled[small].T, tensor=False), dtype=np.float64)
         if np.isnan(there).mean() > 0.05:
             warnings.warn(
@@ -213,14 +213,14 @@ def binder_crossings(
     )
 
 
-def _upward(coefficients: Array) -> list[float]:
+def _upward_zeros(coefficients: Array) -> list[float]:
     """Where a polynomial passes zero from below."""
     roots = polynomial.polyroots(coefficients)
     real = roots[np.isreal(roots)].real
     return [float(x) for x in real if polynomial.polyval(x, polynomial.polyder(coefficients)) > 0]
 
 
-def _followed(coefficients: Array, start: float) -> Array:
+def _zeros_near(coefficients: Array, start: float) -> Array:
     """The upward zero of each of many polynomials ``(n, degree + 1)`` that Newton's method reaches from ``start``.
 
     It is nan where there is none within the range of kappa, extended by half of it on both sides.
@@ -237,11 +237,13 @@ def _followed(coefficients: Array, start: float) -> Array:
 
 
 def _spread(values: Array) -> float:
+    """Half of the central 68 % interval, which is the standard deviation of Gaussian values; nan are left out."""
     low, high = np.nanpercentile(values, [15.87, 84.13])
     return float(high - low) / 2
 
 
-def _where(difference: Array) -> str:
+def _advice(difference: Array) -> str:
+    """What to do about two curves that do not cross, from the larger size less the smaller at each kappa."""
     if (difference < 0).all():
         return "U of the larger size is smaller everywhere: take larger kappa"
     if (difference > 0).all():

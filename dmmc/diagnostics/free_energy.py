@@ -181,7 +181,7 @@ def bennett(log_w_1: ArrayLike, log_w_2: ArrayLike, S: float = 1.5) -> LogZ:
 
     Args:
         log_w_1: on samples of 1, ``(chain, draw)`` or ``(n,)``; -inf and NaN are weights of zero.
-        log_w_2: on samples of 2, likewise, finite.
+        log_w_2: on samples of 2, ``(chain, draw)`` or ``(n,)``; all of them finite.
         S: window parameter of the Gamma method.
 
     Returns:

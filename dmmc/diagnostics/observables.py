@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, gamma_derived, gamma_method
+from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, gamma_derived, gamma_method, unknown
 from dmmc.diagnostics.series import as_array
 
 Array = NDArray[Any]
@@ -35,7 +35,7 @@ def _columns(record: Record, *names: str) -> list[Array]:
     missing = [name for name in names if name not in record]
     if missing:
         raise DmmcError(f"the record has no {', '.join(missing)}; it has {', '.join(record) or 'nothing'}")
-    return [record[name] for name in names]
+    return [as_array(record[name], name) for name in names]
 
 
 def primary(record: Record, S: float = 1.5) -> dict[str, Estimate]:
@@ -78,7 +78,7 @@ def extra(record: Record, S: float = 1.5) -> dict[str, Estimate]:
             else:
                 message = f"{label} has NaN or infinite values; its mean is unknown"
                 warnings.warn(message, DiagnosticsWarning, stacklevel=2)
-                estimates[label] = Estimate(math.nan, math.nan, math.nan, math.nan, 0, series.size)
+                estimates[label] = unknown(series.size)
     return estimates
 
 
@@ -90,6 +90,21 @@ def components(name: str, values: ArrayLike) -> Iterator[tuple[str, Array]]:
         return
     for index in np.ndindex(array.shape[2:]):
         yield f"{name}[{','.join(map(str, index))}]", array[(slice(None), slice(None), *index)]
+
+
+def columns(record: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """Every observable as series ``(chain, draw)`` by name, the standard ones first.
+
+    An observable ``(chain, draw, ...)`` gives one series for each of its components (see :func:`components`). The
+    two-point function, which enters through derived quantities only, is left out.
+    """
+    names = [*(name for name in PRIMARY if name in record), *(name for name in record if name not in PRIMARY)]
+    return dict(part for name in names if name != TWO_POINT for part in components(name, record[name]))
+
+
+def parts(observable: str, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` under which an observable stands in a table: its own name, or those of its components."""
+    return [name for name in names if name == observable or name.startswith(f"{observable}[")]
 
 
 def is_broken(M: ArrayLike) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, format_value, gamma_derived, gamma_method
+from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, evaluate, format_value, gamma_derived, gamma_method
 from dmmc.diagnostics.series import as_series, scaled
 
 Array = NDArray[np.float64]
@@ -91,7 +91,7 @@ def blocking(x: ArrayLike, sizes: Sequence[int] | None = None, name: str = "seri
             raise DmmcError(f"blocks of {size} draws leave a single one; use smaller blocks")
         if not constant:
             sums = np.add.reduceat(delta, starts)
-            error[k] = unit * math.sqrt(float(sums @ sums) * len(starts) / (len(starts) - 1)) / series.size
+            error[k] = unit * math.sqrt(float(np.square(sums).sum()) * len(starts) / (len(starts) - 1)) / series.size
     return Blocking(np.array(sizes, dtype=np.int64), error, error / np.sqrt(2 * (n_blocks - 1)), n_blocks)
 
 
@@ -176,7 +176,7 @@ def jackknife(
         )
     left = n - np.diff(starts, append=n)
     means = [(column.sum() - np.add.reduceat(column.ravel(), starts)) / left for column in series]
-    values = np.array([function(*row) for row in np.stack(means, axis=1).tolist()])
+    values = np.array([evaluate(function, *row) for row in np.stack(means, axis=1).tolist()])
     if not np.isfinite(values).all():
         warnings.warn(
             f"{name} is not defined without one of the {n_blocks} blocks; more statistics or a larger signal is needed",

@@ -1,4 +1,10 @@
-"""The one door through which records come in: arrays of any library become checked NumPy arrays ``(chain, draw)``."""
+"""The one door through which records come in: arrays of any library become checked NumPy arrays ``(chain, draw)``.
+
+NumPy's own loops add numbers in an order that depends on the shape of an array and on its layout in memory. Arrays
+therefore leave this door in C order, and :mod:`dmmc.diagnostics` sums them in these loops: a BLAS would choose the
+order by the number of threads. What a series says is then the same to the bit, wherever it came from and whenever it is
+analysed. (Fits of power laws and polynomials use LAPACK, and are reproduced to rounding.)
+"""
 
 from __future__ import annotations
 
@@ -14,9 +20,15 @@ Array = NDArray[np.float64]
 
 MIN_DRAWS = 4
 
+FEW_DRAWS = 10
+"""Chains shorter than this, and more of them than draws, are more often a transposed array than meant."""
+
+CORRELATED = 4.0
+"""Standard deviations of the correlation of independent neighbours: more comes up by chance in 1 of 30,000 series."""
+
 
 def as_array(x: ArrayLike, name: str = "array") -> NDArray[Any]:
-    """``x`` as a NumPy array of real numbers, whatever library it comes from.
+    """``x`` as a NumPy array of real numbers in C order, whatever library it comes from.
 
     Takes NumPy arrays, lists, xarray's arrays, and torch's tensors on any device, also those that require gradients.
 
@@ -25,18 +37,20 @@ def as_array(x: ArrayLike, name: str = "array") -> NDArray[Any]:
         name: what messages call them.
 
     Raises:
-        DmmcError: if they are not real numbers, a mask hides some of them, or lists in a list differ in length.
+        DmmcError: if they are not real numbers, a mask hides some of them, or lists in a list differ in length; if the
+            array names its dimensions (as xarray does), and the draws come before the chains.
     """
-    values: Any = x
-    if hasattr(values, "detach"):  # a tensor of torch, which is not imported here
-        values = values.detach().cpu()
-        if values.is_floating_point():
-            values = values.double()  # NumPy has no bfloat16
-    if np.ma.is_masked(values):
+    dims = tuple(getattr(x, "dims", ()))
+    if {"chain", "draw"} <= set(dims) and dims.index("draw") < dims.index("chain"):
+        raise DmmcError(
+            f'{name} has dimensions {dims}; transpose it to (chain, draw): x.transpose("chain", "draw", ...)'
+        )
+    values: Any = [_unwrapped(part) for part in x] if isinstance(x, (list, tuple)) else _unwrapped(x)
+    if np.ma.is_masked(values) or (isinstance(values, list) and any(map(np.ma.is_masked, values))):
         raise DmmcError(f"{name} has masked values; fill them, or remove the chains that have them")
     try:
-        array = np.asarray(values)
-    except (ValueError, TypeError) as error:
+        array = np.asarray(values, order="C")
+    except (ValueError, TypeError, RuntimeError) as error:
         raise DmmcError(
             f"{name} is not a rectangular array of numbers [{error}]; cut all chains to the same number of draws"
         ) from None
@@ -45,20 +59,26 @@ def as_array(x: ArrayLike, name: str = "array") -> NDArray[Any]:
     return array
 
 
+def _unwrapped(x: Any) -> Any:
+    """A tensor of torch, which is not imported here, as a NumPy array; anything else as it is."""
+    if not hasattr(x, "detach"):
+        return x
+    x = x.detach().cpu()
+    # NumPy has no bfloat16.
+    return (x.double() if x.is_floating_point() else x).numpy()
+
+
 def as_series(x: ArrayLike, name: str = "series") -> Array:
-    """Check the record of one observable and return it as float64 ``(chain, draw)``.
+    """Check the record of one observable and return it as float64 ``(chain, draw)`` in C order.
 
     Args:
         x: as for :func:`as_array`.
         name: what messages call the series.
 
     Raises:
-        DmmcError: if it is not a real, finite, two-dimensional array of at least four draws per chain, or if it names
-            its dimensions (as xarray does) and they are not in the order chain, draw.
+        DmmcError: as :func:`as_array`; also if it is not a finite, two-dimensional array of at least four draws per
+            chain.
     """
-    dims = tuple(getattr(x, "dims", ()))
-    if {"chain", "draw"} <= set(dims) and dims.index("draw") < dims.index("chain"):
-        raise DmmcError(f'{name} has dimensions {dims}; transpose it to (chain, draw): x.transpose("chain", "draw")')
     array = as_array(x, name)
     if array.ndim != 2:
         raise DmmcError(f"{name} must have shape (chain, draw), got {array.shape}; a single chain is x[None, :]")
@@ -66,10 +86,32 @@ def as_series(x: ArrayLike, name: str = "series") -> Array:
     if chains < 1 or draws < MIN_DRAWS:
         advice = "if its axes are (draw, chain), transpose it" if chains > MIN_DRAWS > draws else "run longer"
         raise DmmcError(f"{name} has shape {array.shape}; at least {MIN_DRAWS} draws per chain are needed, {advice}")
-    array = array.astype(np.float64, copy=False)
+    # Requirement A: numbers that do not lie at multiples of their size are summed in another order.
+    array = np.require(array, np.float64, ("C", "A"))
     if not np.isfinite(array).all():
         raise DmmcError(f"{name} has NaN or infinite values; find the draws that made them and remove the chain")
     return array
+
+
+def transposed(series: Array) -> str:
+    """Says why the axes of a series look like (draw, chain); empty if they do not.
+
+    Successive draws of a chain resemble each other, and neighbouring chains do not. The correlation of neighbours among
+    n independent chains has a standard deviation of at most ``1 / sqrt(n)``, whatever they are. Nothing is said of a
+    series with at least as many draws as chains.
+    """
+    chains, draws = series.shape
+    if chains <= draws:
+        return ""
+    text = f"it was read as {chains} chains of {draws} draws"
+    delta = series - series.mean(axis=0)  # less what all chains have in common, such as a drift from one start
+    power = float(np.square(delta).sum())
+    correlation = float((delta[1:] * delta[:-1]).sum()) / power if power > 0 else 0.0
+    if correlation > CORRELATED / math.sqrt(chains):
+        text += f", and neighbouring chains are as alike as successive draws (correlation {correlation:.2f})"
+    elif draws >= FEW_DRAWS:
+        return ""
+    return f"{text}; if its axes are (draw, chain), transpose it"
 
 
 def largest(series: Array) -> float:

@@ -56,7 +56,7 @@ def ess_fraction(log_w: ArrayLike) -> float:
         DmmcError: if there are no weights, or one is +inf.
     """
     w = relative_weights(log_w)
-    return float(w.sum() ** 2 / (w.size * (w @ w))) if w.any() else 0.0
+    return float(w.sum() ** 2 / (w.size * np.square(w).sum())) if w.any() else 0.0
 
 
 def std_log_w(log_w: ArrayLike) -> float:
@@ -79,7 +79,7 @@ def expected_acceptance(log_w: ArrayLike) -> float:
     """
     w = np.sort(relative_weights(log_w))[::-1]
     pairs = 2 * np.arange(w.size) + 1
-    return float(pairs @ w / (w.size * w.sum())) if w.any() else 0.0
+    return float((pairs * w).sum() / (w.size * w.sum())) if w.any() else 0.0
 
 
 def log_z(log_w: ArrayLike) -> tuple[float, float]:
@@ -147,7 +147,7 @@ def _generalised_pareto_shape(x: Array) -> float:
     k = np.log1p(-theta[:, None] * x).mean(axis=1)
     profile = n * (np.log(-theta / k) - k - 1)
     posterior = np.exp(profile - profile.max())
-    shape = float(np.log1p(-(posterior @ theta / posterior.sum()) * x).mean())
+    shape = float(np.log1p(-((posterior * theta).sum() / posterior.sum()) * x).mean())
     # The prior counts as much as ten observations of k = 0.5, Appendix C of Vehtari et al.
     return (n * shape + 10 * 0.5) / (n + 10)
 

@@ -60,15 +60,19 @@ def to_arviz(run: StoredRun | str | Path) -> Any:
     ``acceptance_rate``  the probability with which it was to be accepted, ``min(1, exp(-energy_error))`` or
                          ``min(1, w' / w)``; with several steps per draw as recorded by the chain
     ``energy_error``     dH of the last trajectory (HMC, cluster)
-    ``energy``           H at the end of the last step (HMC, cluster)
+    ``energy``           H at the start of the last trajectory (HMC, cluster)
     ``diverging``        whether the last trajectory ran away (HMC, cluster)
     ``step_size``        step size of the last trajectory (HMC, cluster)
     ``n_steps``          leapfrog steps of the last trajectory (HMC, cluster)
-    ``log_q``            log density of the proposal at the draw (independence chains)
-    ``log_w``            ``-S - log_q`` of the draw
+    ``log_q``            log density of the proposal at the draw (flow, latent and path chains)
+    ``log_w``            ``-S - log_q`` of the draw (the same chains)
     ``log_w_proposed``   ``-S - log_q`` of the last proposal, accepted or not; -inf if it was not finite
+    ``log_w_ratio``      log of ``w' / w`` of the last proposal, which it was accepted by (partial paths)
+    ``noise_variance``   variance of the estimated difference of log q (penalty method)
     ``n_clusters``       number of clusters in the last sweep (cluster)
     ===================  =====================================================================================
+
+    What the second and later kernels of a cycle report begins with the name of the kernel, as in ``hmc_energy_error``.
 
     Attributes, the same on the whole and on each group: ArviZ's own (``created_at``, ``inference_library`` ...),
     ``run_id``, ``kernel``, ``seed``, ``steps_per_draw``, and as JSON ``action``, ``lattice`` and everything that the

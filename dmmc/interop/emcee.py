@@ -26,6 +26,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.rng import stream
 from dmmc.proposals.base import Proposal
 from dmmc.theory.actions import Action
+from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
 
 Array = NDArray[np.float64]
@@ -130,6 +131,6 @@ def lattice_log_prob(action: Action, lattice: Lattice, device: str | torch.devic
 
     def log_prob(coords: Array) -> Array:
         phi = torch.as_tensor(coords, dtype=torch.float64, device=device).view(-1, *lattice.shape)
-        return -action(phi).cpu().numpy()
+        return -evaluate(action, phi).cpu().numpy()
 
     return log_prob

@@ -2,12 +2,13 @@
 
 A kernel advances many parallel chains at once. It is a small frozen object; what changes from step to step lives in
 its *state*, what a step reports lives in its *info*, and what is random comes from the generator that it is handed.
-Each kernel owns the types of its state and info. Everything else (chains, storage, reports) works with the protocols
-of this module and never asks for the name or type of a kernel.
+Each kernel owns the types of its state and info. The code that runs chains, stores them and reports on them knows a
+kernel only by the protocols of this module, and never asks for its name or type.
 """
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
 from dmmc.theory.actions import Action
+from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
 
 
@@ -106,6 +109,11 @@ class Kernel(Protocol[StateT]):
         """What one step of one chain costs: evaluations of the ``force`` dS/dphi, or of the ``network``, by name."""
         return {}
 
+    @property
+    def start_cost(self) -> Mapping[str, int]:
+        """What :meth:`start` costs for each chain, in the same units; a cycle starts each of its parts again."""
+        return {}
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Name and parameters as JSON values; recorded with a chain, and compared when the chain is resumed."""
@@ -117,12 +125,12 @@ class Kernel(Protocol[StateT]):
         ...
 
     def start(self, phi: Tensor, generator: torch.Generator) -> StateT:
-        """The state of chains that begin at given fields ``(n, *lattice)``.
+        """The state of chains that begin at given fields ``(n, *lattice)``, on the device of the generator.
 
         Raises:
             DmmcError: as :func:`start_state`.
         """
-        return start_state(self.action, self.lattice, phi)  # type: ignore[return-value]  # the default type of states
+        return start_state(self.action, self.lattice, phi, generator.device)  # type: ignore[return-value]  # the default type of states
 
     def restore(self, tensors: Mapping[str, Tensor]) -> StateT:
         """The state that was stored as ``state.tensors()``."""
@@ -155,28 +163,56 @@ class Kernel(Protocol[StateT]):
 
 
 AT_ONCE = 16
-"""Steps that :func:`advance` asks for at once: kernels may make the proposals of all of them together."""
+"""Steps that :func:`in_pieces` asks for at once: kernels may make the proposals of all of them together."""
+
+
+def in_pieces(
+    kernel: Kernel[StateT], state: StateT, n: int, generator: torch.Generator
+) -> Iterator[tuple[StateT, Info]]:
+    """``n`` steps, one after another, however many: as ``kernel.steps``, with the memory of a few steps at a time."""
+    for done in range(0, n, AT_ONCE):
+        for later, info in kernel.steps(state, min(AT_ONCE, n - done), generator):
+            state = later
+            yield later, info
 
 
 def advance(kernel: Kernel[StateT], state: StateT, n: int, generator: torch.Generator) -> StateT:
     """The state ``n`` steps later."""
-    last = state
-    for done in range(0, n, AT_ONCE):
-        for later, _ in kernel.steps(last, min(AT_ONCE, n - done), generator):
-            last = later
-    return last
+    for later, _ in in_pieces(kernel, state, n, generator):
+        state = later
+    return state
+
+
+def identity(kernel: Kernel[Any]) -> str:
+    """What is sampled, and how, as text: the part of a stream's name by which chains share no random numbers.
+
+    Raises:
+        DmmcError: if the kernel or the action describes itself by anything but JSON values.
+    """
+    parts = [kernel.describe(), kernel.action.describe(), kernel.lattice.shape]
+    try:
+        return json.dumps(parts, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise DmmcError(f"describe() of a kernel and of its action must return JSON values: {error}") from None
 
 
 @torch.no_grad()
-def start_state(action: Action, lattice: Lattice, phi: Tensor) -> State:
-    """Check initial fields and evaluate their action in float64.
+def start_state(action: Action, lattice: Lattice, phi: Tensor, device: torch.device) -> State:
+    """Check initial fields, and evaluate their action in float64.
+
+    Args:
+        action: the action that is sampled.
+        lattice: the lattice that the chains live on.
+        phi: fields, ``(n, *lattice)``; they are copied.
+        device: where the chains run, which is where their random numbers are made.
 
     Raises:
-        DmmcError: if ``phi`` is not finite ``(n, *lattice)``, or the action of one of the fields is not finite.
+        DmmcError: if ``phi`` is not finite ``(n, *lattice)``, the action returns something of another shape or type
+            than it should, or the action of one of the fields is not finite.
     """
     lattice.check(phi, "initial phi")
-    phi = phi.detach().to(torch.float64).clone()
-    S = action(phi)
+    phi = phi.detach().to(device, torch.float64, copy=True)
+    S = evaluate(action, phi)
     if not bool(torch.isfinite(S).all()):
         raise DmmcError("the action of an initial configuration is not finite; start from other fields")
     return State(phi=phi, S=S)
@@ -221,7 +257,7 @@ def metropolis(state: StateT, proposed: StateT, log_ratio: Tensor, uniform: Tens
 
 def uniform(n: int, generator: torch.Generator, like: Tensor) -> Tensor:
     """``n`` random numbers from [0, 1), float64, on the device of ``like``."""
-    return torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device).to(like.device)
+    return rng.uniform((n,), generator, device=like.device)
 
 
 def refuse_inexact(inexact: str, allow_inexact: bool) -> None:

@@ -15,13 +15,18 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from dmmc.core.errors import DmmcError
+from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
+from dmmc.core.rng import integers, signs, stream, uniform
 from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.hmc import HMC, HMCInfo
 from dmmc.theory.actions import Action, declaration
+from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
+
+PROBED = 4
+"""Fields on which a declared hopping term is tested."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,14 @@ class Cluster(Kernel[State]):
 
     Raises:
         DmmcError: if the action does not declare a hopping term, or ``n_local`` is not positive.
+        MismatchError: if it declares one that it does not have, so that clusters would sample something else.
     """
 
     local: HMC
     n_local: int = 1
 
     def __post_init__(self) -> None:
-        check_hopping(self.local.action)
+        check_hopping(self.local.action, self.local.lattice)
         if self.n_local < 1 or self.n_local != int(self.n_local):
             raise DmmcError(f"n_local must be a positive integer, got {self.n_local}")
 
@@ -91,7 +97,7 @@ class Cluster(Kernel[State]):
     @torch.no_grad()
     def step(self, state: State, generator: torch.Generator) -> tuple[State, ClusterInfo]:
         phi, n_clusters = self.flip(state.phi, generator)
-        state = State(phi, self.action(phi))
+        state = State(phi, evaluate(self.action, phi))
         for _ in range(self.n_local):
             state, info = self.local.step(state, generator)
         return state, ClusterInfo(**info.tensors(), n_clusters=n_clusters)
@@ -107,10 +113,10 @@ class Cluster(Kernel[State]):
             The new fields, and the number of clusters ``(n,)``, int64.
         """
         n, V, dim = len(phi), self.lattice.volume, self.lattice.dim
-        hop = check_hopping(self.action)
-        site = torch.arange(V).view(self.lattice.shape)
+        hop = declared_hopping(self.action)
+        site = torch.arange(V, device="cpu").view(self.lattice.shape)
         neighbour = torch.stack([site.roll(-1, axis) for axis in range(dim)], dim=-1).view(V, dim)
-        u = torch.rand(n, V, dim, generator=generator, dtype=torch.float64, device=generator.device).to(phi.device)
+        u = uniform((n, V, dim), generator, device=phi.device)
         flat = phi.reshape(n, V)
         # A lattice of extent 2 has two links between the same two sites, each with its own u; extent 1 links a site to
         # itself, which has no effect.
@@ -118,7 +124,7 @@ class Cluster(Kernel[State]):
 
         # One graph for all chains. Counting the links of each site gives a CSR matrix without sorting.
         links = frozen.view(n * V, dim).cpu()
-        first = torch.arange(n)[:, None, None] * V
+        first = torch.arange(n, device="cpu")[:, None, None] * V
         columns = (neighbour + first).view(n * V, dim)[links].to(torch.int32).numpy()
         rows = np.concatenate([[0], links.sum(1).cumsum(0).numpy()]).astype(np.int32)
         graph = csr_array((np.ones(len(columns)), columns, rows), shape=(n * V, n * V))
@@ -127,7 +133,7 @@ class Cluster(Kernel[State]):
         chain = np.empty(n_total, dtype=np.int64)
         chain[labels] = np.repeat(np.arange(n), V)
         n_clusters = torch.from_numpy(np.bincount(chain, minlength=n)).to(phi.device)
-        reverse = torch.randint(2, (n_total,), generator=generator, device=generator.device).cpu().bool()
+        reverse = integers(2, (n_total,), generator, "cpu").bool()
         reverse = reverse[torch.from_numpy(labels)].view(phi.shape).to(phi.device)
         return torch.where(reverse, -phi, phi), n_clusters
 
@@ -135,12 +141,45 @@ class Cluster(Kernel[State]):
 def freezing_probability(hopping: float, phi: Tensor, neighbour: Tensor) -> Tensor:
     """``1 - exp(-2 hopping phi phi_mu)``: with ``-hopping phi phi_mu`` in S, how likely a link is to freeze.
 
-    Links whose ends have opposite signs never freeze; the number is negative for them.
+    Where ``hopping phi phi_mu`` is negative, the number is so too, and the link never freezes: between opposite signs
+    if ``hopping`` is positive, and between equal ones if it is negative.
     """
     return -torch.expm1(-2 * hopping * phi * neighbour)
 
 
-def check_hopping(action: Action) -> float:
+@torch.no_grad()
+def check_hopping(action: Action, lattice: Lattice) -> None:
+    """Test the hopping term that the action declares: changes of signs must change S by what they change that term.
+
+    With signs ``s(x)``, ``S(s phi) - S(phi) = -hopping sum_x,mu [s(x) s(x+mu) - 1] phi(x) phi(x+mu)``, since the rest
+    of S is even functions of single sites.
+
+    Raises:
+        DmmcError: if it declares none.
+        MismatchError: if it has another one.
+    """
+    hopping = declared_hopping(action)
+    generator = stream(0, "test of a hopping term")
+    phi = hmc.first_fields(action, lattice, PROBED, generator)
+    flips = signs(phi.shape, generator)
+
+    def links(phi: Tensor) -> Tensor:
+        products = torch.stack([phi * phi.roll(-1, axis) for axis in lattice.axes])
+        return products.movedim(0, 1).flatten(1).sum(1)
+
+    S, flipped = evaluate(action, phi), evaluate(action, flips * phi)
+    found, expected = flipped - S, -hopping * (links(flips * phi) - links(phi))
+    size = 1 + S.abs() + flipped.abs() + abs(hopping) * links(phi.abs())
+    if bool(((found - expected).abs() > 1e-9 * size).any()):
+        k = int(((found - expected).abs() / size).argmax())
+        raise MismatchError(
+            f"the action {action.describe().get('name')!r} declares hopping = {hopping}, but S is not "
+            "-hopping sum phi(x) phi(x+mu) plus even functions of single sites: with other signs of a field it changes "
+            f"by {float(found[k]):.6g} instead of {float(expected[k]):.6g}; correct the declaration, or use HMC"
+        )
+
+
+def declared_hopping(action: Action) -> float:
     """The hopping coefficient that the action declares.
 
     Raises:

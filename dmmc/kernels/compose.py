@@ -8,6 +8,7 @@ that its target gives it for these fields.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
-from dmmc.kernels.base import Info, Kernel, State
+from dmmc.kernels.base import Info, Kernel, State, in_pieces
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 
@@ -85,12 +86,12 @@ class Cycle(Kernel[State]):
 
     @property
     def cost(self) -> dict[str, int]:
-        """The sum over a cycle. A part with a network needs it once more, to weigh the fields that it is given."""
-        total: dict[str, int] = {}
+        """The sum over a cycle, in which each part is started again from the fields."""
+        total: Counter[str] = Counter()
         for kernel, n in self.parts:
-            for name, count in kernel.cost.items():
-                total[name] = total.get(name, 0) + count * (n + (name == "network"))
-        return total
+            total.update(kernel.start_cost)
+            total.update({name: n * count for name, count in kernel.cost.items()})
+        return dict(total)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -117,7 +118,7 @@ class Cycle(Kernel[State]):
         reports: dict[str, Tensor] = {}
         for prefix, (kernel, repeat) in zip(self._prefixes(), self.parts, strict=True):
             accepted, rates = [], []
-            for later, info in kernel.steps(kernel.start(state.phi, generator), repeat, generator):
+            for later, info in in_pieces(kernel, kernel.start(state.phi, generator), repeat, generator):
                 state = State(later.phi, later.S)
                 accepted.append(info.accepted.double())
                 rates.append(info.acceptance_rate)

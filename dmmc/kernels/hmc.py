@@ -16,9 +16,11 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
+from dmmc.core.rng import normal, signs, uniform
 from dmmc.diagnostics.energy import DIVERGED
 from dmmc.kernels.base import Info, Kernel, State, metropolis, start_state
 from dmmc.theory.actions import Action, declaration
+from dmmc.theory.evaluation import evaluate, force
 from dmmc.theory.lattice import Lattice
 
 LENGTH = 4.0
@@ -30,6 +32,9 @@ random walk.
 """
 
 _MAX_LEAPFROG = 1000
+
+_BELOW_RUN_AWAYS = 0.9
+"""Largest leapfrog step, jitter included, in units of the smallest at which a trajectory ran away during tuning."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +100,15 @@ class HMC(Kernel[State]):
         by the ``scale`` that the action declares.
 
         Raises:
-            DmmcError: if ``length`` is not a positive number.
+            DmmcError: if ``length`` is not a positive number, or more than 100.
         """
         if not (math.isfinite(length) and length > 0):
             raise DmmcError(f"the trajectory length must be a positive number, got {length}")
+        if 10 * length > _MAX_LEAPFROG:
+            raise DmmcError(
+                f"the trajectory length must be at most {_MAX_LEAPFROG / 10:g}, which takes {_MAX_LEAPFROG} leapfrog "
+                f"steps; got {length}"
+            )
         n_leapfrog = max(1, round(10 * length))
         step_size = declaration(action).scale * length / n_leapfrog
         return cls(action, lattice, step_size=step_size, n_leapfrog=n_leapfrog)
@@ -120,7 +130,8 @@ class HMC(Kernel[State]):
         return {"name": "hmc", "step_size": self.step_size, "n_leapfrog": self.n_leapfrog, "jitter": self.jitter}
 
     def initial(self, n: int, generator: torch.Generator) -> State:
-        return start_state(self.action, self.lattice, first_fields(self.action, self.lattice, n, generator))
+        phi = first_fields(self.action, self.lattice, n, generator)
+        return start_state(self.action, self.lattice, phi, generator.device)
 
     @torch.no_grad()
     def trajectory(self, phi: Tensor, pi: Tensor, step: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -142,18 +153,18 @@ class HMC(Kernel[State]):
         phi = torch.addcmul(phi, pi, step, value=0.5)
         pi = pi.clone()
         for k in range(self.n_leapfrog):
-            pi.addcmul_(self.action.grad(phi), step, value=-1.0)
+            pi.addcmul_(force(self.action, phi), step, value=-1.0)
             phi.addcmul_(pi, step, value=1.0 if k < self.n_leapfrog - 1 else 0.5)
         return phi, pi
 
     @torch.no_grad()
     def step(self, state: State, generator: torch.Generator) -> tuple[State, HMCInfo]:
-        n, device, source = len(state.phi), state.phi.device, generator.device
-        pi = torch.randn(state.phi.shape, generator=generator, dtype=torch.float64, device=source).to(device)
-        spread, u = torch.rand(2, n, generator=generator, dtype=torch.float64, device=source).to(device)
+        n, device = len(state.phi), state.phi.device
+        pi = normal(state.phi.shape, generator, device=device)
+        spread, u = uniform((2, n), generator, device=device)
         step = self.step_size * (1 + self.jitter * (2 * spread - 1))
         phi, end_pi = self.trajectory(state.phi, pi, step)
-        proposed = State(phi, self.action(phi))
+        proposed = State(phi, evaluate(self.action, phi))
         kinetic = kinetic_energy(pi)
         dH = proposed.S - state.S + kinetic_energy(end_pi) - kinetic
         # A trajectory that ran away is rejected, whatever the sign of its overflow.
@@ -168,7 +179,8 @@ class HMC(Kernel[State]):
         Robbins-Monro on ``log(step_size)``, driven by the mean acceptance rate of the chains, with the second half of
         the iterates averaged (Polyak, Juditsky, SIAM J. Control Optim. 30 (1992) 838). The step of the kernel that is
         returned divides the trajectory length exactly and is at most the tuned one, so the acceptance is
-        ``target_acceptance`` or somewhat above.
+        ``target_acceptance`` or somewhat above. Where trajectories ran away in the second half, it is smaller still, so
+        that no trajectory takes a step at which one did: a chain that has come there may never move again.
 
         Begin at :func:`first_fields`. Where a quartic potential is steeper than the step size resolves, trajectories
         are rejected for very long, and a step tuned on other chains cannot know of one that begins there.
@@ -179,24 +191,27 @@ class HMC(Kernel[State]):
             n_steps: trajectories to spend, at least 10; 50 to 100 are plenty.
 
         Raises:
-            DmmcError: if ``n_steps`` is too small, or no step size gets accepted.
+            DmmcError: if ``n_steps`` is too small, or a trajectory would take more than 1000 steps to be accepted.
         """
         if n_steps < 10:
             raise DmmcError(f"tuning needs at least 10 steps, got {n_steps}")
-        log_step, tail = math.log(self.step_size), []
+        log_step, tail, safe = math.log(self.step_size), list[float](), math.inf
         for t in range(n_steps):
             step = math.exp(log_step)
             trial = replace(self, step_size=step, n_leapfrog=max(1, round(self.length / step)))
             if trial.n_leapfrog > _MAX_LEAPFROG:
                 raise DmmcError(
-                    f"HMC rejects even with {trial.n_leapfrog} steps per trajectory; "
-                    "is grad() the gradient of the action?"
+                    f"a trajectory of length {self.length:.4g} would take {trial.n_leapfrog} leapfrog steps to be "
+                    f"accepted, and {_MAX_LEAPFROG} are allowed; use shorter trajectories, "
+                    "and check that grad() is the gradient of the action"
                 )
             state, info = trial.step(state, generator)
             log_step += 2 * (float(info.acceptance_rate.mean()) - self.target_acceptance) / math.sqrt(t + 1)
             if 2 * t >= n_steps:
                 tail.append(log_step)
-        n_leapfrog = max(1, math.ceil(self.length / math.exp(sum(tail) / len(tail))))
+                safe = min([safe, *info.step_size[info.diverging].tolist()])
+        step = min(math.exp(sum(tail) / len(tail)), _BELOW_RUN_AWAYS * safe / (1 + self.jitter))
+        n_leapfrog = max(1, math.ceil(self.length / step))
         return replace(self, step_size=self.length / n_leapfrog, n_leapfrog=n_leapfrog), state
 
 
@@ -218,8 +233,8 @@ def first_fields(action: Action, lattice: Lattice, n: int, generator: torch.Gene
     declared = declaration(action)
     sign = torch.ones((n, *(1,) * lattice.dim), dtype=torch.float64, device=generator.device)
     if declared.symmetry != "none":
-        sign = 2.0 * torch.randint(0, 2, sign.shape, generator=generator, device=generator.device) - 1
-    rough = torch.randn((n, *lattice.shape), generator=generator, dtype=torch.float64, device=generator.device)
+        sign = signs(sign.shape, generator)
+    rough = normal((n, *lattice.shape), generator)
     value = declared.minimum(lattice.dim)
     if declared.symmetry != "none":
         value = max(0.5 * declared.scale, abs(value))

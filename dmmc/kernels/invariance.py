@@ -36,7 +36,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.kernels.base import Kernel, State
-from dmmc.theory.actions import Phi4
+from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
 
 STATE_TOLERANCE = 1e-9
@@ -55,7 +55,7 @@ class Invariance:
         p_values: of each test, by name; not corrected for their number.
         z: paired shift of the mean of each observable in standard errors.
         resolution: the shift of each mean, in units of the observable's standard deviation, that would be found with
-            probability 1/2: what a kernel that passes may still hide.
+            probability 1/2: what a kernel that passes may still hide; NaN for an observable that is constant.
         faults: contradictions that no chance explains; empty for a correct kernel.
         moved: fraction of chains whose fields changed.
         n: number of exact draws.
@@ -111,7 +111,7 @@ def assert_invariant(
     Args:
         kernel: the kernel.
         exact_draws: independent fields from ``exp(-S) / Z``, ``(n, *lattice)`` float64, at least 100; 10,000 and more
-            find errors of a few per cent of a standard deviation. See :func:`phi4_draws`.
+            find errors of a few per cent of a standard deviation. See :func:`dmmc.theory.draws.phi4_draws`.
         generator: random numbers for the kernel. They must not be those that made the draws (beware of equal seeds).
         steps: steps from each draw. A few steps find more than one does: errors add up faster than noise, and a state
             that a rejection has spoilt shows in the next step.
@@ -171,7 +171,11 @@ def check_invariance(
         raise DmmcError("the kernel moved none of the chains, so that there is nothing to test; take smaller steps?")
     if not bool(torch.isfinite(y).all()):
         return Invariance({"finite fields": 0.0}, {}, {}, tuple(faults), moved, len(x), steps, alpha)
-    measure = observables or (lambda phi: {**standard_observables(phi, kernel.lattice), "S": kernel.action(phi)})
+
+    def standard(phi: Tensor) -> dict[str, Tensor]:
+        return standard_observables(phi, kernel.lattice) | {"S": evaluate(kernel.action, phi)}
+
+    measure = observables or standard
     before, after = measure(x), measure(y)
     if not all(bool(torch.isfinite(values).all()) for values in before.values()):
         raise DmmcError("an observable of the exact draws is not finite; take others")
@@ -183,9 +187,10 @@ def check_invariance(
     quantile = float(scipy.stats.norm.isf(alpha / len(p_values) / 2))
     for name, values in before.items():
         difference = (after[name] - values).double()
-        error = float(difference.std()) / math.sqrt(len(difference))
+        error, spread = float(difference.std()) / math.sqrt(len(difference)), float(values.double().std())
         z[name] = float(difference.mean()) / error if error else 0.0
-        resolution[name] = quantile * error / float(values.std())
+        # A constant observable has no unit in which a shift of its mean could be given.
+        resolution[name] = quantile * error / spread if spread else math.nan
     return Invariance(p_values, z, resolution, tuple(faults), moved, len(x), steps, alpha)
 
 
@@ -261,7 +266,7 @@ def _faults(kernel: Kernel[Any], state: State) -> list[str]:
     faults = []
     scale = 1 + state.S.abs()
     # Written so that a deviation which is NaN is a fault.
-    if not bool(((state.S - kernel.action(state.phi)).abs() <= STATE_TOLERANCE * scale).all()):
+    if not bool(((state.S - evaluate(kernel.action, state.phi)).abs() <= STATE_TOLERANCE * scale).all()):
         faults.append("the S of a state is not that of its fields")
     carried = state.tensors()
     if "log_w" in carried and "log_q" in carried:
@@ -270,52 +275,3 @@ def _faults(kernel: Kernel[Any], state: State) -> list[str]:
         if not bool(((log_w + state.S + log_q).abs() <= STATE_TOLERANCE * scale).all()):
             faults.append("the log w of a state is not -S - log q of the same state")
     return faults
-
-
-def phi4_draws(action: Phi4, lattice: Lattice, n: int, generator: torch.Generator, c: float | None = None) -> Tensor:
-    """Independent fields from ``exp(-S) / Z``, exactly, by rejection: for a few sites, or weak coupling.
-
-    With ``quart phi^4 = quart (phi^2 - c)^2 + 2 quart c phi^2 - const`` the last part joins the Gaussian part of S,
-    from which fields are drawn; they are accepted with ``exp(-quart sum (phi^2 - c)^2)``.
-
-    Args:
-        action: the target.
-        lattice: the lattice of the fields.
-        n: number of fields.
-        generator: source of randomness.
-        c: any number that leaves the Gaussian part normalisable; by default the most efficient of several.
-
-    Returns:
-        ``(n, *lattice)`` float64.
-
-    Raises:
-        DmmcError: if ``c`` is too small, or fewer than one in 2,000 fields would be accepted.
-    """
-    hop, quad, quart = action.coefficients
-    kinetic = hop * (2 * lattice.dim - lattice.phat2)
-
-    def attempt(c: float, m: int) -> Tensor:
-        inverse = 2 * (quad + 2 * quart * c) - kinetic
-        if float(inverse.min()) <= 0:
-            raise DmmcError(f"c = {c:.3g} leaves the Gaussian part not normalisable; take a larger one")
-        white = torch.randn((m, *lattice.shape), generator=generator, dtype=torch.float64, device=generator.device)
-        phi = lattice.to_sites(inverse.rsqrt().to(white.device) * lattice.to_modes(white))
-        u = torch.rand(m, generator=generator, dtype=torch.float64, device=generator.device)
-        return phi[u.log() < -quart * (phi.square() - c).square().flatten(1).sum(1)]
-
-    if c is None:
-        least = max(0.0, (float(kinetic.max()) / 2 - quad) / (2 * quart)) if quart else 0.0
-        offers = [least + t / math.sqrt(quart) for t in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)] if quart else [0.0]
-        c = max(offers, key=lambda c: len(attempt(c, 2000)))
-    accepted: list[Tensor] = []
-    total = tried = 0
-    while total < n:
-        batch = max(2000, min(2 * n, 1 << 18))
-        accepted.append(attempt(c, batch))
-        total, tried = total + len(accepted[-1]), tried + batch
-        if tried >= 20_000 and total * 2000 < tried:
-            raise DmmcError(
-                f"rejection accepts {total} of {tried} fields: too many sites, or too strong a coupling; "
-                "take a smaller lattice, or well separated fields of a cluster chain"
-            )
-    return torch.cat(accepted)[:n]

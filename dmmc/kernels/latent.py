@@ -28,7 +28,15 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
 from dmmc.kernels.base import Kernel, WeightedState, refuse_inexact, start_state, uniform
-from dmmc.kernels.independence import WeightedInfo, checked_log_q, weigh, weighted, weighted_step
+from dmmc.kernels.weighted import (
+    WeightedInfo,
+    begun,
+    checked_log_q,
+    independent_steps,
+    weigh,
+    weighted,
+    weighted_step,
+)
 from dmmc.proposals.base import LatentProposal
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
@@ -89,6 +97,11 @@ class Latent(Kernel[LatentState]):
     def cost(self) -> dict[str, int]:
         return {"network": self.proposal.evaluations}
 
+    @property
+    def start_cost(self) -> dict[str, int]:
+        """The way back to the latents of the fields that are given."""
+        return {"network": self.proposal.evaluations}
+
     def describe(self) -> dict[str, Any]:
         return {"name": "latent", "theta": self.theta, "proposal": self.proposal.describe()}
 
@@ -98,10 +111,7 @@ class Latent(Kernel[LatentState]):
         Raises:
             DmmcError: if the weight of one of them is not finite.
         """
-        state = self._pushed(self.proposal.latents(n, generator), generator)
-        if not bool(torch.isfinite(state.log_w).all()):
-            raise DmmcError("the weight of an initial proposal is not finite; check the model, or start from fields")
-        return state
+        return begun(self._pushed(self.proposal.latents(n, generator), generator))
 
     @torch.no_grad()
     def start(self, phi: Tensor, generator: torch.Generator) -> LatentState:
@@ -112,10 +122,10 @@ class Latent(Kernel[LatentState]):
         Raises:
             DmmcError: if a field, its action or its weight is not finite.
         """
-        state = start_state(self.action, self.lattice, phi)
+        state = start_state(self.action, self.lattice, phi, generator.device)
         latent, log_q = self.proposal.pull(state.phi, generator)
-        begun = weighted(state.phi, state.S, checked_log_q(log_q, len(phi)))
-        return LatentState(**begun.tensors(), latent=latent)
+        given = weighted(state.phi, state.S, checked_log_q(log_q, len(phi)))
+        return LatentState(**given.tensors(), latent=latent)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> LatentState:
         return LatentState(**tensors)
@@ -167,12 +177,7 @@ class Latent(Kernel[LatentState]):
                 yield state, info
             return
         proposals = self._pushed(self.proposal.latents(n * chains, generator), generator)
-        u = uniform(n * chains, generator, like=proposals.phi)
-        for i in range(n):
-            here = slice(i * chains, (i + 1) * chains)
-            proposed = LatentState(**{name: value[here] for name, value in proposals.tensors().items()})
-            state, info = weighted_step(state, proposed, u[here])
-            yield state, info
+        yield from independent_steps(state, proposals, n, generator)
 
     @torch.no_grad()
     def _pushed(self, latent: Tensor, generator: torch.Generator) -> LatentState:

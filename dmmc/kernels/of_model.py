@@ -70,26 +70,26 @@ class KernelOptions:
     @property
     def uses_flow(self) -> bool:
         """Whether the chain depends on the probability flow and hence on its integrator."""
-        return KERNELS[self.kernel].with_flow is not None
+        return KERNELS[self.kernel].from_flow is not None
 
 
-FlowKernel = Callable[[KernelOptions, Action, LatentProposal], Kernel[Any]]
-PathKernel = Callable[[KernelOptions, Action, DiffusionModel], Kernel[Any]]
+FromFlow = Callable[[KernelOptions, Action, LatentProposal], Kernel[Any]]
+FromModel = Callable[[KernelOptions, Action, DiffusionModel], Kernel[Any]]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """How a kernel is made: of the probability flow, or of the model itself.
+class KernelEntry:
+    """How a kernel is made. Exactly one of ``from_flow`` and ``from_model`` is given.
 
     Attributes:
         options: the attributes of :class:`KernelOptions` that belong to it.
-        with_flow: makes it of a flow.
-        with_model: makes it of the model, without a flow.
+        from_flow: makes it from the probability flow of the model.
+        from_model: makes it from the model, without the flow.
     """
 
     options: tuple[str, ...] = ()
-    with_flow: FlowKernel | None = None
-    with_model: PathKernel | None = None
+    from_flow: FromFlow | None = None
+    from_model: FromModel | None = None
 
 
 def _independence(options: KernelOptions, action: Action, flow: LatentProposal) -> Kernel[Any]:
@@ -117,12 +117,12 @@ def _refresh(options: KernelOptions, action: Action, model: DiffusionModel) -> K
     return PathRefresh(action, model.lattice, proposal, 0.5 if options.level is None else options.level)
 
 
-KERNELS: dict[str, Entry] = {
-    "independence": Entry(with_flow=_independence),
-    "latent": Entry(("target_acceptance",), with_flow=_latent),
-    "path": Entry(("path_steps",), with_model=_path),
-    "refresh": Entry(("path_steps", "level"), with_model=_refresh),
-    "cycle": Entry(("trajectory",), with_flow=_cycle),
+KERNELS: dict[str, KernelEntry] = {
+    "independence": KernelEntry(from_flow=_independence),
+    "latent": KernelEntry(("target_acceptance",), from_flow=_latent),
+    "path": KernelEntry(("path_steps",), from_model=_path),
+    "refresh": KernelEntry(("path_steps", "level"), from_model=_refresh),
+    "cycle": KernelEntry(("trajectory",), from_flow=_cycle),
 }
 """The kernels by name."""
 
@@ -142,8 +142,8 @@ def make_kernel(
         DmmcError: if the kernel needs a flow and there is none.
     """
     entry = KERNELS[options.kernel]
-    if entry.with_model is not None:
-        return entry.with_model(options, action, model)
-    if entry.with_flow is None or flow is None:
+    if entry.from_model is not None:
+        return entry.from_model(options, action, model)
+    if entry.from_flow is None or flow is None:
         raise DmmcError(f"the kernel {options.kernel} needs the probability flow of the model")
-    return entry.with_flow(options, action, flow)
+    return entry.from_flow(options, action, flow)

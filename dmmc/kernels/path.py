@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
-from dmmc.kernels.base import Kernel, WeightedState, refuse_inexact, start_state, uniform
-from dmmc.kernels.independence import WeightedInfo, checked_log_q, weigh, weighted, weighted_step
+from dmmc.kernels.base import Kernel, WeightedState, refuse_inexact, start_state
+from dmmc.kernels.weighted import WeightedInfo, begun, checked_log_q, independent_steps, weigh, weighted
 from dmmc.proposals.base import Paths
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
@@ -61,6 +60,11 @@ class PathIndependence(Kernel[WeightedState]):
     def cost(self) -> dict[str, int]:
         return {"network": self.proposal.evaluations}
 
+    @property
+    def start_cost(self) -> dict[str, int]:
+        """A path to the fields that are given."""
+        return {"network": self.proposal.evaluations}
+
     def describe(self) -> dict[str, Any]:
         return {"name": "path", "proposal": self.proposal.describe()}
 
@@ -70,10 +74,7 @@ class PathIndependence(Kernel[WeightedState]):
         Raises:
             DmmcError: if the weight of one of them is not finite.
         """
-        state = self._proposed(n, generator)
-        if not bool(torch.isfinite(state.log_w).all()):
-            raise DmmcError("the weight of an initial proposal is not finite; check the model, or start from fields")
-        return state
+        return begun(self._proposed(n, generator))
 
     def start(self, phi: Tensor, generator: torch.Generator) -> WeightedState:
         """Chains that begin at given fields ``(n, *lattice)``; a path to each of them is drawn, which is exact.
@@ -81,7 +82,7 @@ class PathIndependence(Kernel[WeightedState]):
         Raises:
             DmmcError: if a field, its action or its weight is not finite.
         """
-        state = start_state(self.action, self.lattice, phi)
+        state = start_state(self.action, self.lattice, phi, generator.device)
         return weighted(state.phi, state.S, checked_log_q(self.proposal.draw_log_q(state.phi, generator), len(phi)))
 
     def restore(self, tensors: Mapping[str, Tensor]) -> WeightedState:
@@ -111,14 +112,8 @@ class PathIndependence(Kernel[WeightedState]):
         Raises:
             DmmcError: if the proposal returns fields or log_q of a wrong shape.
         """
-        chains = len(state.phi)
-        proposals = self._proposed(n * chains, generator)
-        u = uniform(n * chains, generator, like=proposals.phi)
-        for i in range(n):
-            here = slice(i * chains, (i + 1) * chains)
-            proposed = WeightedState(**{name: value[here] for name, value in proposals.tensors().items()})
-            state, info = weighted_step(state, proposed, u[here])
-            yield state, info
+        proposals = self._proposed(n * len(state.phi), generator)
+        yield from independent_steps(state, proposals, n, generator)
 
     @torch.no_grad()
     def _proposed(self, n: int, generator: torch.Generator) -> WeightedState:

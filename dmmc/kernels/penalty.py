@@ -30,6 +30,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
 from dmmc.kernels.base import Info, Kernel, State, metropolis, start_state, uniform, valid_or_rejected
 from dmmc.theory.actions import Action
+from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
 
 
@@ -139,7 +140,7 @@ class Penalty(Kernel[State]):
     @torch.no_grad()
     def initial(self, n: int, generator: torch.Generator) -> State:
         """Chains that begin at ``n`` proposals."""
-        return start_state(self.action, self.lattice, self.proposal.sample(n, generator)[0])
+        return start_state(self.action, self.lattice, self.proposal.sample(n, generator)[0], generator.device)
 
     @torch.no_grad()
     def step(self, state: State, generator: torch.Generator) -> tuple[State, PenaltyInfo]:
@@ -150,7 +151,7 @@ class Penalty(Kernel[State]):
         """
         n, k = len(state.phi), self.n_estimates
         phi = self.proposal.sample(n, generator)[0].to(torch.float64)
-        proposed = State(phi, self.action(phi))
+        proposed = State(phi, evaluate(self.action, phi))
         both = torch.cat([state.phi, phi])
         log_q = self.proposal.log_q(both.repeat(k, *(1,) * self.lattice.dim), generator)
         if log_q.shape != (2 * k * n,):

@@ -1,9 +1,9 @@
 """Partial refresh: noise the field up to a level, denoise it again, and weigh the two paths against each other.
 
 In the notation of :mod:`dmmc.proposals.path`, a path from phi_0 up to phi_J is drawn from F, and another from there
-down to phi_0' from R. Given phi_J the two exchange their roles in the reverse move, so the new field is accepted with
-the ratio of ``log w = -S(phi_0) + sum_{k<J} (log F - log R)`` of the two paths. Nothing is carried along: the path
-upwards is drawn anew in every step.
+down to phi_0' from R. Each has the weight ``log w = -S(phi_0) + sum_{k<J} (log F - log R)``. The reverse move goes up
+the second path and down the first, through the same phi_J, so the new field is accepted with probability
+``min(1, w'/w)``. The state is the field alone, since every step draws a new path upwards.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from dmmc.kernels.base import (
 from dmmc.kernels.path import calibrated
 from dmmc.proposals.base import Paths
 from dmmc.theory.actions import Action
+from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
 
 
@@ -38,8 +39,8 @@ class RefreshInfo(Info):
     """What a partial refresh reports, ``(n,)`` each.
 
     Attributes:
-        log_w_ratio: log of the ratio that the acceptance is the minimum of 1 and; ``-inf`` for a proposal that was not
-            finite. In equilibrium ``<exp(log_w_ratio)> = 1``.
+        log_w_ratio: logarithm of the ratio r with which the step is accepted, with probability ``min(1, r)``; ``-inf``
+            for a proposal that was not finite. In equilibrium ``<r> = 1``.
     """
 
     log_w_ratio: Tensor
@@ -88,7 +89,7 @@ class PathRefresh(Kernel[State]):
         Raises:
             DmmcError: if a field or its action is not finite.
         """
-        return start_state(self.action, self.lattice, self.proposal.rough_fields(n, generator))
+        return start_state(self.action, self.lattice, self.proposal.rough_fields(n, generator), generator.device)
 
     def tune(self, state: State, generator: torch.Generator, n_steps: int = 60) -> tuple[PathRefresh, State]:
         """Calibrate the reverse kernels, at about the cost of ``n_steps`` steps, and let the chains thermalise."""
@@ -98,7 +99,7 @@ class PathRefresh(Kernel[State]):
     @torch.no_grad()
     def step(self, state: State, generator: torch.Generator) -> tuple[State, RefreshInfo]:
         phi, log_paths = self._paths.refresh(state.phi, generator)
-        proposed = State(phi, self.action(phi))
+        proposed = State(phi, evaluate(self.action, phi))
         log_ratio = valid_or_rejected(state.S - proposed.S + log_paths, phi)
         new, accepted, rate = metropolis(state, proposed, log_ratio, uniform(len(phi), generator, like=phi))
         return new, RefreshInfo(accepted, rate, log_ratio)

@@ -1,1 +1,1 @@
-"""What is learned: the noise process, the networks, their training and their files."""
+"""Diffusion models: the noise process, the networks, their training and their files."""

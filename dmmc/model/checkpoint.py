@@ -20,13 +20,13 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class CheckpointHeader(Record):
-    """What a checkpoint holds beside its tensors.
+    """The contents of a checkpoint beside its tensors.
 
     Attributes:
-        identity: what the numbers of the training depend on; a training is resumed only with the same.
+        identity: everything that the numbers of the training depend on; a training is resumed only if it is the same.
         step: number of steps done.
-        seconds: what they took.
-        angles: of the posterior chains.
+        seconds: the wall time of these steps.
+        angles: the angles of the posterior chains.
         curve: the loss curve.
     """
 

@@ -24,7 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmmc.core import rng
 from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
 from dmmc.model import splines
 from dmmc.model.interaction import activation
 from dmmc.model.network import Network, register_network
@@ -47,14 +49,14 @@ class DenseSize:
     level_knots: int = 8
 
     def __post_init__(self) -> None:
-        if min(self.hidden1, self.hidden2) < 1 or self.level_knots < 4:
-            raise DmmcError(f"a dense network needs at least 1 channel per layer and 4 knots: {self}")
+        for name, minimum in (("hidden1", 1), ("hidden2", 1), ("level_knots", splines.DEGREE + 1)):
+            object.__setattr__(self, name, check_count(getattr(self, name), name, minimum))
 
 
 def unit_gaussian(n_parameters: int) -> GaussianReference:
     """The reference of a dense network: ``n_parameters`` independent numbers of mean 0 and variance 1."""
     lattice = Lattice((n_parameters,))
-    return GaussianReference(lattice, torch.ones(len(lattice.orbit_modes), dtype=torch.float64))
+    return GaussianReference(lattice, torch.ones(len(lattice.orbit_modes), dtype=torch.float64, device="cpu"))
 
 
 @register_network("dense")
@@ -64,8 +66,8 @@ class DenseNetwork(Network):
     Args:
         reference: a unit Gaussian on a lattice ``(D,)``: propagator 1 at every momentum, mean 0.
         size: numbers of channels and knots.
-        generator: source of the random initial weights (CPU). The maps out of the layers start at zero, so an untrained
-            network is the Gaussian reference exactly.
+        generator: source of the random initial weights; by default one of a fixed seed. The maps out of the layers
+            start at zero, so an untrained network is the Gaussian reference exactly.
 
     Raises:
         DmmcError: if ``reference`` is another Gaussian.
@@ -78,14 +80,16 @@ class DenseNetwork(Network):
         if reference.lattice.dim != 1 or reference.mean != 0 or not bool((reference.propagator == 1).all()):
             raise DmmcError("a dense network needs a unit Gaussian reference: one axis, propagator 1, mean 0")
         self.size = DenseSize() if size is None else size
+        generator = rng.stream(0, "network") if generator is None else generator
         self.level_intervals = self.size.level_knots - splines.DEGREE
         d, f1, f2, k = reference.lattice.volume, self.size.hidden1, self.size.hidden2, self.size.level_knots
 
         def normal(*shape: int, std: float) -> nn.Parameter:
-            return nn.Parameter((torch.randn(1, *shape, generator=generator) * std).expand(k, *shape).clone())
+            one_level = rng.normal((1, *shape), generator, torch.float32, "cpu") * std
+            return nn.Parameter(one_level.expand(k, *shape).clone())
 
         def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(k, *shape))
+            return nn.Parameter(torch.zeros(k, *shape, dtype=torch.float32, device="cpu"))
 
         self.a1 = normal(f1, d, std=1.5 / math.sqrt(d))
         self.b1 = normal(f1, std=0.7)

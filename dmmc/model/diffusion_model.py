@@ -98,7 +98,8 @@ class DiffusionModel:
     """A network with its Gaussian reference and its provenance.
 
     Attributes:
-        network: the network; its reference and lattice are those of the model.
+        network: the network; its reference and lattice are those of the model. It is put into evaluation mode, since
+            with dropout the density of a proposal would not be that of the weights.
         action: description of the action of the training ensemble (:meth:`dmmc.theory.actions.Action.describe`); {} for
             a model trained on data alone.
         two_sector: whether the network models only the sector M > 0 of a broken phase, with a reference centred at its
@@ -121,6 +122,7 @@ class DiffusionModel:
     symmetry_evidence: str = ""
 
     def __post_init__(self) -> None:
+        self.network.eval()
         if self.symmetry not in ("z2", "none"):
             raise DmmcError(f'the symmetry of a model is "z2" or "none", not {self.symmetry!r}')
         if self.two_sector and self.network.odd:
@@ -173,7 +175,7 @@ class DiffusionModel:
             symmetry = (None if action is None else declaration(action).symmetry) or "none"
         odd = symmetry == "z2" and not two_sector and reference.mean == 0
         settings = network_class(network).oddness(odd) | dict(config or {})
-        made = make_network(network, reference, settings, generator).requires_grad_(False).eval()
+        made = make_network(network, reference, settings, generator).requires_grad_(False)
         return cls(made, {} if action is None else action.describe(), two_sector, symmetry=symmetry)
 
     def __repr__(self) -> str:
@@ -252,7 +254,7 @@ class DiffusionModel:
             raise MismatchError(
                 f"a model of {self.lattice.dim} dimensions cannot start one of {reference.lattice.dim}; train afresh"
             )
-        network = self.network.moved_to(reference).requires_grad_(False).eval()
+        network = self.network.moved_to(reference).requires_grad_(False)
         description = {} if action is None else action.describe()
         return DiffusionModel(network, description, self.two_sector, symmetry=symmetry or self.symmetry)
 
@@ -339,7 +341,7 @@ class DiffusionModel:
         if not all(bool(torch.isfinite(p).all()) for p in tensors.values()):
             raise FileError(f"{path} has weights that are not finite; restore it or train again")
         model.check_fits(action, lattice)
-        network.to(device).requires_grad_(False).eval()
+        network.to(device).requires_grad_(False)
         return model
 
 

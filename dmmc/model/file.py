@@ -19,6 +19,7 @@ from torch import Tensor, uint8
 
 from dmmc.core.errors import FileError
 from dmmc.core.files import replace_file
+from dmmc.core.records import json_text
 
 CHECKSUM_SINCE = 2
 """Format version from which on a file must have a checksum."""
@@ -46,9 +47,10 @@ def write_tensors(
 
     Raises:
         FileError: if the file cannot be written.
+        DmmcError: if the header holds something that JSON has no form for.
     """
     path = Path(path)
-    text = json.dumps(header, sort_keys=True)
+    text = json_text(header, f"the header of {path}")
     metadata = {
         "format": format_name,
         "format_version": str(version),

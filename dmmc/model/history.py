@@ -17,9 +17,9 @@ class TrainingRecord(Record):
 
     Attributes:
         step: number of steps done.
-        loss: of the batch of this step; noisy.
-        validation: loss of the averaged weights on fixed noise and held-out fields.
-        gaussian: the same loss of the Gaussian reference, which has N = 0.
+        loss: the loss of the batch of this step, which is noisy.
+        validation: the loss of the averaged weights on fixed noise and held-out fields.
+        gaussian: the loss of the Gaussian reference, which has N = 0, on the same noise and fields.
     """
 
     step: int
@@ -38,12 +38,12 @@ class TrainingHistory(Record):
     """How a model was trained.
 
     Attributes:
-        options: how.
+        options: the options of the training.
         steps: number of steps done.
-        seconds: what they took, in wall time.
+        seconds: the wall time of these steps.
         ensemble: number of configurations, those held out included.
         curve: the loss curve.
-        before: history of the model from which the training started; None if that was untrained.
+        before: the history of the model that the training started from; None if that model was untrained.
     """
 
     options: TrainingOptions

@@ -30,9 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmmc.core import rng
 from dmmc.core.errors import DmmcError
-from dmmc.core.rng import stream
+from dmmc.core.numbers import check_count
 from dmmc.model import shells, splines
+from dmmc.model.memo import LevelMemo, Prepared
 from dmmc.model.network import Network, refuse_context, register_network
 from dmmc.model.reference import GaussianReference, wiener
 
@@ -62,10 +64,12 @@ class NetworkSize:
     odd: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.filters, self.hidden1, self.hidden2) < 1 or min(self.level_knots, self.radial_knots) < 4:
-            raise DmmcError(f"a network needs at least 1 channel in each layer and 4 knots in each spline: {self}")
-        kinds = tuple(tuple(sorted(int(m) for m in kind)) for kind in self.shells)
-        if len(set(kinds)) != len(kinds) or not kinds or any(m < 1 for kind in kinds for m in kind):
+        for name in ("filters", "hidden1", "hidden2"):
+            object.__setattr__(self, name, check_count(getattr(self, name), name))
+        for name in ("level_knots", "radial_knots"):
+            object.__setattr__(self, name, check_count(getattr(self, name), name, splines.DEGREE + 1))
+        kinds = tuple(tuple(sorted(check_count(m, "a distance of shells") for m in kind)) for kind in self.shells)
+        if len(set(kinds)) != len(kinds) or not kinds:
             raise DmmcError(f"shells must be distinct tuples of positive distances, got {self.shells}")
         object.__setattr__(self, "shells", kinds)
 
@@ -139,7 +143,7 @@ class InteractionNetwork(Network):
     Args:
         reference: the Gaussian field whose filters D_v scale inputs and outputs.
         size: numbers of channels, knots and shells.
-        generator: source of the random initial weights (CPU); by default one of a fixed seed. The maps to the output
+        generator: source of the random initial weights; by default one of a fixed seed. The maps to the output
             start at zero, so that N = 0: an untrained network is the Gaussian reference exactly.
 
     Attributes:
@@ -157,7 +161,7 @@ class InteractionNetwork(Network):
         self.size = size
         self.odd = size.odd
         self.level_intervals = size.level_knots - splines.DEGREE
-        generator = stream(0, "network") if generator is None else generator
+        generator = rng.stream(0, "network") if generator is None else generator
         lattice = reference.lattice
         candidates = (shells.displacements(distances, lattice.dim) for distances in size.shells)
         self.shells = tuple(shell for shell in candidates if shell)
@@ -168,11 +172,11 @@ class InteractionNetwork(Network):
         n_sites = [shells.n_sites(shell) for shell in self.shells]
 
         def normal(*shape: int, std: float) -> nn.Parameter:
-            one_level = torch.randn(1, *shape, generator=generator, dtype=torch.float32) * std
+            one_level = rng.normal((1, *shape), generator, torch.float32, "cpu") * std
             return nn.Parameter(one_level.expand(k, *shape).clone())
 
         def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(k, *shape, dtype=torch.float32))
+            return nn.Parameter(torch.zeros(k, *shape, dtype=torch.float32, device="cpu"))
 
         self.radial_in = nn.Parameter(self._initial_bank())
         self.radial_out = nn.Parameter(self._initial_bank())
@@ -190,6 +194,7 @@ class InteractionNetwork(Network):
         radial = splines.basis(self._radial_argument(), size.radial_knots)
         self.register_buffer("_radial_basis", radial, persistent=False)
         self.register_buffer("_multiplicity", lattice.multiplicity.float(), persistent=False)
+        self._memo = LevelMemo()
 
     def config(self) -> dict[str, Any]:
         return self.size.describe()
@@ -235,8 +240,8 @@ class InteractionNetwork(Network):
     def _initial_bank(self) -> Tensor:
         # Filter 1 is the field itself; the others are low-pass filters of ever longer range. Last column: p = 0.
         n, b = self.size.radial_knots, self.size.filters
-        knots = torch.linspace(0, 1, n, dtype=torch.float32)
-        rows = [torch.ones(n + 1, dtype=torch.float32)]
+        knots = torch.linspace(0, 1, n, dtype=torch.float32, device="cpu")
+        rows = [torch.ones(n + 1, dtype=torch.float32, device="cpu")]
         for i in range(1, b):
             edge = 1.0 - i / b
             values = torch.sigmoid((edge - knots) * 8)
@@ -272,48 +277,60 @@ class InteractionNetwork(Network):
 
         Beyond the range of v of this network, its value at the end of the range is used.
         """
-        level = torch.linspace(0, 1, 200, dtype=torch.float64)
+        level = torch.linspace(0, 1, 200, dtype=torch.float64, device=self.device)
         old = self.reference.level(reference.variance(level))
         coefficients = dict(self.state_dict())
         for name in self._level_parameters:
             coefficients[name] = splines.refit(coefficients[name], old, self.size.level_knots)
         return coefficients
 
-    def _site_layers(self, u: Tensor, m: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _prepared(self, kind: str, v: Tensor, compute: Callable[[Tensor], Prepared]) -> Prepared:
+        return self._memo.get(kind, v, (*self.parameters(), *self.buffers()), compute)
+
+    def _at_levels(self, v: Tensor) -> Prepared:
+        """Filters ``r`` and ``q`` and the site-wise matrices at noise variances ``v`` ``(G,)``."""
+        r, q = self.filters(v)
+        return {"r": r, "q": q, **self.matrices(v)}
+
+    def _trace_at_levels(self, v: Tensor) -> Prepared:
+        """The coefficients of the formula for the trace at noise variances ``v`` ``(G,)``."""
+        m = self._prepared("drift", v, self._at_levels)
+        volume = self.lattice.volume
+        gram = self.lattice.to_sites(m["q"].unsqueeze(2) * m["r"].unsqueeze(1) + 0j) / math.sqrt(volume)
+        here = gram.flatten(3)[..., 0]
+        coupling = [
+            m["w"][:, k] * (m["o2"].mT @ gram.flatten(3)[..., shells.site_index(part, self.lattice)] @ m["a1"].mT)
+            for k, part in self._parts
+        ]
+        return {
+            "constant": volume * torch.einsum("gij,gij->g", m["lin"], here),
+            "first": torch.einsum("gif,gij,gfj->gf", m["o1"], here, m["a1"]),
+            "second": torch.einsum("gif,gij,gfj->gf", m["o2"], here, m["a2"]),
+            "coupling": torch.stack(coupling, 1),
+        }
+
+    def _drift(self, modes: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``D N``, and ``1/sqrt(1 + z^2)`` of both layers, ``(G, channels, n V)``."""
+        m = self._prepared("drift", v, self._at_levels)
+        u = self.lattice.to_sites(m["r"].unsqueeze(2) * modes.unsqueeze(1))
         layers = _fused_site_layers() if self.fused else site_layers
-        out: tuple[Tensor, Tensor, Tensor] = layers(u, m, self.shells)
-        return out
+        r1, r2, out = layers(u, m, self.shells)
+        return (m["q"].unsqueeze(2) * self.lattice.to_modes(out.view(u.shape))).sum(1), r1, r2
 
     def forward(self, modes: Tensor, v: Tensor, context: Tensor | None = None) -> Tensor:
         refuse_context(self, context)
-        r, q = self.filters(v)
-        u = self.lattice.to_sites(r.unsqueeze(2) * modes.unsqueeze(1))
-        _, _, out = self._site_layers(u, self.matrices(v))
-        return (q.unsqueeze(2) * self.lattice.to_modes(out.view(u.shape))).sum(1)
+        return self._drift(modes, v)[0]
 
     def with_trace(self, modes: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``D N`` as in :meth:`forward`, and the trace of its Jacobian, ``(G, n)`` float64."""
         refuse_context(self, context)
-        r, q = self.filters(v)
-        m = self.matrices(v)
-        u = self.lattice.to_sites(r.unsqueeze(2) * modes.unsqueeze(1))
-        r1, r2, out = self._site_layers(u, m)
-        drift = (q.unsqueeze(2) * self.lattice.to_modes(out.view(u.shape))).sum(1)
-
-        volume = self.lattice.volume
-        gram = self.lattice.to_sites(q.unsqueeze(2) * r.unsqueeze(1) + 0j) / math.sqrt(volume)
-        here = gram.flatten(3)[..., 0]
+        drift, r1, r2 = self._drift(modes, v)
+        t = self._prepared("trace", v, self._trace_at_levels)
         slope1 = r1 * r1 * r1
         slope2 = r2 * r2 * r2
-        constant = volume * torch.einsum("gij,gij->g", m["lin"], here)
-        first = torch.einsum("gif,gij,gfj->gf", m["o1"], here, m["a1"])
-        second = torch.einsum("gif,gij,gfj->gf", m["o2"], here, m["a2"])
-        weights = [
-            m["w"][:, k] * (m["o2"].mT @ gram.flatten(3)[..., shells.site_index(part, self.lattice)] @ m["a1"].mT)
-            for k, part in self._parts
-        ]
         parts = tuple(part for _, part in self._parts)
-        coupled = shell_layer(slope1, torch.stack(weights, 1), parts, u.shape[2:]) + second.unsqueeze(-1)
-        per_site = (slope2 * coupled).sum(1) + (first.unsqueeze(1) @ slope1).squeeze(1)
-        trace = per_site.view(*modes.shape[:2], volume).sum(-1, dtype=torch.float64)
-        return drift, trace + constant.double().unsqueeze(1)
+        fields = torch.Size((modes.shape[1], *self.lattice.shape))
+        coupled = shell_layer(slope1, t["coupling"], parts, fields) + t["second"].unsqueeze(-1)
+        per_site = (slope2 * coupled).sum(1) + (t["first"].unsqueeze(1) @ slope1).squeeze(1)
+        trace = per_site.view(*modes.shape[:2], self.lattice.volume).sum(-1, dtype=torch.float64)
+        return drift, trace + t["constant"].double().unsqueeze(1)

@@ -19,6 +19,7 @@ imported first.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.records import json_text
 from dmmc.core.rng import stream
 from dmmc.model.reference import GaussianReference
 
@@ -122,7 +124,8 @@ class Network(nn.Module):
         Raises:
             DmmcError: if the weights do not fit there.
         """
-        network = type(self).from_config(reference, self.config())
+        with _usual_defaults():
+            network = type(self).from_config(reference, self.config())
         network.to(device=self.device, dtype=self.dtype)
         try:
             network.load_state_dict(self.state_dict())
@@ -134,13 +137,13 @@ class Network(nn.Module):
         return network
 
     def describe(self) -> dict[str, Any]:
-        """What, beside the weights, tells this network from others, as JSON values."""
+        """The facts beside the weights that tell this network from others, as JSON values."""
         if is_registered(self):
             return {"name": self.name, **self.config()}
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "layers": repr(self)}
 
     def identity(self) -> dict[str, Any]:
-        """What of :meth:`describe` the fingerprint of a model needs; less where the weights tell the rest."""
+        """The part of :meth:`describe` that enters the fingerprint of a model, as far as the weights do not tell it."""
         return self.describe()
 
 
@@ -205,7 +208,9 @@ def make_network(
     config: Mapping[str, Any],
     generator: torch.Generator | None = None,
 ) -> Network:
-    """A registered network from its configuration, with initial weights, made with float32 as torch's default type.
+    """A registered network from its configuration, with initial weights.
+
+    It is made in float32 on the CPU, whatever torch's default type and device are.
 
     Args:
         name: under which it is registered.
@@ -214,33 +219,64 @@ def make_network(
         generator: source of the random initial weights (CPU); by default one of a fixed seed.
 
     Raises:
-        DmmcError: if there is no network of this name, or the configuration is not one of it.
+        DmmcError: if there is no network of this name, the configuration is not one of it, or what its ``config()``
+            returns does not consist of JSON values.
     """
-    cls, default = network_class(name), torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)  # in float64 the same generator gives other numbers
+    cls = network_class(name)
     try:
-        return cls.from_config(reference, config, generator)
+        with _usual_defaults():
+            network = cls.from_config(reference, config, generator)
     except DmmcError:
         raise
     except (TypeError, AttributeError, ValueError) as error:
         raise DmmcError(f"this is not a configuration of the network {name!r}: {dict(config)} ({error})") from None
+    check_config(network)
+    return network
+
+
+def check_config(network: Network) -> None:
+    """Refuse a registered network whose configuration could not be written to a file.
+
+    Raises:
+        DmmcError: if it does not consist of JSON values.
+    """
+    if is_registered(network):
+        json_text(network.config(), f"the config() of the network {network.name!r}")
+
+
+@contextmanager
+def _usual_defaults() -> Iterator[None]:
+    """Make a network as torch does by itself, in float32 on the CPU and outside inference mode.
+
+    In another type the same generator would give other numbers, and weights made in inference mode have no derivatives.
+    """
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"), torch.inference_mode(False):
+            yield
     finally:
         torch.set_default_dtype(default)
 
 
 @contextmanager
 def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Let torch's global CPU generator continue the stream of ``generator``, and restore it afterwards.
+    """Let torch's global generators continue the stream of ``generator``, and restore them afterwards.
 
-    Ordinary torch modules draw their initial weights, and dropout its masks, from the global generator. Within this
-    context these numbers are reproducible, and the caller's global stream is left alone.
+    Ordinary torch modules draw their initial weights, and dropout its masks, from the global generator of their device.
+    Within this context these numbers are reproducible, and the caller's global streams are left alone. The CPU
+    continues ``generator`` itself, and the CUDA devices in use draw from streams that its state determines.
 
     Args:
-        generator: a CPU generator, which advances by what is drawn; None for a stream of a fixed seed.
+        generator: a CPU generator, which advances by what is drawn on the CPU; None for a stream of a fixed seed.
     """
     source = stream(0, "network") if generator is None else generator
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(source.get_state())
+    state = source.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
+        torch.set_rng_state(state)
+        if devices:
+            torch.cuda.manual_seed_all(int.from_bytes(hashlib.sha256(state.numpy().tobytes()).digest()[:7], "little"))
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""How to train."""
+"""The options of a training: its budget, its batches, its learning rate and its random numbers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
 from dmmc.core.rng import check_seed
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train.
+    """The options of a training.
 
     Attributes:
         steps: number of optimiser steps; exactly one of ``steps`` and ``minutes`` is given. Only a budget in steps is
@@ -49,12 +50,17 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise DmmcError("give the training budget either in steps or in minutes")
-        if (self.steps is not None and self.steps < 1) or (
-            self.minutes is not None and not 0 < self.minutes < math.inf
-        ):
-            raise DmmcError(f"the training budget must be positive, got steps={self.steps}, minutes={self.minutes}")
-        if min(self.levels, self.fields_per_level, self.posterior_steps, self.validation_every) < 1:
-            raise DmmcError("levels, fields_per_level, posterior_steps and validation_every must be positive")
-        if self.trajectories < 0 or not self.learning_rate > 0 or not 0 < self.average < 1:
-            raise DmmcError("trajectories must be >= 0, learning_rate > 0, average between 0 and 1")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise DmmcError(f"the training budget must be positive and finite, got minutes={self.minutes}")
+        counts = {"levels": 1, "fields_per_level": 1, "posterior_steps": 1, "validation_every": 1, "trajectories": 0}
+        if self.steps is not None:
+            counts["steps"] = 1
+        for name, minimum in counts.items():
+            object.__setattr__(self, name, check_count(getattr(self, name), name, minimum))
+        if not 0 < self.learning_rate < math.inf:
+            raise DmmcError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        if not 0 < self.average < 1:
+            raise DmmcError(f"average must lie between 0 and 1, got {self.average}")
+        if not self.checkpoint_seconds >= 0:
+            raise DmmcError(f"checkpoint_seconds must not be negative, got {self.checkpoint_seconds}")
         check_seed(self.seed)

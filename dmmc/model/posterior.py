@@ -26,7 +26,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dmmc.core.rng import integers, normal, uniform
 from dmmc.model.reference import GaussianReference, posterior_covariance, wiener
+from dmmc.theory import evaluation
 from dmmc.theory.actions import Action
 
 
@@ -44,7 +46,7 @@ def mean_curvature(reference: GaussianReference, action: Action, phi: Tensor) ->
     lattice = reference.lattice
     total = torch.zeros(len(lattice.orbit_modes), dtype=torch.float64, device=phi.device)
     for chunk in phi.split(1024):
-        total += lattice.two_point(action.grad(chunk.double())).sum(0)
+        total += lattice.two_point(evaluation.force(action, chunk.double())).sum(0)
     return lattice.spread((total / len(phi) - 1 / reference.propagator.to(total)).clamp(min=0))
 
 
@@ -91,7 +93,8 @@ class PosteriorSampler:
     ) -> PosteriorSampler:
         """The sampler for an ensemble ``phi`` ``(n, *lattice)``, before :func:`tune`."""
         if action is None:
-            return cls(reference, None, torch.zeros(reference.lattice.half, dtype=torch.float64), 0, n_steps)
+            none = torch.zeros(reference.lattice.half, dtype=torch.float64, device=phi.device)
+            return cls(reference, None, none, 0, n_steps)
         return cls(reference, action, mean_curvature(reference, action, phi), trajectories, n_steps)
 
     @property
@@ -115,7 +118,7 @@ class PosteriorSampler:
         Args:
             phi0: fields ``(G, n, *lattice)`` from the target distribution.
             level: noise levels ``(G,)`` in (0, 1].
-            generator: source of randomness, on the device of ``phi0``.
+            generator: source of randomness.
 
         Returns:
             modes of ``phi_s - mean`` and modes of D times the averaged target, both ``(G, n, *half)`` complex, and
@@ -136,7 +139,7 @@ class PosteriorSampler:
             return torch.view_as_real(lattice.to_modes(phi))
 
         def white() -> Tensor:
-            return modes(torch.randn(phi0.shape, generator=generator, dtype=phi0.dtype, device=phi0.device))
+            return modes(normal(phi0.shape, generator, phi0.dtype, phi0.device))
 
         total = modes(phi0 - reference.mean)
         noisy = total + noise.sqrt() * white()
@@ -161,12 +164,12 @@ class PosteriorSampler:
 
         def force(total: Tensor) -> Tensor:
             """The gradient of V, in modes."""
-            return modes(action.grad(on_sites(total)).view(phi0.shape)).addcmul_(total, linear, value=-1)
+            return modes(evaluation.force(action, on_sites(total)).view(phi0.shape)).addcmul_(total, linear, value=-1)
 
         def potential(x: Tensor) -> Tensor:
             """U of each field, ``(G, n)``."""
             total = centre + x
-            s = action(on_sites(total)).view(batch)
+            s = evaluation.evaluate(action, on_sites(total)).view(batch)
             return s - 0.5 * norm2(total, weight_linear) + 0.5 * norm2(x, weight_precision)
 
         # The mixture (1 - a) y_T + a y_D with y_T = grad V + k phi, y_D = phi_s / v - phi / P and a = k / (k + 1/P):
@@ -191,7 +194,7 @@ class PosteriorSampler:
                 pi = pi.addcmul_(kick, new_f, value=-LAMBDA if last else -2 * LAMBDA if step % 2 else 2 * LAMBDA - 1)
             there = potential(new_x)
             change = there + 0.5 * norm2(pi, weight_precision) - before
-            u = torch.rand(batch, generator=generator, dtype=phi0.dtype, device=phi0.device)
+            u = uniform(batch, generator, phi0.dtype, phi0.device)
             accept = u.log() < -change  # false for NaN
             accepted += accept.to(accepted).mean(1)
             keep = accept.view(*batch, *(1,) * (lattice.dim + 1))
@@ -222,10 +225,10 @@ def tune(
         return sampler
     n_levels, n_rounds = 12, 16
     level = torch.linspace(0, 1, n_levels, dtype=torch.float64, device=phi.device).clamp(min=1e-3)
-    angles = torch.full((n_levels,), sampler.largest_angle, dtype=torch.float64)
+    angles = torch.full((n_levels,), sampler.largest_angle, dtype=torch.float64, device="cpu")
     n = max(1, min(8, len(phi) // n_levels))
     for step in range(n_rounds):
-        pick = torch.randint(0, len(phi), (n_levels * n,), generator=generator, device=phi.device)
+        pick = integers(len(phi), (n_levels * n,), generator, phi.device)
         trial = replace(sampler, trajectories=1, angles=tuple(angles.tolist()))
         _, _, accepted = trial.targets(phi[pick].view(n_levels, n, *phi.shape[1:]), level, generator)
         change = 2.0 * (accepted.double().cpu() - target_acceptance) / math.sqrt(step + 1)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.theory.actions import Action
+from dmmc.theory.evaluation import force
 from dmmc.theory.lattice import Lattice
 
 
@@ -56,7 +57,7 @@ class GaussianReference:
         if isinstance(self.propagator, Tensor) and not self.propagator.dtype.is_floating_point:
             raise DmmcError(f"propagator must be real floating point, got {self.propagator.dtype}")
         with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
-            c = torch.as_tensor(self.propagator).detach().to("cpu", torch.float64, copy=True)
+            c = torch.as_tensor(self.propagator, device="cpu").detach().to(torch.float64, copy=True)
         n = len(self.lattice.orbit_modes)
         if c.shape != (n,):
             raise DmmcError(
@@ -96,8 +97,8 @@ class GaussianReference:
             field = chunk.double() - mean
             square.append(lattice.two_point(field))
             if action is not None:
-                force, modes = lattice.to_modes(action.grad(chunk.double())), lattice.to_modes(field)
-                product.append(lattice.orbit_mean((modes.conj() * force).real))
+                gradient, modes = lattice.to_modes(force(action, chunk.double())), lattice.to_modes(field)
+                product.append(lattice.orbit_mean((modes.conj() * gradient).real))
         x = torch.cat(square)
         c = x.mean(0)
         if action is not None:

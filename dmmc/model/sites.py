@@ -46,7 +46,7 @@ class SiteNetwork(Network):
         rms = (self.lattice.sum_modes(d * c) / self.lattice.volume).sqrt()  # <|D phi_s|^2> = D^2 (C + v) = D C
         scale = (d / rms.view(-1, *(1,) * c.ndim)).unsqueeze(1)
         u = self.lattice.to_sites(scale * modes)
-        level = self.reference.level(v).to(u).repeat_interleave(u.shape[1])
+        level = self.reference.level(v).clamp(0, 1).to(u).repeat_interleave(u.shape[1])
         fields = u.flatten(0, 1).unsqueeze(1)
         out = self.body(fields, level)
         if out.shape != fields.shape:

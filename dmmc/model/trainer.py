@@ -1,4 +1,4 @@
-"""The state of a training: weights, their average, optimiser, step and spent time."""
+"""The state of a training: weights, their average, the optimiser, the number of steps and the time spent."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Trainer:
     """Minimises the loss of a network, which it changes in place.
 
     Args:
-        network: what is trained.
-        options: how.
+        network: the network that is trained.
+        options: budget, learning rate and averaging.
 
     Raises:
         DmmcError: if the network has no parameters.
@@ -58,7 +58,8 @@ class Trainer:
         loss = path_loss(self.network, self.network.reference, noisy, target, level)
         self.optimiser.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        with torch.device("cpu"):  # Adam counts its steps on torch's default device, which need not have the weights
+            self.optimiser.step()
         self.step += 1
         return float(loss.detach())
 
@@ -74,7 +75,7 @@ class Trainer:
             state |= {f"weight.{name}": p.detach(), f"average.{name}": mean}
             # A parameter that no loss has depended on yet has no state of the optimiser.
             adam = self.optimiser.state.get(p, {})
-            state |= {f"adam.{key}.{name}": torch.as_tensor(value) for key, value in adam.items()}
+            state |= {f"adam.{key}.{name}": value for key, value in adam.items()}
         return {name: value.cpu().contiguous().clone() for name, value in state.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:

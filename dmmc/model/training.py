@@ -27,19 +27,18 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.progress import progress as report_progress
-from dmmc.core.rng import stream
-from dmmc.model.checkpoint import read_checkpoint, remove_checkpoint, write_checkpoint
+from dmmc.core.records import json_text
+from dmmc.core.rng import integers, stream, uniform
+from dmmc.model.checkpoint import read_checkpoint, write_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.history import TrainingHistory, TrainingRecord
 from dmmc.model.loss import path_loss
-from dmmc.model.network import Network, drawing_from
+from dmmc.model.network import Network, check_config, drawing_from
 from dmmc.model.options import TrainingOptions
 from dmmc.model.posterior import PosteriorSampler, tune
 from dmmc.model.reference import GaussianReference
 from dmmc.model.trainer import Trainer, trainable_copy
 from dmmc.theory.actions import Action, check_supported
-
-__all__ = ["TrainingOptions", "fit", "path_loss", "remove_checkpoint"]
 
 MIN_ENSEMBLE = 24
 """Fewest configurations that can be trained on."""
@@ -60,25 +59,26 @@ def fit(
     """Train a model on an ensemble.
 
     Args:
-        model: where to start; it is not changed.
+        model: the model that training starts from; a copy of it is trained, and it is not changed itself.
         action: the action of the ensemble; None to train on data alone.
         phi: the ensemble, ``(n, *lattice)``; sign-aligned for a two-sector model. A twentieth of it (at most 512
             fields) is held out for validation.
-        options: how.
-        checkpoint: file in which the state of training is kept, also after an interrupt (Ctrl-C) and at the end: it is
-            the only copy of the work until the model has been saved, and then
-            :func:`dmmc.model.checkpoint.remove_checkpoint` is for the caller to use.
-        resume: go on from ``checkpoint`` if it exists.
+        options: budget, batches and learning rate of the training.
+        checkpoint: the file in which the state of the training is kept, also after an interrupt (Ctrl-C) and at the
+            end. It is the only copy of the work until the caller has saved the model; then the caller removes it with
+            :func:`dmmc.model.checkpoint.remove_checkpoint`. None keeps no state.
+        resume: whether to go on from ``checkpoint`` if there is one.
         progress: whether to report progress.
 
     Returns:
-        the model with averaged weights, and its history: loss of N = 0 and of the model on fixed validation noise.
+        the model with averaged weights. Its history has the losses of N = 0 and of the model on fixed validation noise.
 
     Raises:
-        DmmcError: on a bad ensemble, a network without parameters or a loss that is not finite.
+        DmmcError: on a bad ensemble, a network without parameters, a network or an action whose description could not
+            be written to a file, or a loss that is not finite.
         MismatchError: if ``checkpoint`` belongs to another run.
     """
-    # Whatever the caller's context is: tensors made in inference mode cannot be trained, nor any without gradients.
+    # The caller may be in inference mode or without gradients, and nothing can be trained there.
     with torch.inference_mode(False), torch.enable_grad():
         return _fit(model, action, phi, options, checkpoint, resume, progress)
 
@@ -96,6 +96,9 @@ def _fit(
     if action is not None:
         check_supported(action)
     model.check_fits(action, lattice)
+    check_config(model.network)
+    description = {} if action is None else action.describe()
+    json_text(description, "what the action's describe() returns")
     lattice.check(phi, "training ensemble")
     if len(phi) < MIN_ENSEMBLE:
         raise DmmcError(f"training needs an ensemble of at least {MIN_ENSEMBLE} configurations, got {len(phi)}")
@@ -105,7 +108,6 @@ def _fit(
 
     trainer = Trainer(trainable_copy(model.network), options)
     sampler = PosteriorSampler.measure(model.reference, action, phi, options.trajectories, options.posterior_steps)
-    description = {} if action is None else action.describe()
     identity = {
         "options": {
             key: value for key, value in asdict(options).items() if key not in ("compile", "checkpoint_seconds")
@@ -182,8 +184,8 @@ def _minimise(
 
 def _batch(sampler: PosteriorSampler, phi: Tensor, options: TrainingOptions, generator: torch.Generator) -> Batch:
     g, n = options.levels, options.fields_per_level
-    index = torch.randint(0, len(phi), (g, n), generator=generator, device=phi.device)
-    offsets = torch.rand(g, generator=generator, dtype=torch.float64, device=phi.device)
+    index = integers(len(phi), (g, n), generator, phi.device)
+    offsets = uniform((g,), generator, device=phi.device)
     level = ((torch.arange(g, device=phi.device) + offsets) / g).clamp(min=1e-6)
     noisy, target, _ = sampler.targets(phi[index], level, generator)
     return noisy, target, level

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
+from dmmc.core.rng import normal
 from dmmc.theory.lattice import Lattice
 
 # Read-only attributes are declared as properties to the type checker alone. At run time a property of a base class
@@ -93,10 +94,10 @@ class LatentProposal(Proposal, Protocol):
         """``n`` draws of the latent variables, ``(n, *latent_shape)``, each standard normal.
 
         Raises:
-            DmmcError: if ``n`` is not positive.
+            DmmcError: if ``n`` is not a positive integer.
         """
-        check_number(n)
-        return torch.randn((n, *self.latent_shape), generator=generator, dtype=self.dtype, device=self.device)
+        n = check_count(n, "the number of fields")
+        return normal((n, *self.latent_shape), generator, self.dtype, self.device)
 
     def push(self, latents: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Fields ``(n, *lattice)`` made of ``latents``, and their log density ``(n,)`` float64.
@@ -260,13 +261,3 @@ class Paths(Protocol):
         They may be rough: :class:`dmmc.proposals.symmetrised.SymmetrisedPath` is exact with any function.
         """
         ...
-
-
-def check_number(n: int) -> None:
-    """Refuse to make fewer fields than one.
-
-    Raises:
-        DmmcError: if ``n`` is not positive.
-    """
-    if n < 1:
-        raise DmmcError(f"the number of fields must be positive, got {n}")

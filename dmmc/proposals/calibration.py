@@ -1,4 +1,4 @@
-"""How wide the reverse kernels of a path are: what is measured on given fields, and how.
+"""The widths of the reverse kernels of a path, and their measurement on given fields.
 
 The kernels are narrower than those of the Gaussian reference by a *spectrum*, ``<|D N(p)|^2>``, and by a *precision*
 ``alpha + beta u^2`` on the sites; see :mod:`dmmc.proposals.path`.
@@ -19,7 +19,7 @@ LEAST_PRECISION = 0.05
 
 @dataclass(frozen=True)
 class Calibration:
-    """What narrows the reverse kernels, for each step k.
+    """The numbers by which the reverse kernels are narrower than those of the Gaussian reference, for each step k.
 
     Attributes:
         spectrum: ``<|D N(p)|^2>`` at the upper end of the step, ``(n_steps, n_orbits)`` float64.
@@ -39,7 +39,7 @@ class Calibration:
         A shorter step departs from the Gaussian reference in proportion.
         """
         precision = self.precision[:n_steps].clone()
-        gaussian = torch.tensor([1.0, 0.0]).to(precision)
+        gaussian = precision.new_tensor([1.0, 0.0])
         precision[-1] = gaussian + fraction * (precision[-1] - gaussian)
         return Calibration(self.spectrum[:n_steps], precision)
 
@@ -64,7 +64,7 @@ def fit_precision(u2: Tensor, residual2: Tensor) -> Tensor:
         ``(2,)``.
     """
     u, z = u2.flatten(), residual2.flatten()
-    gaussian = torch.tensor([1.0, 0.0]).to(z)
+    gaussian = z.new_tensor([1.0, 0.0])
     theta = constant = gaussian / z.mean()
 
     def precision(theta: Tensor) -> Tensor:

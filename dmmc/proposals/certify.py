@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
 from dmmc.proposals.base import Measurable
 from dmmc.proposals.certificate import Certificate
 
@@ -31,7 +32,7 @@ def certify(
     Args:
         proposal: the proposal, as a chain uses it.
         n: number of proposals; std(delta) is known to about ``1 / sqrt(2 n)``.
-        generator: random numbers on the proposal's device; None for a fixed seed.
+        generator: random numbers; None for a fixed seed.
         probes: random vectors of a step doubling; the patterns of 16 see no noise within cells of 4 x 4 sites.
         determinants: for how many of the proposals the determinant is found, up to ``n``; None for as many as
             :data:`DETERMINANT_WORK` pays for, and for none above :data:`DETERMINANT_SITES`.
@@ -41,12 +42,11 @@ def certify(
             inexact, or the proposal gives values that are not finite.
     """
     volume = proposal.lattice.volume
-    if n < 2 or probes < 1:
-        raise DmmcError(f"a certificate needs at least 2 proposals and 1 probe, got {n} and {probes}")
+    n, probes = check_count(n, "the number of proposals of a certificate", 2), check_count(probes, "probes")
     if determinants is None:
         determinants = min(n, DETERMINANT_WORK // volume**2) if volume <= DETERMINANT_SITES else 0
-    if not 0 <= determinants <= n:
-        raise DmmcError(f"the number of determinants must be between 0 and the {n} proposals, got {determinants}")
+    if check_count(determinants, "the number of determinants", 0) > n:
+        raise DmmcError(f"the number of determinants must not exceed that of the {n} proposals, got {determinants}")
     if determinants and volume > DETERMINANT_SITES:
         raise DmmcError(
             f"determinants are for at most {DETERMINANT_SITES} sites, and this lattice has {volume}; "

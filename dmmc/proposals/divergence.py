@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
+from dmmc.core.rng import normal, signs
 from dmmc.model.network import Network
 
 Trace = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -83,8 +85,8 @@ TRACTABLE = Tractable()
 class BruteForce:
     """Every diagonal element of the Jacobian, a reverse pass for each site: exact for any network.
 
-    The network must be differentiable by autograd throughout: a ``detach`` on the way from input to output would be
-    a wrong Jacobian, which only the determinant of the map can reveal.
+    The network must be differentiable by autograd throughout: a ``detach`` on the way from input to output would
+    make the Jacobian wrong, which only the determinant of the map can reveal.
     """
 
     inexact = ""
@@ -118,14 +120,14 @@ class Hutchinson:
     without the diagonal of ``J_s`` for Rademacher ones, where also ``x^T x`` is V exactly.
 
     Args:
-        n_probes: probes averaged, for each field its own.
-        law: ``rademacher`` (random signs) or ``gaussian``.
-        fresh: new probes at every evaluation. Else a field keeps its probes along the trajectory, and the integrand
-            stays smooth; with fresh ones the errors of different times average out, at the price of a noise that
-            does not become smooth with smaller steps.
+        n_probes: the number of probes that are averaged; every field has its own.
+        law: the law of the probes, ``rademacher`` (random signs) or ``gaussian``.
+        fresh: whether to draw new probes at every evaluation. Otherwise a field keeps its probes along the trajectory,
+            and the integrand stays smooth. With fresh probes the errors at different times average out, but the
+            integrand has noise, which smaller steps do not make smooth.
 
     Raises:
-        DmmcError: on a number or a law that there is not.
+        DmmcError: if ``n_probes`` is not a positive integer, or ``law`` is neither of the two.
     """
 
     n_probes: int = 1
@@ -133,8 +135,7 @@ class Hutchinson:
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        if self.n_probes < 1 or self.n_probes != int(self.n_probes):
-            raise DmmcError(f"n_probes must be a positive integer, got {self.n_probes}")
+        object.__setattr__(self, "n_probes", check_count(self.n_probes, "n_probes"))
         if self.law not in ("rademacher", "gaussian"):
             raise DmmcError(f"the law of the probes is rademacher or gaussian, not {self.law!r}")
 
@@ -151,9 +152,7 @@ class Hutchinson:
         shape = (self.n_probes, n, *network.lattice.shape)
 
         def draw() -> Tensor:
-            if self.law == "gaussian":
-                return torch.randn(shape, generator=generator, dtype=dtype, device=device)
-            return 2 * torch.randint(0, 2, shape, generator=generator, device=device).to(dtype) - 1
+            return (normal if self.law == "gaussian" else signs)(shape, generator, dtype, device)
 
         fixed = None if self.fresh else draw()
 
@@ -178,8 +177,9 @@ def _quadratic_forms(network: Network, modes: Tensor, v: Tensor, vectors: Iterat
     forward-mode products it asks nothing of the network but what training asks of it.
     """
     lattice = network.lattice
-    with torch.enable_grad():
-        phi = lattice.to_sites(modes).requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        # Autograd keeps no tensor of inference mode, which the caller may be in.
+        phi, v = lattice.to_sites(modes).requires_grad_(), v.clone()
         drift = network(lattice.to_modes(phi), v)
         out = lattice.to_sites(drift)
     if not out.requires_grad:

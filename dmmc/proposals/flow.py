@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.linalg import log_abs_det
-from dmmc.model import splines
+from dmmc.core.numbers import check_count
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals import ode
 from dmmc.proposals.base import Steppable
@@ -43,27 +43,29 @@ class FlowProposal(Steppable):
         n_steps: integration steps, of equal length; or a tuple with the steps in each of as many equal intervals of the
             noise level, from the largest noise to the field. With :attr:`intervals` of them no step straddles a knot
             of the network's splines.
-        chunk_sites: fields are integrated in chunks of about this many sites. Chunks do not enter the result beyond
-            floating-point rounding.
+        chunk_sites: fields are integrated in chunks of about this many sites; by default of as many as suit the device.
+            Chunks do not enter the result beyond floating-point rounding.
         divergence: how the trace of the Jacobian is found; by default with the network's own formula.
         method: one of :data:`dmmc.proposals.runge_kutta.METHODS`: ``rk4``, or ``dopri5``, which at equal evaluations
             has the smaller error once that is small.
 
     Raises:
-        DmmcError: if a number is not positive, the method unknown, or the network has no formula for its trace and no
-            divergence is chosen.
+        DmmcError: if a number is not a positive integer, the method unknown, or the network has no formula for its
+            trace and no divergence is chosen.
     """
 
     model: DiffusionModel
     n_steps: int | tuple[int, ...] = DEFAULT_STEPS
-    chunk_sites: int = ode.CHUNK_SITES
+    chunk_sites: int | None = None
     divergence: Divergence = TRACTABLE
     method: str = "rk4"
 
     def __post_init__(self) -> None:
-        if self.chunk_sites < 1:
-            raise DmmcError(f"chunk_sites must be positive, got {self.chunk_sites}")
-        Integrator(self.schedule, self.method)  # refuses what is out of range
+        steps, single = schedule_of(self.n_steps), not isinstance(self.n_steps, (tuple, list))
+        object.__setattr__(self, "n_steps", steps[0] if single else steps)
+        sites = ode.sites_at_once(self.model) if self.chunk_sites is None else self.chunk_sites
+        object.__setattr__(self, "chunk_sites", check_count(sites, "chunk_sites"))
+        Integrator(steps, self.method)  # refuses an unknown method
         self.divergence.check(self.model.network)
 
     @property
@@ -98,8 +100,8 @@ class FlowProposal(Steppable):
 
     @property
     def intervals(self) -> int:
-        """Intervals between the knots of the network's splines in the noise level; 5 if the network does not say."""
-        return getattr(getattr(self.model.network, "size", None), "level_knots", 8) - splines.DEGREE
+        """Intervals of the noise level within which the network is smooth, as it declares them."""
+        return self.model.network.level_intervals
 
     @property
     def evaluations(self) -> int:
@@ -114,7 +116,7 @@ class FlowProposal(Steppable):
     def describe(self) -> dict[str, Any]:
         """Steps, chunk, divergence, method and the fingerprint of the model: all that enters the bits of a proposal.
 
-        A divergence by the network's own formula and the method ``rk4`` go without saying.
+        The default divergence, by the network's own formula, and the default method ``rk4`` are left out.
         """
         chosen: dict[str, Any] = {} if self.divergence == TRACTABLE else {"divergence": self.divergence.describe()}
         if self.method != "rk4":

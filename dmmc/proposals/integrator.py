@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.numbers import check_count
 from dmmc.proposals.runge_kutta import METHODS, RungeKutta
 
 DEFAULT_STEPS = 30
@@ -25,8 +26,15 @@ Velocity = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 
 
 def schedule_of(n_steps: int | tuple[int, ...]) -> tuple[int, ...]:
-    """Steps in each of as many equal intervals; a single number stands for that many equal steps."""
-    return (n_steps,) if isinstance(n_steps, int) else n_steps
+    """Steps in each of as many equal intervals; a single number stands for that many equal steps.
+
+    Raises:
+        DmmcError: if a number of steps is not a positive integer, or there is none.
+    """
+    steps = n_steps if isinstance(n_steps, (tuple, list)) else (n_steps,)
+    if not steps:
+        raise DmmcError("the numbers of steps must be positive integers, and there are none")
+    return tuple(check_count(n, "the number of steps") for n in steps)
 
 
 @dataclass(frozen=True)
@@ -38,15 +46,14 @@ class Integrator:
         method: one of :data:`dmmc.proposals.runge_kutta.METHODS`.
 
     Raises:
-        DmmcError: if a number of steps is not positive, or the method is unknown.
+        DmmcError: if a number of steps is not a positive integer, or the method is unknown.
     """
 
     schedule: tuple[int, ...]
     method: str = "rk4"
 
     def __post_init__(self) -> None:
-        if min(self.schedule, default=0) < 1:
-            raise DmmcError(f"the numbers of steps must be positive, got {self.schedule}")
+        object.__setattr__(self, "schedule", schedule_of(self.schedule))
         if self.method not in METHODS:
             raise DmmcError(f"the method is one of {', '.join(METHODS)}, not {self.method!r}")
 

@@ -19,8 +19,8 @@ from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals.divergence import Trace
 from dmmc.proposals.integrator import DEFAULT_STEPS, Integrator, Velocity, schedule_of
 
-CHUNK_SITES = 1 << 15
-"""Fields are integrated in chunks of about this many sites, which is small enough for the cache."""
+CPU_SITES, ACCELERATOR_SITES = 1 << 15, 1 << 20
+"""Sites of the fields that are integrated at once: few enough for the cache of a CPU, enough to keep a GPU busy."""
 
 
 def flow_velocity(model: DiffusionModel, like: Tensor, trace: Trace | None = None) -> Velocity:
@@ -52,13 +52,19 @@ def flow_velocity(model: DiffusionModel, like: Tensor, trace: Trace | None = Non
 
 
 def variance(model: DiffusionModel, level: float) -> float:
-    """The noise variance at a noise level in [0, 1]."""
-    return float(model.reference.variance(torch.tensor(level, dtype=torch.float64)))
+    """The noise variance at a noise level in [0, 1], which a sum of steps may leave by rounding."""
+    within = min(max(level, 0.0), 1.0)  # a network may take the square root of the variance
+    return float(model.reference.variance(torch.tensor(within, dtype=torch.float64, device="cpu")))
 
 
-def chunk(model: DiffusionModel, chunk_sites: int = CHUNK_SITES) -> int:
-    """How many fields make about ``chunk_sites`` sites; at least 1."""
-    return max(1, chunk_sites // model.lattice.volume)
+def sites_at_once(model: DiffusionModel) -> int:
+    """The number of sites that suits the device of a model."""
+    return CPU_SITES if model.device.type == "cpu" else ACCELERATOR_SITES
+
+
+def chunk(model: DiffusionModel, chunk_sites: int | None = None) -> int:
+    """How many fields make about ``chunk_sites`` sites, by default those that suit the device; at least 1."""
+    return max(1, (sites_at_once(model) if chunk_sites is None else chunk_sites) // model.lattice.volume)
 
 
 @torch.no_grad()
@@ -69,7 +75,7 @@ def denoise(
     *,
     n_steps: int | tuple[int, ...] = DEFAULT_STEPS,
     method: str = "rk4",
-    chunk_sites: int = CHUNK_SITES,
+    chunk_sites: int | None = None,
 ) -> list[Tensor]:
     """The fields ``phi_s`` on their way from noise to sample. No density is computed, so any network will do.
 
@@ -80,13 +86,13 @@ def denoise(
         n_steps: integration steps between two levels that are asked for; see
             :class:`dmmc.proposals.integrator.Integrator`.
         method: one of :data:`dmmc.proposals.runge_kutta.METHODS`.
-        chunk_sites: fields are integrated in chunks of about this many sites.
+        chunk_sites: fields are integrated in chunks of about this many sites; by default of as many as suit the device.
 
     Returns:
         one tensor ``(n, *lattice)`` for each level.
 
     Raises:
-        DmmcError: if a number of steps is not positive, or the method is unknown.
+        DmmcError: if a number of steps is not a positive integer, or the method is unknown.
     """
     reference, lattice = model.reference, model.lattice
     integrator = Integrator(schedule_of(n_steps), method)

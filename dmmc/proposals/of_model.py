@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.proposals import ode, path
+from dmmc.proposals import path
 from dmmc.proposals.base import Paths, Steppable
 from dmmc.proposals.divergence import TRACTABLE, Divergence
 from dmmc.proposals.flow import FlowProposal
@@ -18,7 +18,7 @@ def flow_proposal(
     *,
     method: str = "rk4",
     divergence: Divergence = TRACTABLE,
-    chunk_sites: int = ode.CHUNK_SITES,
+    chunk_sites: int | None = None,
 ) -> Steppable:
     """The probability flow of a model.
 
@@ -44,7 +44,7 @@ def path_proposal(model: DiffusionModel, n_steps: int = path.DEFAULT_STEPS) -> P
         n_steps: steps of a path.
 
     Raises:
-        DmmcError: if ``n_steps`` is not positive.
+        DmmcError: if ``n_steps`` is not a positive integer.
     """
     paths = PathProposal.of(model, n_steps)
     return SymmetrisedPath(paths) if model.two_sector else paths

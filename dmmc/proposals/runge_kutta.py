@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RungeKutta:
-    """A method.
+    """An explicit Runge-Kutta method, given by its Butcher table.
 
     Attributes:
-        order: p; halving the steps divides the error by ``2^p``.
-        a: rows of the table left of the diagonal.
-        b: weights of the stages.
+        order: the order p of the method; with steps of half the length the error is smaller by ``2^p``.
+        a: the coefficients ``a_ij`` of the stages; row i has those with j < i.
+        b: the weights ``b_i`` of the stages.
     """
 
     order: int
@@ -25,7 +25,7 @@ class RungeKutta:
 
     @property
     def c(self) -> tuple[float, ...]:
-        """Times of the stages in units of the step."""
+        """The times ``c_i`` of the stages in units of the step, which are the sums of the rows of ``a``."""
         return tuple(sum(row) for row in self.a)
 
 

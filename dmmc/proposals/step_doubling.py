@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dmmc.core.rng import signs as random_signs
 from dmmc.theory.lattice import Lattice
 
 Integrate = Callable[[Tensor, float, float, bool], tuple[Tensor, Tensor]]
@@ -24,7 +25,8 @@ Integrate = Callable[[Tensor, float, float, bool], tuple[Tensor, Tensor]]
 
 The change of the log density is wanted only if ``traced``."""
 
-_STEP = 1e-4  # of a difference, in units of the fields' standard deviation
+_STEP = 1e-4
+"""Step of the differences, in units of the standard deviation of the fields."""
 
 
 def doubling_error(
@@ -85,14 +87,15 @@ def hadamard_probes(lattice: Lattice, like: Tensor, n: int, generator: torch.Gen
     Comput. 35 (2013) S299.
     """
     shape, dim = lattice.shape, lattice.dim
-    site = torch.cartesian_prod(*map(torch.arange, shape)).view(*shape, dim)
+    axes = (torch.arange(extent, device=like.device) for extent in shape)
+    site = torch.cartesian_prod(*axes).view(*shape, dim)
     parities: list[Tensor] = []
     for bit in (site % 2, site // 2 % 2):
         parities += [bit.sum(-1), *bit.unbind(-1)[1:]]
     probes: list[Tensor] = []
     for k in range(n):
         if k % 4**dim == 0:
-            signs = 2 * torch.randint(0, 2, like.shape, generator=generator, device=like.device).to(like) - 1
+            signs = random_signs(like.shape, generator, like.dtype, like.device)
         odd = torch.stack([(k >> i & 1) * parity for i, parity in enumerate(parities)]).sum(0) % 2
         probes.append(signs * (1 - 2 * odd).to(like))
     return torch.stack(probes)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.rng import integers
 from dmmc.proposals.base import Steppable
 from dmmc.proposals.certificate import Certificate, limit_factor, spread_upper_limit
 from dmmc.proposals.certify import DETERMINANT_WORK, certify, rounding_error
@@ -18,7 +19,7 @@ from dmmc.proposals.runge_kutta import METHODS
 P = TypeVar("P", bound=Steppable)
 
 _MARGIN = 1.2
-"""How much smaller than what is allowed an error is aimed at."""
+"""Errors are aimed at values that are smaller than the allowed ones by this factor."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def choose_steps(
         probes: random vectors of each step doubling. Fewer are cheaper, and their noise makes the choice take more
             steps than it needs.
         determinants: for how many of the proposals the determinant decides; None for all of them where that is cheap.
-        generator: random numbers on the proposal's device; None for a fixed seed.
+        generator: random numbers; None for a fixed seed.
 
     Returns:
         the choice; ``reached`` is False if rounding, or a velocity too rough for these orders, is in the way.
@@ -113,7 +114,7 @@ def choose_steps(
         # They are paid for only where they decide, not where they would merely check.
         determinants = n if n * proposal.lattice.volume**2 <= DETERMINANT_WORK else 0
     # Every try is on the same proposals: the best of several tries on proposals of their own would be a lucky one.
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    seed = int(integers(2**62, (), generator))
 
     def tried(schedule: tuple[int, ...]) -> StepChoice[P]:
         candidate = proposal.with_schedule(schedule)
@@ -136,7 +137,10 @@ def choose_steps(
 
 
 def _room(target: float, rounding: float) -> float:
-    """What rounding leaves of the limit to the integrator; where it takes all, no less than rounding is worth while."""
+    """The part of the limit that rounding leaves to the integrator.
+
+    Where rounding takes all of it, there is no use in an integrator with less error than rounding.
+    """
     return math.sqrt(max(target**2 - rounding**2, 0.1 * target**2)) if rounding < target else rounding
 
 

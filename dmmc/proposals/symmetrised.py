@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from dmmc.core.rng import normal, signs, uniform
 from dmmc.proposals.base import LatentProposal, Measurable, Paths, Steppable
 from dmmc.theory.lattice import Lattice
 
@@ -107,7 +108,7 @@ class Symmetrised(LatentProposal, Generic[BaseT_co]):
         """
         generator = torch.Generator(self.device).manual_seed(0) if generator is None else generator
         (latents, plus), (mirrored, minus) = (self.base.pull(x, generator) for x in (phi, -phi))
-        u = torch.rand(len(phi), generator=generator, dtype=torch.float64, device=self.device)
+        u = uniform((len(phi),), generator, device=self.device)
         is_plus = u < torch.sigmoid(plus - minus)
         size = self._coin(len(phi), generator).abs()
         inner = torch.where(column(is_plus, latents), latents, mirrored)
@@ -160,7 +161,7 @@ class Symmetrised(LatentProposal, Generic[BaseT_co]):
         return self.base.interval_errors(self._split(latents)[1], generator, probes)
 
     def _coin(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(n, generator=generator, dtype=self.dtype, device=self.device)
+        return normal((n,), generator, self.dtype, self.device)
 
     @staticmethod
     def _joined(coin: Tensor, inner: Tensor) -> Tensor:
@@ -206,7 +207,7 @@ class SymmetrisedPath(Paths):
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         phi, log_q = self.base.sample(n, generator)
-        sign = _fair_signs(phi, generator)
+        sign = signs((n,), generator, phi.dtype, phi.device)
         return column(sign, phi) * phi, log_q - math.log(2) - self.log_sign(column(sign, phi) * phi, sign)
 
     @torch.no_grad()
@@ -230,7 +231,7 @@ class SymmetrisedPath(Paths):
 
     def rough_fields(self, n: int, generator: torch.Generator) -> Tensor:
         phi = self.base.rough_fields(n, generator)
-        return column(_fair_signs(phi, generator), phi) * phi
+        return column(signs((n,), generator, phi.dtype, phi.device), phi) * phi
 
     @torch.no_grad()
     def calibrated(self, phi: Tensor, generator: torch.Generator) -> SymmetrisedPath:
@@ -249,17 +250,13 @@ class SymmetrisedPath(Paths):
     def draw_sign(self, phi: Tensor, generator: torch.Generator) -> Tensor:
         """The sector that each field belongs to, ``(n,)``, drawn from ``P(sigma | phi)``."""
         plus = torch.ones(len(phi), dtype=phi.dtype, device=phi.device)
-        u = torch.rand(len(phi), generator=generator, dtype=torch.float64, device=generator.device).to(phi.device)
+        u = uniform((len(phi),), generator, device=phi.device)
         return torch.where(u.log() < self.log_sign(phi, plus), plus, -plus)
 
 
 def column(x: Tensor, like: Tensor) -> Tensor:
     """``x`` ``(n,)`` with axes of length 1 appended, to be broadcast against ``like`` ``(n, ...)``."""
     return x.view(-1, *(1,) * (like.ndim - 1))
-
-
-def _fair_signs(phi: Tensor, generator: torch.Generator) -> Tensor:
-    return 2 * torch.randint(0, 2, (len(phi),), generator=generator, device=phi.device).to(phi) - 1
 
 
 def _average(plus: Tensor, minus: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmmc.core.errors import DmmcError, MismatchError
+from dmmc.core.errors import MismatchError
 from dmmc.core.facts import KernelFacts
-from dmmc.core.records import Record
+from dmmc.core.records import Record, json_text
 
 EXTENDABLE = ("n_draws",)
 """The entry that may differ when a run is resumed: how far it goes."""
@@ -65,7 +65,7 @@ class RunHeader(Record):
         Raises:
             DmmcError: if it holds something that JSON has no form for.
         """
-        return json_text(self.to_json(), "header")
+        return json_text(self.to_json(), "the header of a run")
 
     def check_same_run(self, given: RunHeader, where: str) -> None:
         """Check that ``given`` describes the run with this header; :data:`EXTENDABLE` entries may differ.
@@ -106,19 +106,3 @@ class RunRecord(Record):
 
     wall_seconds: dict[str, float] = field(default_factory=dict)
     wall_draws: int = 0
-
-
-def json_text(value: dict[str, Any], name: str) -> str:
-    """``value`` as JSON.
-
-    Args:
-        value: a JSON object.
-        name: what the message calls it.
-
-    Raises:
-        DmmcError: if it holds something that JSON has no form for.
-    """
-    try:
-        return json.dumps(value, sort_keys=True)
-    except (TypeError, ValueError) as error:
-        raise DmmcError(f"the {name} of a run must consist of JSON values: {error}") from None

@@ -23,6 +23,7 @@ import numpy as np
 
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.files import sync, take_lock
+from dmmc.core.records import json_text
 from dmmc.core.version import VERSION
 from dmmc.runs.hdf5 import (
     LIBVER,
@@ -35,7 +36,7 @@ from dmmc.runs.hdf5 import (
     verified,
     write_array,
 )
-from dmmc.runs.header import RunHeader, RunRecord, json_text
+from dmmc.runs.header import RunHeader, RunRecord
 from dmmc.runs.manifest import FORMAT, FORMAT_VERSION, Manifest
 from dmmc.runs.names import block_numbers, block_path, journal_of, manifest_path
 from dmmc.runs.run import extent, load_run, stored_format
@@ -249,7 +250,7 @@ class RunWriter:
         self._check_open()
         if self.n_blocks == 0:
             raise DmmcError("the run has no draws yet; append a block before finishing it")
-        ending = json_text(record.to_json(), "record")
+        ending = json_text(record.to_json(), "the record of a run")
         temporary = _temporary(self._journal / "assembled.h5")
         with h5py.File(temporary, "w", libver=LIBVER) as file:
             self._assemble(file)
@@ -263,7 +264,7 @@ class RunWriter:
             set_text(file, "header", self.header.text())
             set_text(file, "record", ending)
             versions = {name: version(name) for name in ("numpy", "h5py", "torch") if find_spec(name)}
-            set_text(file, "versions", json_text({"dmmc": VERSION, **versions}, "versions"))
+            set_text(file, "versions", json_text({"dmmc": VERSION, **versions}, "the versions of a run"))
         _commit(temporary, self.path)
         _remove(self._journal)
         self.close()

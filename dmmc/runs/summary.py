@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
 
@@ -17,9 +17,12 @@ import numpy as np
 from dmmc import diagnostics
 from dmmc.core.facts import KernelFacts
 from dmmc.core.records import Record
-from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value
+from dmmc.diagnostics import AxesWarning, DiagnosticsWarning, Estimate, format_value
+from dmmc.diagnostics.bias import bias_over_error
 from dmmc.diagnostics.energy import mean_exp_minus, ran_away
-from dmmc.diagnostics.observables import components
+from dmmc.diagnostics.observables import columns, parts
+from dmmc.diagnostics.series import MIN_DRAWS
+from dmmc.diagnostics.slowing_down import cost_per_effective_sample
 from dmmc.proposals.certificate import Certificate, CertificateSummary
 from dmmc.runs.run import StoredRun
 from dmmc.theory.momenta import orbit_phat2
@@ -62,11 +65,14 @@ class Efficiency(Record):
         effective_samples: number of effective samples of all chains together.
         seconds: wall time of one of them, all chains running together; None if it was not recorded.
         evaluations: evaluations of the ``force`` or of the ``network`` for one of them.
+        bound: whether tau_int is a lower bound only, so that the costs are lower bounds as well, and the number is
+            an upper one.
     """
 
     effective_samples: float
     seconds: float | None
     evaluations: dict[str, float]
+    bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class KlSummary(Record):
         log_z: log Z from the proposals.
         log_z_error: its standard error.
         log_z_reference: log Z from the reference.
+        log_z_reference_error: its standard error.
     """
 
     kl_q_p: float | None
@@ -88,6 +95,7 @@ class KlSummary(Record):
     log_z: float | None
     log_z_error: float | None
     log_z_reference: float | None
+    log_z_reference_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class RunSummary(Record):
         draws: draws of each chain that were averaged.
         discard: draws at the start of each chain that were left out.
         observables: every observable of the run by name.
-        efficiency: cost of an effective sample of M and of M2, by name.
+        efficiency: cost of an effective sample of M and of M2, or of their components, by name.
         acceptance: fraction of the steps that were accepted.
         ess_fraction: effective sample size per proposal, for kernels with independent weights, as are the next three.
         std_log_w: standard deviation of log w over the proposals.
@@ -184,6 +192,16 @@ class RunSummary(Record):
         notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
         return f"<div><p><b>{escape(self._title())}</b></p>{''.join(tables)}<ul>{lines}</ul>{notes}</div>"
 
+    @property
+    def bias(self) -> str:
+        """The bound on the bias in words; empty for a chain without an integrator."""
+        if self.bias_bound_sigma is None:
+            return ""
+        share = "" if self.bias_of_error is None else f", {100 * self.bias_of_error:.2g} % of a statistical error"
+        if self.certificate is not None:
+            return f"{self.certificate}{share}"
+        return f"bias at most about {self.bias_bound_sigma:.1e} of the standard deviation of an observable{share}"
+
     def _title(self) -> str:
         lattice = " x ".join(map(str, self.lattice))
         discarded = f" after the first {self.discard}" if self.discard else ""
@@ -224,16 +242,14 @@ class RunSummary(Record):
             yield "weights", f"ESS/N {self.ess_fraction:.3f}{spread}"
         if self.rejected_not_finite:
             yield "warning", f"{self.rejected_not_finite} proposals were not finite and were rejected"
-        if self.certificate is not None:
-            share = "" if self.bias_of_error is None else f", {100 * self.bias_of_error:.2g} % of a statistical error"
-            yield "certificate", f"{self.certificate}{share}"
-        elif self.bias_bound_sigma is not None:
-            yield "bias", f"at most about {self.bias_bound_sigma:.1e} of the standard deviation of an observable"
+        if self.bias:
+            yield "certificate" if self.certificate is not None else "integrator", self.bias
         if self.kl is not None:
             infinite = "infinite (a proposal has weight zero)"
             yield "KL(q||p) from the proposals", infinite if self.kl.kl_q_p is None else f"{self.kl.kl_q_p:.3f}"
             yield "KL(p||q) from the reference", _text(self.kl.kl_p_q)
-            proposals, reference = _text(self.kl.log_z, self.kl.log_z_error), _text(self.kl.log_z_reference)
+            proposals = _text(self.kl.log_z, self.kl.log_z_error)
+            reference = _text(self.kl.log_z_reference, self.kl.log_z_reference_error)
             yield "log Z", f"{proposals} from the proposals, {reference} from the reference"
         if self.energy is not None:
             ran_away = f", {self.energy.ran_away} trajectories ran away" if self.energy.ran_away else ""
@@ -245,33 +261,74 @@ class RunSummary(Record):
         yield "file", self.file
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """Every observable of a run, as :func:`measurement` gives it.
+
+    Attributes:
+        estimates: means, and functions of means, by name.
+        notes: what is to be said about them, one sentence or more each.
+    """
+
+    estimates: dict[str, Estimate]
+    notes: tuple[str, ...]
+
+
 def estimates(run: StoredRun) -> dict[str, Estimate]:
+    """The estimates of :func:`measurement`."""
+    return measurement(run).estimates
+
+
+def measurement(run: StoredRun) -> Measurement:
     """Every observable of a run with its error.
 
     Recorded observables and functions of their means are there, each component of a vector by the name ``name[k]``.
     The two-point function enters through the correlation length xi only, which is left out if M keeps away from zero
-    (:func:`dmmc.diagnostics.is_broken`). Warnings about short or constant series are kept quiet.
+    (:func:`dmmc.diagnostics.is_broken`). Warnings about short or constant series are kept quiet; the first of them are
+    among the notes.
 
     Raises:
         DmmcError: if a standard observable is missing, or has fewer than four draws.
     """
-    return _estimates(run)[0]
+    phat2 = float(orbit_phat2(run.lattice)[1]) if run.volume > 1 else None
+    notes = []
+    M = run.observables.get("M")
+    if phat2 is not None and M is not None and M.ndim == 2 and diagnostics.is_broken(M):
+        phat2 = None
+        notes.append(
+            "M keeps away from zero, as in a broken phase, where the second-moment xi is not a correlation length; "
+            "it is left out."
+        )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DiagnosticsWarning)
+        warnings.simplefilter("ignore", AxesWarning)  # the axes of a stored run are known
+        means = diagnostics.summary(run.observables, run.volume, phat2)
+    messages = [str(x.message) for x in caught if issubclass(x.category, DiagnosticsWarning)]
+    notes += [f"{message}." for message in messages[:NOTES]]
+    if len(messages) > NOTES:
+        notes.append(f"There are {len(messages) - NOTES} more warnings like these.")
+    return Measurement(means, tuple(notes))
 
 
-def summarise(run: StoredRun, wall: Mapping[str, float] | None = None) -> RunSummary:
+def summarise(
+    run: StoredRun, wall: Mapping[str, float] | None = None, measured: Measurement | None = None
+) -> RunSummary:
     """The summary of a run.
 
     Args:
         run: the run; to discard another number of draws, pass ``run.discarding(n)``.
         wall: wall seconds by stage; None for those of the run file.
+        measured: what :func:`measurement` gave for this run, where it is known already; None measures.
 
     Raises:
-        DmmcError: as :func:`estimates`.
+        DmmcError: as :func:`measurement`.
     """
-    means, notes = _estimates(run)
+    measured = measurement(run) if measured is None else measured
+    means = measured.estimates
     stored = Certificate.stored(run.evaluation)
     certificate = None if stored is None else stored.summary()
-    sigma = certificate.limit_95 if certificate is not None else bias_bound_sigma(run)
+    series = columns(run.observables)
+    sigma = bias_bound_sigma(run)
     observables = {
         name: ObservableEstimate(
             value=_known(x.value),
@@ -282,11 +339,9 @@ def summarise(run: StoredRun, wall: Mapping[str, float] | None = None) -> RunSum
         for name, x in means.items()
     }
     if sigma is not None:
-        for name, spread in _spreads(run).items():
-            if name in observables:
-                x = observables[name]
-                bound = _known(sigma * spread)
-                observables[name] = ObservableEstimate(x.value, x.error, x.tau_int, x.tau_int_error, bound)
+        for name in observables.keys() & series.keys():
+            bound = _known(sigma * float(np.std(series[name])))
+            observables[name] = replace(observables[name], bias_bound=bound)
     independent = proposals_are_independent(run)
     log_w = run.stats["log_w_proposed"] if independent else None
     symmetry = run.header.provenance.get("symmetry")
@@ -308,13 +363,13 @@ def summarise(run: StoredRun, wall: Mapping[str, float] | None = None) -> RunSum
         rejected_not_finite=None if log_w is None else diagnostics.n_zero_weight(log_w),
         kl=_kl(run) if independent else None,
         bias_bound_sigma=sigma,
-        bias_of_error=None if sigma is None else _bias_of_error(run, means, sigma),
+        bias_of_error=None if sigma is None else max(bias_over_error(means, series, sigma).values(), default=0.0),
         certificate=certificate,
         energy=_energy(run),
         symmetry=str(symmetry.get("symmetry", "")) if isinstance(symmetry, dict) else "",
         symmetry_evidence=str(symmetry.get("evidence", "")) if isinstance(symmetry, dict) else "",
         wall_seconds=dict(run.record.wall_seconds if wall is None else wall),
-        notes=tuple(notes),
+        notes=measured.notes,
         steps_discarded=run.header.discard,
     )
 
@@ -325,53 +380,29 @@ def proposals_are_independent(run: StoredRun) -> bool:
 
 
 def bias_bound_sigma(run: StoredRun) -> float | None:
-    """Standard deviation of the integrator's error of log q, which bounds the bias of an observable in units of its
-    own.
+    """Bound on the bias of any mean in units of the standard deviation of its observable.
 
-    This is the estimate by step doubling; the limit of the certificate is the bound with its confidence. None for a
-    chain without an integrator in its proposal.
+    It is the limit of the certificate. A run that has none but the integrator's error of log q by step doubling, as
+    those of older versions, has the standard deviation of that. None for a chain without an integrator.
     """
+    certificate = Certificate.stored(run.evaluation)
+    if certificate is not None:
+        return certificate.limit
     return float(np.std(run.evaluation["delta"], ddof=1)) if "delta" in run.evaluation else None
-
-
-def _estimates(run: StoredRun) -> tuple[dict[str, Estimate], list[str]]:
-    """The estimates, and what is to be said about them."""
-    phat2 = float(orbit_phat2(run.lattice)[1]) if run.volume > 1 else None
-    notes = []
-    M = run.observables.get("M")
-    if phat2 is not None and M is not None and M.ndim == 2 and diagnostics.is_broken(M):
-        phat2 = None
-        notes.append(
-            "M keeps away from zero, as in a broken phase, where the second-moment xi is not a correlation length; "
-            "it is left out."
-        )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", DiagnosticsWarning)
-        means = diagnostics.summary(run.observables, run.volume, phat2)
-    messages = [str(x.message) for x in caught if issubclass(x.category, DiagnosticsWarning)]
-    notes += [f"{message}." for message in messages[:NOTES]]
-    if len(messages) > NOTES:
-        notes.append(f"There are {len(messages) - NOTES} more warnings like these.")
-    return means, notes
-
-
-def _spreads(run: StoredRun) -> dict[str, float]:
-    """Standard deviations of everything that is measured on single configurations."""
-    parts = (part for name, values in run.observables.items() for part in components(name, values))
-    return {name: float(np.std(series)) for name, series in parts}
 
 
 def _efficiency(run: StoredRun, means: Mapping[str, Estimate]) -> dict[str, Efficiency]:
     seconds = run.wall_seconds_per_draw
     costs = {}
-    for name in SLOW:
-        tau = means[name].tau_int if name in means else math.nan
+    for name in (name for slow in SLOW for name in parts(slow, means)):
+        tau, error = means[name].tau_int, means[name].tau_int_error
         if tau > 0:
-            steps = 2 * tau * run.header.steps_per_draw
+            kinds = {kind: n * run.header.steps_per_draw for kind, n in run.header.cost.items()}
             costs[name] = Efficiency(
                 effective_samples=run.n_chains * run.n_draws / (2 * tau),
-                seconds=None if seconds is None else 2 * tau * seconds,
-                evaluations={kind: steps * n for kind, n in run.header.cost.items()},
+                seconds=None if seconds is None else cost_per_effective_sample(tau, error, seconds)[0],
+                evaluations={kind: cost_per_effective_sample(tau, error, n)[0] for kind, n in kinds.items()},
+                bound=not means[name].resolved,
             )
     return costs
 
@@ -379,7 +410,13 @@ def _efficiency(run: StoredRun, means: Mapping[str, Estimate]) -> dict[str, Effi
 def _kl(run: StoredRun) -> KlSummary | None:
     if "log_w_reference" not in run.evaluation:
         return None
-    gap = diagnostics.kl_gap(run.stats["log_w_proposed"], run.evaluation["log_w_reference"])
+    log_w = run.evaluation["log_w_reference"]
+    gap = diagnostics.kl_gap(run.stats["log_w_proposed"], log_w)
+    error = math.nan
+    if log_w.size >= MIN_DRAWS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DiagnosticsWarning)
+            error = diagnostics.log_z_reference(log_w).error
     return KlSummary(
         kl_q_p=_known(gap.kl_q_p),
         kl_p_q=_known(gap.kl_p_q),
@@ -387,14 +424,7 @@ def _kl(run: StoredRun) -> KlSummary | None:
         log_z=_known(gap.log_z),
         log_z_error=_known(gap.log_z_error),
         log_z_reference=_known(gap.log_z_reference),
-    )
-
-
-def _bias_of_error(run: StoredRun, means: Mapping[str, Estimate], sigma: float) -> float:
-    """The largest bias bound of an observable in units of its statistical error."""
-    spreads = _spreads(run)
-    return max(
-        (sigma * spreads[name] / x.error for name, x in means.items() if name in spreads and x.error > 0), default=0.0
+        log_z_reference_error=_known(error),
     )
 
 

@@ -10,13 +10,14 @@ import torch
 
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
-from dmmc.kernels.base import Kernel
+from dmmc.kernels.base import Kernel, identity
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.remarks import Say, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.theory.actions import check_supported
+from dmmc.theory.evaluation import check_action
 from dmmc.theory.observables import Observable
 
 WARM_UP = 60
@@ -25,8 +26,7 @@ WARM_UP = 60
 
 def warm_up_stream(kernel: Kernel[Any], seed: int, device: str | torch.device) -> torch.Generator:
     """The random numbers with which a kernel is made ready: under one seed, others of each kernel, action, lattice."""
-    identity = repr((kernel.describe(), kernel.action.describe(), kernel.lattice.shape))
-    return rng.stream(seed, "warm-up", identity, device=device)
+    return rng.stream(seed, "warm-up", identity(kernel), device=device)
 
 
 def run_chain(
@@ -67,6 +67,7 @@ def run_chain(
     resume = resumes_run(Path(path), resume, overwrite, say)
     generator = warm_up_stream(kernel, options.seed, device)
     state = kernel.initial(chains, generator)
+    check_action(kernel.action, state.phi)
     if tune:
         kernel, state = kernel.tune(state, generator, WARM_UP)
     chain.run(

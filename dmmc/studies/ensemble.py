@@ -23,6 +23,7 @@ from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.evaluation import check_action
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import Observable
 
@@ -103,8 +104,9 @@ def make_ensemble(
     resume = resumes_run(Path(path), resume, overwrite, say)
     with stages("warm-up"):
         kernel = METHODS[options.method](action, lattice, options.trajectory)
-        generator = warm_up_stream(kernel, options.run.seed, "cpu")
-        state = kernel.start(kernel.initial(options.chains, generator).phi.to(device), generator)
+        generator = warm_up_stream(kernel, options.run.seed, device)
+        state = kernel.initial(options.chains, generator)
+        check_action(action, state.phi)
         began = time.monotonic()
         kernel, state = kernel.tune(state, generator, WARM_UP)
         step_seconds = (time.monotonic() - began) / WARM_UP

@@ -13,7 +13,7 @@ from dmmc.kernels.base import Kernel
 from dmmc.kernels.of_model import KernelOptions
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.options import TrainingOptions
-from dmmc.report.page import ReportSummary
+from dmmc.pages.page import ReportSummary
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun
 from dmmc.studies import chain, reporting, sampling

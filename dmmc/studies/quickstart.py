@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.core.files import replace_file
 from dmmc.core.records import Record
 from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.model.options import TrainingOptions
-from dmmc.report import figures, table
+from dmmc.pages import figures, table
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import RunSummary, estimates, summarise
@@ -147,7 +145,7 @@ def quickstart(options: QuickstartOptions, out: Path, overwrite: bool = False) -
     cluster = baseline("cluster", "cluster", keep_every=0)
     print("3/4  training a diffusion model on the HMC ensemble", flush=True)
     phi = read_ensemble(hmc).phi
-    order = torch.randperm(len(phi), generator=rng.stream(options.seed, "quickstart", "held out"))
+    order = rng.permutation(len(phi), rng.stream(options.seed, "quickstart", "held out"))
     # Kept in the order of the chains, so that autocorrelations can be seen.
     reference, trained = phi[order[:HELD_OUT].sort().values], phi[order[HELD_OUT:].sort().values]
     model = train(

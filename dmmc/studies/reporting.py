@@ -9,11 +9,11 @@ from pathlib import Path
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.files import check_place, replace_file
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.report import figures
-from dmmc.report.page import ReportSummary, render
-from dmmc.report.section import Section, training_section
-from dmmc.report.svg import FULL, page_style, picture
-from dmmc.report.wording import extent, seconds
+from dmmc.pages import figures
+from dmmc.pages.page import ReportSummary, render
+from dmmc.pages.section import Section, training_section
+from dmmc.pages.svg import FULL, page_style, picture
+from dmmc.pages.wording import extent, seconds
 from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.exactness import section as exactness_section
 from dmmc.studies.exactness.results import RESULT as LABORATORY

@@ -35,6 +35,7 @@ from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.evaluation import check_action
 from dmmc.theory.observables import Observable
 
 FlowSteps = int | tuple[int, ...] | Literal["auto"]
@@ -208,15 +209,15 @@ def sample(
                 carried = kernel.start(weighed.to(device), weights).tensors()
                 arrays |= {"log_w_reference": carried["log_w"]} if "log_w" in carried else {}
         levels = [1.0 - time for time in DENOISING_TIMES]
-        noise = torch.randn(
+        noise = rng.normal(
             (1, *model.lattice.shape),
             generator=rng.stream(seed, "denoising", device=device),
             dtype=model.dtype,
             device=device,
         )
         arrays["denoising"] = torch.cat(denoise(model, noise, levels))
-        arrays["denoising_level"] = torch.tensor(levels, dtype=torch.float64)
-        arrays["denoising_noise"] = model.reference.variance(torch.tensor(levels, dtype=torch.float64)).sqrt()
+        arrays["denoising_level"] = torch.tensor(levels, dtype=torch.float64, device="cpu")
+        arrays["denoising_noise"] = model.reference.variance(arrays["denoising_level"]).sqrt()
         measured = {name: x.double().cpu().numpy() for name, x in arrays.items()}
         return measured if flow is None else _certificate(flow, path, options, determinants, stages).arrays() | measured
 
@@ -251,7 +252,7 @@ def _check_kernel(options: KernelOptions, model: DiffusionModel) -> None:
         DmmcError: if it is one.
     """
     if options.uses_flow and not callable(getattr(model.network, "with_trace", None)):
-        others = " or ".join(name for name, entry in KERNELS.items() if entry.with_flow is None)
+        others = " or ".join(name for name, entry in KERNELS.items() if entry.from_flow is None)
         raise DmmcError(
             f"the kernel {options.kernel} needs the density of the probability flow, which a network without "
             f"with_trace does not compute; use the kernel {others}, or pass dmmc.flow_proposal(model, "
@@ -309,6 +310,7 @@ def _ready(
     """
     began, n = time.monotonic(), max(chains, WEIGHED) if kernel.facts.independent_weights else chains
     state = kernel.initial(n, generator)
+    check_action(kernel.action, state.phi)
     step_seconds = (time.monotonic() - began) * chains / n
     kernel, state = kernel.tune(state, generator, warm_up)
     tensors = state.tensors()

@@ -100,7 +100,7 @@ def train(
         say(f"note: {remark}")
     two_sector = _two_sectors(sectors, finding.symmetry == "z2" and is_broken(given.phi), finding.symmetry, init)
     # Fields of one chain follow each other; the held-out part must not be a single stretch of one of them.
-    order = torch.randperm(len(given.phi), generator=rng.stream(options.seed, "training", "order"))
+    order = rng.permutation(len(given.phi), rng.stream(options.seed, "training", "order"))
     phi = given.phi[order].float()
     if two_sector:
         phi = align(phi)

@@ -1,1 +1,1 @@
-"""What is wanted: lattices, actions, their symmetries, observables."""
+"""Theories: lattices, actions, their symmetries, observables, and ensembles that belong to an action."""

@@ -377,8 +377,8 @@ class AutogradAction:
         return value
 
     def grad(self, phi: Tensor) -> Tensor:
-        with torch.enable_grad():
-            leaf = phi.detach().requires_grad_(True)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = phi.detach().clone().requires_grad_(True)
             (gradient,) = torch.autograd.grad(self(leaf).sum(), leaf)
         return gradient
 

@@ -23,6 +23,7 @@ from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.records import Record
 from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value, gamma_method
 from dmmc.theory.actions import Action, Symmetry, check_supported, declaration
+from dmmc.theory.evaluation import PROBED, check_action, evaluate, force
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.symmetry import magnetisation
 
@@ -96,6 +97,7 @@ def check_ensemble(
     lattice.check(phi, "ensemble")
     if action is not None:
         check_supported(action)
+        check_action(action, phi[:PROBED].detach().double())
         symmetry = declaration(action).symmetry if symmetry is None else symmetry
     n, distinct = len(phi), _distinct(phi)
     if distinct < MIN_DISTINCT:
@@ -168,7 +170,7 @@ def _per_field(phi: Tensor, measure: Callable[[Tensor], Tensor]) -> NDArray[np.f
 
 def _virial(phi: Tensor, action: Action) -> Tensor:
     """``phi dS/dphi / V`` of each field, ``(n,)``."""
-    return (phi * action.grad(phi)).flatten(1).mean(1)
+    return (phi * force(action, phi)).flatten(1).mean(1)
 
 
 def _distinct(phi: Tensor) -> int:
@@ -260,6 +262,7 @@ def _compare_axes(phi: Tensor, action: Action | None, lattice: Lattice, chains: 
 def _exchanges(action: Action, phi: Tensor, a: int, b: int) -> bool:
     """Whether the exchange of two axes leaves S of some fields unchanged, up to rounding."""
     fields = phi[:16].double()
-    S = action(fields)
-    size = torch.maximum((fields * action.grad(fields)).abs().flatten(1).sum(1), S.abs()).clamp(min=1.0)
-    return bool(((action(fields.transpose(1 + a, 1 + b).contiguous()) - S).abs() <= 1e-9 * size).all())
+    S = evaluate(action, fields)
+    size = torch.maximum((fields * force(action, fields)).abs().flatten(1).sum(1), S.abs()).clamp(min=1.0)
+    exchanged = evaluate(action, fields.transpose(1 + a, 1 + b).contiguous())
+    return bool(((exchanged - S).abs() <= 1e-9 * size).all())

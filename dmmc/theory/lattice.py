@@ -73,9 +73,9 @@ class Lattice:
     @outside_inference
     def phat2(self) -> Tensor:
         """Lattice momentum squared, ``sum_mu 4 sin^2(p_mu / 2)``, shape ``half``."""
-        total = torch.zeros(self.half, dtype=torch.float64)
+        total = torch.zeros(self.half, dtype=torch.float64, device="cpu")
         for axis, extent in enumerate(self.shape):
-            modes = torch.arange(self.half[axis], dtype=torch.float64)
+            modes = torch.arange(self.half[axis], dtype=torch.float64, device="cpu")
             view = [1] * self.dim
             view[axis] = -1
             total = total + (4.0 * torch.sin(math.pi * modes / extent) ** 2).view(view)
@@ -86,7 +86,7 @@ class Lattice:
     def multiplicity(self) -> Tensor:
         """How often each stored mode counts in a sum over all momenta: 2, or 1 where it is its own conjugate."""
         extent = self.shape[-1]
-        weights = torch.full((self.half[-1],), 2.0, dtype=torch.float64)
+        weights = torch.full((self.half[-1],), 2.0, dtype=torch.float64, device="cpu")
         weights[0] = 1.0
         if extent % 2 == 0:
             weights[-1] = 1.0
@@ -98,7 +98,16 @@ class Lattice:
         """Number of the hypercubic orbit (see :mod:`dmmc.theory.momenta`) of each stored mode, shape ``half``."""
         number = {mode: k for k, mode in enumerate(self.orbit_modes)}
         stored = itertools.product(*map(range, self.half))
-        return torch.tensor([number[momenta.representative(mode, self.shape)] for mode in stored]).view(self.half)
+        index = [number[momenta.representative(mode, self.shape)] for mode in stored]
+        return torch.tensor(index, device="cpu").view(self.half)
+
+    @cached_property
+    @outside_inference
+    def orbit_members(self) -> Tensor:
+        """The stored modes of each orbit, ``(n_orbits, largest orbit)``; unused places hold the number of modes."""
+        index = self.orbit_index.flatten()
+        members = [torch.nonzero(index == k).flatten() for k in range(len(self.orbit_modes))]
+        return torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=len(index))
 
     @property
     def orbit_modes(self) -> tuple[tuple[int, ...], ...]:
@@ -132,9 +141,13 @@ class Lattice:
     def orbit_mean(self, values: Tensor) -> Tensor:
         """Average of real ``values`` ``(..., *half)`` over each momentum orbit, ``(..., n_orbits)``."""
         flat = (values * self.multiplicity.to(values)).flatten(-self.dim)
-        out = flat.new_zeros(*flat.shape[:-1], len(self.orbit_modes))
-        out = out.index_add(-1, self.orbit_index.flatten().to(flat.device), flat)
-        return out / self.orbit_size.to(out)
+        if flat.device.type == "cpu":
+            total = flat.new_zeros(*flat.shape[:-1], len(self.orbit_modes))
+            total = total.index_add(-1, self.orbit_index.flatten(), flat)
+        else:  # there index_add sums in another order every time, and the last digits change
+            padded = torch.cat([flat, flat.new_zeros(*flat.shape[:-1], 1)], -1)
+            total = padded[..., self.orbit_members.to(flat.device)].sum(-1)
+        return total / self.orbit_size.to(total)
 
     def spread(self, orbit_values: Tensor) -> Tensor:
         """The value of its orbit for every stored mode, ``(..., n_orbits) -> (..., *half)``."""

@@ -1,4 +1,4 @@
-"""What is measured on fields: numbers of each configuration, recorded along the chain.
+"""Observables: numbers that are measured on each configuration and recorded along the chain.
 
 Quantities derived from the means of these numbers (susceptibility, Binder cumulant, correlation length) and their
 errors are in :mod:`dmmc.diagnostics`. An observable of your own is a function of the fields and their actions; passed

@@ -65,9 +65,10 @@ def test_a_failure_to_flush_leaves_what_was_there(tmp_path, monkeypatch):
 
 def test_the_file_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
     path, calls = tmp_path / "run.txt", []
-    monkeypatch.setattr(files, "sync", lambda file: calls.append((file.read_text(), path.exists())))
+    monkeypatch.setattr(files, "sync", lambda file: calls.append((file == tmp_path or file.read_text(), path.exists())))
     replace_file(path, lambda temporary: temporary.write_text("new"))
-    assert calls == [("new", False)]
+    # Then the folder, in which the name is written.
+    assert calls == [("new", False), (True, True)]
 
 
 def test_file_modes_follow_the_umask(tmp_path):
@@ -125,3 +126,57 @@ def test_a_lock_file_that_its_owner_removes_meanwhile_is_no_lock(tmp_path, monke
     monkeypatch.setattr(files.fcntl, "flock", removed)
     with pytest.raises(FileError, match="another process"):
         take_lock(lock, "the model")
+
+
+def test_the_temporary_file_may_lie_elsewhere(tmp_path):
+    folder, seen = tmp_path / "folder", []
+    folder.mkdir()
+    replace_file(tmp_path / "run.txt", lambda temporary: seen.append(temporary.parent), folder)
+    assert seen == [folder] and list(folder.iterdir()) == []
+
+
+def test_the_target_of_a_link_is_replaced(tmp_path):
+    target, link = tmp_path / "target.txt", tmp_path / "folder" / "link.txt"
+    link.parent.mkdir()
+    link.symlink_to("../target.txt")
+    for text in ("new", "newer"):  # the first time there is no target yet
+        replace_file(link, lambda temporary, text=text: temporary.write_text(text))
+        assert link.is_symlink() and target.read_text() == text and not target.is_symlink()
+
+
+def test_only_files_are_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "device").symlink_to("/dev/null")
+    for name, match in (
+        ("pipe", "pipe is not a regular file"),
+        ("device", "device is not a regular file"),
+        ("loop", "loop cannot be reached"),
+        (".", "is a directory"),
+    ):
+        with pytest.raises(FileError, match=match):
+            replace_file(tmp_path / name, lambda temporary: temporary.write_text("new"))
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("precious"), os.mkdir])
+def test_nothing_is_written_through_a_temporary_name(make, tmp_path):
+    (tmp_path / "precious").write_text("old")
+    make(tmp_path / ".run.txt.tmp")
+    with pytest.raises(FileError, match="in the way"):
+        replace_file(tmp_path / "run.txt", lambda temporary: temporary.write_text("new"))
+    assert (tmp_path / "precious").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_an_interruption_left_is_written_over(tmp_path):
+    (tmp_path / ".run.txt.tmp").write_text("half of an earlier one")
+    replace_file(tmp_path / "run.txt", lambda temporary: temporary.write_text("new"))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    def full(temporary):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*run.txt'"):
+        replace_file(tmp_path / "run.txt", full)

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from dmmc.core.errors import DmmcError
-from dmmc.core.rng import child_seed, numpy_stream, stream
+from dmmc.core.rng import child_seed, integers, normal, numpy_stream, permutation, signs, stream, uniform
 from helpers import SIGMA
 
 
@@ -83,3 +83,32 @@ def test_cuda_streams():
         float(torch.rand((), generator=stream(1 + (k << 40), "x", k, device="cuda"), device="cuda")) for k in range(64)
     }
     assert len(first) == 64
+
+
+def test_numbers_are_drawn_where_the_generator_is_and_moved():
+    # A CPU generator serves fields on any device, and torch's default device does not enter.
+    with torch.device("meta"):
+        drawn = [
+            normal((3, 2), stream(1, "x")),
+            uniform((3, 2), stream(1, "x")),
+            signs((3, 2), stream(1, "x")),
+            integers(7, (3, 2), stream(1, "x")),
+            permutation(3, stream(1, "x")),
+        ]
+    assert {x.device.type for x in drawn} == {"cpu"}
+    assert torch.equal(drawn[0], torch.randn(3, 2, generator=stream(1, "x"), dtype=torch.float64))
+    assert drawn[0].dtype == drawn[1].dtype == drawn[2].dtype == torch.float64
+    assert normal((3, 2), stream(1, "x"), torch.float32, "meta").device.type == "meta"
+    assert permutation(3, stream(1, "x"), "meta").device.type == "meta"
+
+
+def test_laws():
+    n, generator = 40_000, stream(2, "laws")
+    assert sorted(permutation(50, generator).tolist()) == list(range(50))
+    s, u, k = signs((n,), generator), uniform((n,), generator), integers(6, (n,), generator)
+    assert set(s.tolist()) == {-1.0, 1.0} and set(k.tolist()) == set(range(6))
+    assert 0 <= float(u.min()) and float(u.max()) < 1
+    # Means in standard errors of n draws.
+    assert abs(float(s.mean())) < 5 / n**0.5
+    assert abs(float(u.mean()) - 0.5) < 5 / (12 * n) ** 0.5
+    assert abs(float(k.double().mean()) - 2.5) < 5 * (35 / 12 / n) ** 0.5

@@ -19,6 +19,7 @@ from dmmc.diagnostics import (
     format_value,
     gamma_derived,
     gamma_method,
+    resolved_tau,
 )
 from helpers import ar1
 
@@ -412,3 +413,26 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) * 1024 / x.nb
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     # 2 GiB less 100 MiB of libraries hold 15 copies besides the record.
     assert float(result.stdout) < 15
+
+
+def test_an_estimate_knows_whether_its_tau_int_is_resolved():
+    rng = default_rng(8)
+    long, short = ar1(2.0, 4, 2000, rng), ar1(50.0, 4, 200, rng)
+    assert gamma_method(long).resolved
+    with pytest.warns(DiagnosticsWarning):
+        assert not gamma_method(short).resolved
+    with pytest.warns(DiagnosticsWarning):
+        assert not gamma_method(np.ones((4, 50))).resolved
+    assert not resolved_tau(short)[1]
+    estimate, resolved = resolved_tau(long)
+    assert resolved and estimate == gamma_method(long)
+
+
+def test_other_warnings_do_not_make_tau_int_unresolved():
+    class Tensor:
+        def __array__(self, dtype=None, copy=None):
+            warnings.warn("from another library", UserWarning, stacklevel=1)
+            return ar1(2.0, 4, 2000, default_rng(8))
+
+    with pytest.warns(UserWarning, match="another library"):
+        assert resolved_tau(Tensor())[1]

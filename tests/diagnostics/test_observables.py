@@ -63,3 +63,21 @@ def test_broken_and_symmetric_magnetisations():
     # Ensembles of fields are judged by the same number.
     phi = torch.from_numpy(sign * (1 + 0.1 * rng.normal(size=(CHAINS, DRAWS)))).view(-1, 1)
     assert symmetry.is_broken(phi) and not symmetry.is_broken(phi - phi.mean().sign() * phi.abs())
+
+
+@pytest.mark.filterwarnings("ignore::dmmc.diagnostics.DiagnosticsWarning")
+def test_a_chain_that_is_stuck_at_zero():
+    zero = np.zeros((4, 50))
+    with pytest.warns(DiagnosticsWarning, match="binder is not defined"):
+        estimate = diagnostics.binder({"M2": zero, "M4": zero})
+    assert math.isnan(estimate.value) and math.isnan(estimate.error) and not estimate.resolved
+    with pytest.warns(DiagnosticsWarning):
+        assert math.isnan(diagnostics.jackknife(lambda a, b: a / b, [zero, zero]).value)
+    # Without one of the chains the denominator is zero.
+    one = np.zeros((4, 50))
+    one[2] = np.random.default_rng(1).normal(1, 0.1, 50)
+    with pytest.warns(DiagnosticsWarning, match="not defined without one of the"):
+        assert math.isnan(diagnostics.jackknife(lambda a: 1 / a, [one], block_size=50).error)
+    # The logarithm of a negative mean is not defined either.
+    with pytest.warns(DiagnosticsWarning, match="not defined"):
+        assert math.isnan(diagnostics.gamma_derived(math.log, [zero - 1]).value)

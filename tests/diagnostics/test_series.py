@@ -10,7 +10,7 @@ import xarray as xr
 
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics.series import as_array, as_series
+from dmmc.diagnostics.series import as_array, as_series, transposed
 from helpers import ar1
 
 X = ar1(3.0, 4, 500, np.random.default_rng(1), mean=1.0)
@@ -22,6 +22,7 @@ KINDS = {
     "torch": torch.tensor,
     "torch with gradients": lambda x: torch.tensor(x, requires_grad=True),
     "a list of tensors": lambda x: [torch.tensor(row) for row in x],
+    "a list of tensors with gradients": lambda x: [torch.tensor(row, requires_grad=True) for row in x],
     "xarray": lambda x: xr.DataArray(x, dims=("chain", "draw")),
     "xarray without names": xr.DataArray,
     "no mask": np.ma.masked_array,
@@ -62,6 +63,8 @@ def test_verdicts_on_tensors():
     [
         ([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0]], "not a rectangular array.*same number of draws"),
         (np.ma.masked_array(X, X > 2), "masked values"),
+        (list(np.ma.masked_array(X, X > 2)), "masked values"),
+        ([[torch.tensor(1.0, requires_grad=True)] * 4], "cut all chains|real numbers"),
         (xr.DataArray(X.T, dims=("draw", "chain")), r"dimensions \('draw', 'chain'\); transpose"),
         (np.zeros((1000, 3)), r"shape \(1000, 3\).*if its axes are \(draw, chain\), transpose it"),
         (np.zeros((2, 3)), "at least 4 draws per chain are needed, run longer"),
@@ -104,3 +107,29 @@ def test_magnitude_does_not_matter(unit):
 def test_constants_of_any_magnitude_are_constant(value):
     with pytest.warns(diagnostics.DiagnosticsWarning, match="constant"):
         assert math.isnan(diagnostics.gamma_method(np.full((3, 50), value)).error)
+
+
+def test_names_of_dimensions_are_seen_everywhere():
+    swapped = xr.DataArray(X.T, dims=("draw", "chain"))
+    for estimate in (lambda x: diagnostics.chi2({"M2": x, "abs_M": x}, 16), diagnostics.is_broken, diagnostics.log_z):
+        with pytest.raises(DmmcError, match=r"transpose it to \(chain, draw\)"):
+            estimate(swapped)
+
+
+@pytest.mark.parametrize("estimate", [diagnostics.gamma_method, diagnostics.ess, diagnostics.rhat])
+def test_a_transposed_array_is_noticed(estimate):
+    rng = np.random.default_rng(5)
+    few, slow = rng.normal(size=(200, 4)), ar1(5.0, 20, 300, rng).T
+    with pytest.warns(diagnostics.AxesWarning, match="200 chains of 4 draws; if its axes are .draw, chain."):
+        estimate(few)
+    with pytest.warns(diagnostics.AxesWarning, match="300 chains of 20 draws, and neighbouring chains are as alike"):
+        estimate(slow)
+    assert not transposed(slow.T)
+
+
+def test_many_chains_are_not_taken_for_draws():
+    # Independent chains, also with a drift from a common start: 4 standard deviations, 1 of 30,000 series.
+    rng = np.random.default_rng(6)
+    for tau in (0.5, 3.0, 100.0):
+        x = ar1(tau, 256, 50, rng)
+        assert not transposed(as_series(x)) and not transposed(as_series(x + 10 * np.exp(-np.arange(50) / 10)))

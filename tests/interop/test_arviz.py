@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import arviz as az
@@ -14,6 +14,11 @@ import pytest
 from arviz_checks import CHECKS
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.interop.arviz import to_arviz
+from dmmc.kernels.cluster import ClusterInfo
+from dmmc.kernels.hmc import HMCInfo
+from dmmc.kernels.independence import WeightedInfo
+from dmmc.kernels.penalty import PenaltyInfo
+from dmmc.kernels.refresh import RefreshInfo
 from dmmc.runs.run import load_run
 from dmmc.theory.lattice import Lattice
 from stored_runs import free_chains, store
@@ -166,3 +171,9 @@ def test_arviz_1(runs, request):
     )
     assert done.returncode == 0, done.stderr
     assert f"{len(runs)} runs pass {len(CHECKS)} checks: ArviZ 1" in done.stdout
+
+
+@pytest.mark.parametrize("info", [WeightedInfo, HMCInfo, ClusterInfo, RefreshInfo, PenaltyInfo])
+def test_everything_that_a_kernel_reports_is_documented(info):
+    for field in fields(info):
+        assert f"``{field.name}``" in to_arviz.__doc__, field.name

@@ -21,7 +21,10 @@ from dmmc.kernels.base import (
     Kernel,
     State,
     WeightedState,
+    advance,
     choose,
+    identity,
+    in_pieces,
     log_weight,
     metropolis,
     refuse_inexact,
@@ -156,14 +159,17 @@ def test_tensors_are_the_fields_that_are_there():
     assert list(Info(S > 0, S).tensors()) == ["accepted", "acceptance_rate"]
 
 
+CPU = torch.device("cpu")
+
+
 def test_start_state():
     phi = noise(SQUARE, 5).float()
-    state = start_state(FreeField(0.7), SQUARE, phi)
+    state = start_state(FreeField(0.7), SQUARE, phi, CPU)
     assert state.phi.dtype == state.S.dtype == torch.float64
     torch.testing.assert_close(state.S, FreeField(0.7)(phi.double()), rtol=0, atol=0)
     # The state is a copy: what the caller does with the fields afterwards does not change it.
     before = phi.double()
-    double = start_state(FreeField(0.7), SQUARE, before)
+    double = start_state(FreeField(0.7), SQUARE, before, CPU)
     before.zero_()
     assert torch.equal(double.phi, state.phi)
 
@@ -171,7 +177,7 @@ def test_start_state():
 def test_start_state_keeps_no_graph():
     g = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     action = AutogradAction(lambda phi: (g * phi**4).flatten(1).sum(1), "quartic")
-    state = start_state(action, TWO_SITES, torch.ones(3, 2, requires_grad=True))
+    state = start_state(action, TWO_SITES, torch.ones(3, 2, requires_grad=True), CPU)
     assert not state.phi.requires_grad and not state.S.requires_grad
 
 
@@ -187,7 +193,7 @@ def test_start_state_keeps_no_graph():
 )
 def test_start_state_refuses(phi, message):
     with pytest.raises(DmmcError, match=message):
-        start_state(PHI4, SQUARE, phi)
+        start_state(PHI4, SQUARE, phi, CPU)
     with pytest.raises(DmmcError, match=message):
         GuidedWalk(PHI4, SQUARE).start(phi, rng())
 
@@ -270,6 +276,7 @@ def test_facts_have_a_label_and_survive_json():
 
 def test_a_users_kernel_is_invariant():
     kernel = GuidedWalk(PHI4, TWO_SITES)
+    assert kernel.start(draws(), rng(3)).direction.dtype == torch.float64
     outcome = assert_invariant(kernel, draws(), rng(3), steps=6)
     assert 0.9 < outcome.moved
     # A walk on a larger lattice, whose exact answer is known: the law of the action of a free field.
@@ -339,3 +346,33 @@ def test_a_start_draws_what_fields_do_not_determine():
     assert torch.equal(one.direction, same.direction) and not torch.equal(one.direction, other.direction)
     assert torch.equal(one.phi, other.phi)
     assert abs(float(z_scores(one.direction, 0.0))) < SIGMA
+
+
+def test_steps_in_pieces_are_the_steps():
+    asked = []
+
+    @dataclass(frozen=True)
+    class Counting(GuidedWalk):
+        def steps(self, state, n, generator):
+            asked.append(n)
+            return super().steps(state, n, generator)
+
+    kernel = Counting(PHI4, TWO_SITES)
+    start = kernel.initial(3, rng())
+    states = [state.phi for state, _ in in_pieces(kernel, start, 40, rng(2))]
+    assert asked == [16, 16, 8]
+    expected = [state.phi for state, _ in GuidedWalk(PHI4, TWO_SITES).steps(start, 40, rng(2))]
+    assert torch.equal(torch.stack(states), torch.stack(expected))
+    assert torch.equal(advance(kernel, start, 40, rng(2)).phi, states[-1])
+
+
+def test_identities_tell_kernels_actions_and_lattices_apart():
+    kernels = [
+        GuidedWalk(PHI4, TWO_SITES),
+        GuidedWalk(PHI4, TWO_SITES, width=0.4),
+        GuidedWalk(PHI4, SQUARE),
+        GuidedWalk(FreeField(0.7), TWO_SITES),
+    ]
+    assert len({identity(kernel) for kernel in kernels}) == 4
+    with pytest.raises(DmmcError, match=r"must return JSON values: .*complex"):
+        identity(GuidedWalk(PHI4, TWO_SITES, width=1j))

@@ -4,14 +4,15 @@ Statistical errors come from the spread over independent chains, so autocorrelat
 about 70 in this file, must lie below 5 (two-sided 5.7e-7 each): chance alone fails one choice of seed in 20,000.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from checks import chain_averages, quadrature
-from dmmc.core.errors import DmmcError
-from dmmc.kernels.cluster import Cluster, ClusterInfo, check_hopping, freezing_probability
+from dmmc.core.errors import DmmcError, MismatchError
+from dmmc.kernels.cluster import Cluster, ClusterInfo, declared_hopping, freezing_probability
 from dmmc.kernels.hmc import HMC
 from dmmc.kernels.invariance import assert_invariant
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4
@@ -188,14 +189,38 @@ def test_refusals():
     for make in (
         lambda: Cluster.default(silent, lattice),
         lambda: Cluster(HMC(silent, lattice, 0.1, 3)),
-        lambda: check_hopping(silent),
+        lambda: declared_hopping(silent),
     ):
         with pytest.raises(
             DmmcError, match="declares its hopping term, such as Phi4, and 'quadratic' does not; use HMC"
         ):
             make()
-    assert check_hopping(FreeField(1.0)) == 1.0
-    assert check_hopping(Phi4(0.25, 0.1)) == 0.5
+    assert declared_hopping(FreeField(1.0)) == 1.0
+    assert declared_hopping(Phi4(0.25, 0.1)) == 0.5
     for n_local in (0, 1.5):
         with pytest.raises(DmmcError, match="n_local"):
             Cluster(HMC.default(Phi4(0.25, 0.1), lattice), n_local)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hopping": 0.4},  # instead of 0.5
+        {"hopping": -0.5},
+        {"function": lambda phi: Phi4(0.25, 0.1)(phi) - 0.1 * phi.roll(2, 1).mul(phi).flatten(1).sum(1)},
+        {"function": lambda phi: Phi4(0.25, 0.1)(phi) + 0.01 * phi.pow(3).flatten(1).sum(1)},
+    ],
+)
+@pytest.mark.parametrize("shape", [(5,), (4, 3)])
+def test_a_wrong_hopping_term_is_found(wrong, shape):
+    lattice = Lattice(shape)
+    right = AutogradAction(Phi4(0.25, 0.1), "mine", hopping=0.5)
+    Cluster.default(right, lattice)
+    with pytest.raises(MismatchError, match=r"'mine' declares hopping = .*instead of"):
+        Cluster.default(replace(right, **wrong), lattice)
+
+
+def test_links_of_a_negative_hopping_term_freeze_between_opposite_signs():
+    x, y = torch.tensor([1.0, -1.0], dtype=torch.float64), torch.tensor([2.0, 2.0], dtype=torch.float64)
+    probability = freezing_probability(-0.5, x, y)
+    assert probability[0] < 0 and probability[1] == pytest.approx(1 - math.exp(-2))

@@ -162,9 +162,9 @@ def test_reports_of_paths_and_refreshes():
         assert all(x.shape == (50,) for x in reports.values())
         assert set((2 * reports["path_refresh_accepted"]).tolist()) <= {0.0, 1.0, 2.0}
         assert torch.equal(state.S, PHI4(state.phi))
-    # A path of 4 steps and another to begin with; two refreshes and the allowance for a beginning; one trajectory of
-    # three forces and a cluster update.
-    assert cycle.cost == {"network": 2 * 4 + 3 * refresh().cost["network"], "force": 4}
+    # A path of 4 steps and another to begin with; two refreshes, which begin from the fields for nothing; one
+    # trajectory of three forces and a cluster update.
+    assert cycle.cost == {"network": 2 * 4 + 2 * refresh().cost["network"], "force": 4}
 
 
 def test_parts_of_the_same_name_are_told_apart():
@@ -299,3 +299,18 @@ def test_a_mutant_is_found(name, monkeypatch):
     mutant = MUTANTS[name]
     inject(monkeypatch, mutant.owner, mutant.function, mutant.bug)
     assert mutant.check() > 2
+
+
+def test_a_part_makes_its_proposals_a_few_steps_at_a_time():
+    asked = []
+
+    @dataclass(frozen=True)
+    class Counting(Gaussian):
+        def sample(self, n, generator):
+            asked.append(n)
+            return super().sample(n, generator)
+
+    part = Independence(PHI4, TWO_SITES, Counting.of(TWO_SITES, torch.ones(2, dtype=torch.float64)))
+    cycle = Cycle(((part, 40), (LOCAL, 1)))
+    cycle.step(cycle.start(draws()[:5], rng()), rng())
+    assert asked == [80, 80, 40]

@@ -392,3 +392,19 @@ def test_tuning_gives_up_on_a_wrong_gradient():
     kernel = HMC.default(Wrong(0.25, 0.1), Lattice((4,)))
     with pytest.raises(DmmcError, match="gradient"):
         kernel.tune(kernel.start(torch.zeros(2, 4), rng()), rng(), 100)
+
+
+def test_a_length_that_takes_too_many_steps_is_refused():
+    assert HMC.default(Phi4(0.25, 0.1), Lattice((4,)), length=100.0).n_leapfrog == 1000
+    with pytest.raises(DmmcError, match=r"length must be at most 100, .* got 100\.1"):
+        HMC.default(Phi4(0.25, 0.1), Lattice((4,)), length=100.1)
+
+
+def test_tuning_keeps_below_the_steps_at_which_trajectories_run_away():
+    # At the acceptance of 0.8 that is aimed at, one trajectory in fifty of this small, steep system runs away.
+    kernel, generator = HMC.default(Phi4(0.3, 0.3), Lattice((2,))), rng()
+    kernel, state = kernel.tune(kernel.initial(64, generator), generator, 60)
+    assert kernel.n_leapfrog * kernel.step_size == pytest.approx(4)
+    infos = [info for _, info in kernel.steps(state, 60, generator)]
+    assert not torch.stack([info.diverging for info in infos]).any()
+    assert torch.stack([info.acceptance_rate for info in infos]).mean() < 0.99  # the step is not needlessly small

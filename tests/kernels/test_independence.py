@@ -16,7 +16,8 @@ from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.kernels.cluster import Cluster
 from dmmc.kernels.hmc import HMC
-from dmmc.kernels.independence import Independence, WeightedInfo, propose
+from dmmc.kernels.independence import Independence, propose
+from dmmc.kernels.weighted import WeightedInfo
 from dmmc.model.reference import GaussianReference
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4

@@ -16,7 +16,7 @@ import torch
 from checks import CHANCE, Gaussian, Mixture, bonferroni, inject, observables, steep_model
 from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
-from dmmc.kernels import base, cluster, hmc
+from dmmc.kernels import base, cluster, hmc, weighted
 from dmmc.kernels import independence as module
 from dmmc.kernels.base import Info, Kernel, State, WeightedState, start_state
 from dmmc.kernels.cluster import Cluster
@@ -27,7 +27,6 @@ from dmmc.kernels.invariance import (
     check_invariance,
     compare,
     hotelling,
-    phi4_draws,
     standard_observables,
 )
 from dmmc.model.interaction import InteractionNetwork
@@ -36,6 +35,7 @@ from dmmc.proposals import symmetrised
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.proposals.symmetrised import Symmetrised
 from dmmc.theory.actions import Action, AutogradAction, FreeField, Phi4
+from dmmc.theory.draws import phi4_draws
 from dmmc.theory.lattice import Lattice
 from helpers import Grid, free_draws, free_reference, rng, z_scores
 
@@ -231,22 +231,26 @@ def times(factor):
     return lambda f: lambda *arguments: factor * f(*arguments)
 
 
+def half_the_hopping(freezing_probability):
+    return lambda hopping, phi, neighbour: freezing_probability(0.5 * hopping, phi, neighbour)
+
+
 BUGS = {
-    "sign of log q": Bug(independence, module, "log_weight", lambda _: lambda S, log_q: -S + log_q),
-    "log q forgotten": Bug(independence, module, "log_weight", lambda _: lambda S, log_q: -S),
-    "w / w' instead of w' / w": Bug(independence, module, "metropolis", log_ratio(lambda x: -x)),
-    "wrong temperature": Bug(independence, module, "metropolis", log_ratio(lambda x: 0.8 * x)),
-    "everything accepted": Bug(independence, module, "metropolis", log_ratio(torch.zeros_like)),
+    "sign of log q": Bug(independence, weighted, "log_weight", lambda _: lambda S, log_q: -S + log_q),
+    "log q forgotten": Bug(independence, weighted, "log_weight", lambda _: lambda S, log_q: -S),
+    "w / w' instead of w' / w": Bug(independence, weighted, "metropolis", log_ratio(lambda x: -x)),
+    "wrong temperature": Bug(independence, weighted, "metropolis", log_ratio(lambda x: 0.8 * x)),
+    "everything accepted": Bug(independence, weighted, "metropolis", log_ratio(torch.zeros_like)),
     "stale log w after a rejection": Bug(independence, base, "choose", after_a_rejection("log_w")),
     "rejected state with the S of the proposal": Bug(independence, base, "choose", after_a_rejection("S")),
     "log q and log w of the proposal, consistent with each other": Bug(
         independence, base, "choose", after_a_rejection("S", "log_q", "log_w")
     ),
     "S of the proposal in HMC": Bug(coarse_hmc, base, "choose", after_a_rejection("S")),
-    "one uniform number for all chains": Bug(independence, module, "uniform", same_for_all_chains),
+    "one uniform number for all chains": Bug(independence, weighted, "uniform", same_for_all_chains),
     "one proposal for all chains": Bug(independence, module, "propose", same_for_all_chains),
-    "S in float32": Bug(independence, module, "weigh", action_in_float32),
-    "log w in float32": Bug(independence, module, "log_weight", lambda f: lambda *x: f(*x).float().double()),
+    "S in float32": Bug(independence, weighted, "weigh", action_in_float32),
+    "log w in float32": Bug(independence, weighted, "log_weight", lambda f: lambda *x: f(*x).float().double()),
     "wrong weights of a mixture": Bug(mixture, Mixture, "log_q", other_weights(lambda w: w[::-1])),
     "mixture without its weights": Bug(mixture, Mixture, "log_q", other_weights(lambda w: (1.0,) * len(w))),
     "Jacobian dropped": Bug(flow_kernel, InteractionNetwork, "with_trace", trace_times(0)),
@@ -257,8 +261,8 @@ BUGS = {
     "momenta of another width than in the energy": Bug(coarse_hmc, hmc, "kinetic_energy", times(1.3**-2)),
     "leapfrog that cannot be reversed": Bug(coarse_hmc, HMC, "trajectory", first_half_step_doubled),
     "HMC accepts everything": Bug(coarse_hmc, hmc, "metropolis", log_ratio(torch.zeros_like)),
-    "cluster bonds without the factor 2": Bug(clusters, cluster, "check_hopping", times(0.5)),
-    "the same on a square": Bug(clusters_on_a_square, cluster, "check_hopping", times(0.5)),
+    "cluster bonds without the factor 2": Bug(clusters, cluster, "freezing_probability", half_the_hopping),
+    "the same on a square": Bug(clusters_on_a_square, cluster, "freezing_probability", half_the_hopping),
     "links frozen with another probability": Bug(
         clusters, cluster, "freezing_probability", lambda f: lambda *x: f(*x).clamp(min=0) ** (1 / 1.3)
     ),
@@ -441,7 +445,7 @@ def test_fields_so_large_that_observables_overflow(size):
     class Far(HMC):
         def step(self, state, generator):
             after, info = super().step(state, generator)
-            return start_state(self.action, self.lattice, size * after.phi), info
+            return start_state(self.action, self.lattice, size * after.phi, generator.device), info
 
     action = AutogradAction(lambda phi: phi.abs().sum(1), "exponential")
     phi = torch.randn(500, 2, generator=rng(), dtype=torch.float64)
@@ -467,3 +471,15 @@ def test_refusals():
         phi4_draws(Phi4(0.5, 0.1), SQUARE, 10, rng(), c=0.0)
     with pytest.raises(DmmcError, match="rejection accepts"):
         phi4_draws(Phi4(0.3, 1.0), Lattice((8, 8)), 10, rng())
+
+
+def test_an_observable_may_be_constant():
+    constant = {"one": lambda phi: torch.ones(len(phi), dtype=torch.float64), "M": lambda phi: phi.mean(1)}
+    outcome = check_invariance(
+        coarse_hmc(),
+        draws(TWO_SITES)[:500],
+        rng(3),
+        observables=lambda phi: {name: of(phi) for name, of in constant.items()},
+    )
+    assert outcome.passed and outcome.z["one"] == 0 and math.isnan(outcome.resolution["one"])
+    assert "one" in str(outcome)

@@ -15,8 +15,9 @@ from checks import invariance, phi4_draws, steep_model
 from dmmc.core.errors import DmmcError
 from dmmc.kernels import latent
 from dmmc.kernels.base import advance
-from dmmc.kernels.independence import Independence, weighted_step
+from dmmc.kernels.independence import Independence
 from dmmc.kernels.latent import Latent, LatentState
+from dmmc.kernels.weighted import weighted_step
 from dmmc.model.reference import GaussianReference
 from dmmc.proposals import symmetrised
 from dmmc.proposals.base import LatentProposal

@@ -13,10 +13,10 @@ import torch
 
 from checks import invariance, phi4_draws
 from dmmc.core.errors import DmmcError
-from dmmc.kernels import path as kernel_module
+from dmmc.kernels import weighted
 from dmmc.kernels.base import WeightedState, advance
-from dmmc.kernels.independence import weighted_step
 from dmmc.kernels.path import PathIndependence
+from dmmc.kernels.weighted import weighted_step
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.network import Network
 from dmmc.model.reference import GaussianReference
@@ -273,7 +273,7 @@ def always_plus(self, phi, generator):
 MUTANTS = {
     "sign of the log path ratio": (PathProposal, "denoise", wrong_sign, one_step_of_two_keeps_phi4),
     "variance forgotten in log F": (PathProposal, "_log_forward", without_variance, one_step_of_two_keeps_phi4),
-    "stale weight after a rejection": (kernel_module, "weighted_step", stale_weight, coarse_path_keeps_phi4),
+    "stale weight after a rejection": (weighted, "weighted_step", stale_weight, coarse_path_keeps_phi4),
     "weight of a given field is that of no path": (PathProposal, "draw_log_q", no_path, one_step_of_two_keeps_phi4),
     "sign of a given field": (SymmetrisedPath, "draw_sign", always_plus, two_sector_path_keeps_a_tilted_phi4),
 }

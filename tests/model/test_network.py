@@ -3,17 +3,25 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from dmmc.core.errors import DmmcError, FileError
+from dmmc.kernels.base import State
+from dmmc.kernels.cluster import Cluster
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.interaction import InteractionNetwork
 from dmmc.model.network import Network, drawing_from, make_network, network_class, network_names, register_network
 from dmmc.model.options import TrainingOptions
+from dmmc.model.reference import GaussianReference
 from dmmc.model.sites import SiteNetwork
 from dmmc.model.training import fit
+from dmmc.proposals.certify import certify
+from dmmc.proposals.divergence import BruteForce
+from dmmc.proposals.flow import FlowProposal
+from dmmc.proposals.path import PathProposal
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4
 from dmmc.theory.lattice import Lattice
 from helpers import SMALL, free_reference, hmc_ensemble, noise, rng
@@ -99,6 +107,24 @@ def test_any_registered_network_is_trained_saved_loaded_and_used(tmp_path, netwo
     assert model.network.level_intervals == {"test-conv": 5, "test-scale": 1, "interaction": 5}[network]
 
 
+def test_a_model_is_used_in_evaluation_mode():
+    # With dropout or batch statistics, the density of a proposal would be another one at every call.
+    network = make_network("test-conv", free_reference(Lattice(SHAPE)), {"dropout": 0.5}, rng())
+    nn.init.ones_(network.body.second.weight)
+    assert network.training
+    flow = FlowProposal(DiffusionModel(network, ACTION.describe()), 2, divergence=BruteForce())
+    first, second = (flow.push(flow.latents(3, rng()))[1] for _ in range(2))
+    assert torch.equal(first, second) and float(network.body.calls) == 0
+    for other in (flow.model.to_float64(), trained(flow.model), flow.model.moved_to(flow.model.reference, ACTION)):
+        assert not any(module.training for module in other.network.modules())
+
+
+def test_steps_are_placed_by_the_intervals_that_a_network_declares():
+    for name, intervals in (("test-conv", 5), ("test-scale", 1)):
+        model = phi4_model(name, symmetry="z2")
+        assert FlowProposal(model, divergence=BruteForce()).intervals == model.network.level_intervals == intervals
+
+
 def test_training_finds_the_exact_answer_of_a_network_with_one_parameter():
     # A free field seen from a reference of twice its propagator: N = (1/C' - 1/C) E[phi_0 | phi_s] is not a D phi_s for
     # all levels, but where C' = 2 C for every p the best a is positive, and for C' = C / 2 negative.
@@ -165,6 +191,17 @@ def test_global_random_numbers_are_neither_used_nor_changed():
         assert everything() == first
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_global_random_numbers_of_a_cuda_device_are_restored_and_reproducible():
+    torch.cuda.manual_seed_all(1)
+    before, drawn = torch.cuda.get_rng_state(), []
+    for seed in (5, 5, 6):
+        with drawing_from(rng(seed)):
+            drawn.append(torch.rand(3, device="cuda"))
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
 def test_generators_are_advanced_by_what_is_drawn():
     generator = rng(5)
     with drawing_from(generator):
@@ -200,6 +237,53 @@ def test_the_default_dtype_and_the_gradient_mode_of_the_caller_do_not_matter(net
     assert not any(p.is_inference() for p in again.network.parameters())
 
 
+def test_proposals_and_forces_by_autograd_work_in_every_mode():
+    def everything():
+        model = phi4_model(config={"channels": 2})
+        nn.init.ones_(model.network.body.second.weight)
+        action = AutogradAction(ACTION, "by autograd")
+        phi, log_q = FlowProposal(model, 1, divergence=BruteForce()).sample(2, rng())
+        return phi, log_q, action.grad(phi)
+
+    expected = everything()
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            found = everything()
+        for x, y in zip(found, expected, strict=True):
+            assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("network", ["test-conv", "interaction"])
+def test_the_default_device_of_the_caller_does_not_matter(tmp_path, network):
+    phi = hmc_ensemble(ACTION, SHAPE, n=200)
+
+    def everything():
+        """From fields to chains; all tables of the lattice and the reference are made anew."""
+        lattice = Lattice(SHAPE)
+        reference = GaussianReference.measure(phi, lattice, action=ACTION)
+        model = DiffusionModel.untrained(reference, ACTION, network, config(), generator=rng())
+        model = fit(model, ACTION, phi, short(), tmp_path / "training", progress=False)
+        model = DiffusionModel.load(model.save(tmp_path / "model"))
+        moved = model.moved_to(reference, ACTION)
+        flow = FlowProposal(model, 2, divergence=BruteForce())
+        paths = PathProposal.of(model, 3).calibrated(phi, rng())
+        state, _ = Cluster.default(ACTION, lattice).step(State(phi[:3], ACTION(phi[:3])), rng())
+        certificate = certify(flow, 2, determinants=1, probes=2)
+        return [
+            *moved.network.parameters(), *flow.sample(3, rng()), *paths.sample(3, rng()), state.phi,
+            torch.from_numpy(certificate.delta),
+        ]  # fmt: skip
+
+    def config():
+        return SMALL.describe() if network == "interaction" else {"dropout": 0.5}
+
+    expected = everything()
+    with torch.device("meta"):  # whatever lands there has no numbers
+        found = everything()
+    for x, y in zip(found, expected, strict=True):
+        assert torch.equal(x, y)
+
+
 def test_registry():
     assert {"interaction", "test-conv", "test-scale"} <= set(network_names())
     assert network_class("interaction") is InteractionNetwork
@@ -228,6 +312,32 @@ def test_networks_without_a_name_are_not_saved(tmp_path):
         assert trained(model).history.steps == 6
         with pytest.raises(DmmcError, match=rf'{type(network).__name__} cannot be saved.*register_network\("a-name"\)'):
             model.save(tmp_path / "model")
+
+
+@register_network("test-arrays")
+class Arrays(Scale):
+    """Its ``config()`` gives back what it was given, also where JSON has no form for it."""
+
+    def __init__(self, reference, sizes=(1, 2)):
+        super().__init__(reference)
+        self.sizes = sizes
+
+    def config(self):
+        return {"sizes": self.sizes}
+
+
+def test_what_cannot_be_saved_is_refused_before_the_training(tmp_path):
+    reference = free_reference(Lattice(SHAPE))
+    with pytest.raises(DmmcError, match=r"the config\(\) of the network 'test-arrays' must consist of JSON values"):
+        make_network("test-arrays", reference, {"sizes": np.arange(3)})
+    model = DiffusionModel(Arrays(reference, {1, 2}), ACTION.describe(), symmetry="z2")
+    for call in (lambda: trained(model, tmp_path / "training"), lambda: model.save(tmp_path / "model")):
+        with pytest.raises(DmmcError, match="must consist of JSON values: Object of type set"):
+            call()
+    quiet = AutogradAction(ACTION, "array", (("kappa", torch.ones(2)),))
+    with pytest.raises(DmmcError, match=r"the action's describe\(\) returns must consist of JSON values"):
+        trained(replace(phi4_model(), action={}), tmp_path / "training", action=quiet)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_a_network_that_is_not_registered_is_refused(tmp_path, monkeypatch):

@@ -20,8 +20,10 @@ from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.file import write_tensors
 from dmmc.model.history import TrainingHistory, TrainingRecord
 from dmmc.model.interaction import NetworkSize
+from dmmc.model.loss import path_loss
+from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference, wiener
-from dmmc.model.training import TrainingOptions, fit, path_loss
+from dmmc.model.training import fit
 from dmmc.proposals.flow import FlowProposal
 from dmmc.theory import symmetry as sectors
 from dmmc.theory.actions import AutogradAction, FreeField, Phi4
@@ -252,8 +254,8 @@ def test_interrupted_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, ow
     with monkeypatch.context() as patch:
         patch.setattr(training.Trainer, "update", None)
         assert short_fit(checkpoint=checkpoint, resume=True).fingerprint() == whole.fingerprint()
-    training.remove_checkpoint(checkpoint)
-    training.remove_checkpoint(checkpoint)
+    checkpoints.remove_checkpoint(checkpoint)
+    checkpoints.remove_checkpoint(checkpoint)
     assert os.listdir(tmp_path) == []
 
 
@@ -354,18 +356,19 @@ def test_broken_checkpoints_are_refused(tmp_path, monkeypatch):
     [
         ({"steps": None}, "either in steps or in minutes"),
         ({"minutes": 1.0}, "either in steps or in minutes"),
-        ({"steps": 0}, "budget must be positive"),
+        ({"steps": 0}, "steps must be a positive integer"),
+        ({"steps": 2.5}, "steps must be a positive integer"),
         ({"steps": None, "minutes": 0.0}, "budget must be positive"),
         ({"steps": None, "minutes": math.nan}, "budget must be positive"),
-        ({"levels": 0}, "levels, fields_per_level"),
-        ({"fields_per_level": 0}, "levels, fields_per_level"),
+        ({"levels": 0}, "must be a positive integer"),
+        ({"fields_per_level": 0}, "must be a positive integer"),
         ({"posterior_steps": 0}, "posterior_steps"),
         ({"validation_every": 0}, "validation_every"),
-        ({"trajectories": -1}, "trajectories must be >= 0"),
-        ({"learning_rate": 0.0}, "learning_rate > 0"),
-        ({"learning_rate": math.nan}, "learning_rate > 0"),
-        ({"average": 0.0}, "average between 0 and 1"),
-        ({"average": 1.0}, "average between 0 and 1"),
+        ({"trajectories": -1}, "trajectories must be an integer of at least 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive"),
+        ({"average": 0.0}, "average must lie between 0 and 1"),
+        ({"average": 1.0}, "average must lie between 0 and 1"),
     ],
     ids=str,
 )

@@ -188,9 +188,9 @@ def test_a_stored_certificate_is_read_without_torch():
 
 def test_refusals():
     flow = FlowProposal(model_on((4, 4)), 4)
-    with pytest.raises(DmmcError, match="at least 2 proposals"):
+    with pytest.raises(DmmcError, match="proposals of a certificate must be an integer of at least 2"):
         certify(flow, 1)
-    with pytest.raises(DmmcError, match="between 0 and the 4 proposals"):
+    with pytest.raises(DmmcError, match="must not exceed that of the 4 proposals"):
         certify(flow, 4, determinants=5)
     with pytest.raises(DmmcError, match="at most 256 sites"):
         certify(FlowProposal(model_on((17, 16)), 1), 2, determinants=1)

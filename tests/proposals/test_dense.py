@@ -15,11 +15,12 @@ from dmmc import diagnostics
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.kernels.independence import Independence
 from dmmc.model.dense import DenseSize
-from dmmc.model.training import TrainingOptions
+from dmmc.model.options import TrainingOptions
 from dmmc.proposals import dense
 from dmmc.proposals.base import Proposal
 from dmmc.proposals.certify import measure_delta
-from dmmc.proposals.dense import DenseProposal, train_on_samples
+from dmmc.proposals.dense import train_on_samples
+from dmmc.proposals.whitened import DenseProposal
 from dmmc.theory.actions import AutogradAction
 from dmmc.theory.lattice import Lattice
 from helpers import randomise, rng
@@ -208,3 +209,21 @@ def test_expected_acceptance_of_the_weights_is_high_where_the_model_is_good():
     samples = torch.randn(20_000, 4, generator=rng(), dtype=torch.float64)
     x, log_q = dense.untrained(samples).sample(2000, rng(2))
     assert diagnostics.expected_acceptance((-0.5 * x.square().sum(1) - log_q).numpy()) > 0.95
+
+
+def test_neither_global_random_numbers_nor_defaults_of_torch_matter(tmp_path):
+    samples = skewed(100, 2)
+    before = torch.get_rng_state()
+    expected = dense.untrained(samples)
+    path = expected.save(tmp_path / "proposal")
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            made = [dense.untrained(samples), DenseProposal.load(path)]
+            drawn = [proposal.sample(3, rng())[0] for proposal in made]
+    finally:
+        torch.set_default_dtype(default)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(proposal.describe() == expected.describe() for proposal in made)
+    assert all(torch.equal(x, expected.sample(3, rng())[0]) for x in drawn)

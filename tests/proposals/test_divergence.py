@@ -15,8 +15,9 @@ from dmmc.core.errors import DmmcError
 from dmmc.kernels.independence import Independence
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.network import Network
+from dmmc.model.options import TrainingOptions
 from dmmc.model.sites import SiteNetwork
-from dmmc.model.training import TrainingOptions, fit
+from dmmc.model.training import fit
 from dmmc.proposals.base import Proposal
 from dmmc.proposals.certify import measure_delta
 from dmmc.proposals.divergence import BruteForce, Hutchinson, Tractable

@@ -5,9 +5,11 @@ The splines of ``SMALL`` have 7 - 3 = 4 intervals in the noise level; numbers of
 step crosses a knot, where the velocity has two derivatives only and a fourth-order method is not of fourth order.
 """
 
+import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.reference import GaussianReference
 from dmmc.proposals.certify import measure_delta
 from dmmc.proposals.flow import FlowProposal
+from dmmc.proposals.symmetrised import Symmetrised
 from dmmc.theory.actions import FreeField
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, SMALL, Grid, exact_log_q, free_reference, noise, random_model, rng, z_scores
@@ -173,6 +176,16 @@ def test_same_seed_same_bits_and_inputs_left_alone():
     assert torch.equal(phi, first[0])
 
 
+@pytest.mark.parametrize("wrap", [FlowProposal, lambda model: Symmetrised(FlowProposal(model))])
+def test_a_cpu_generator_serves_a_model_on_any_device(wrap):
+    model = random_model(free_reference(Lattice((4, 4))), two_sector=True)
+    here = wrap(model).latents(3, rng())
+    model.network.to("meta")  # a device without numbers: what is drawn there could not be moved here
+    there = wrap(model).latents(3, rng())
+    assert here.device.type == "cpu" and there.device.type == "meta"
+    assert here.shape == there.shape and here.dtype == there.dtype
+
+
 def test_rotations_keep_the_law_of_latents():
     flow = FlowProposal(model_on((4, 4)), 4)
     latents = flow.latents(2000, rng())
@@ -189,13 +202,21 @@ def test_description_tells_proposals_apart():
     assert all(flow.describe() != other.describe() for other in others)
 
 
+def test_steps_may_be_integers_of_numpy():
+    model = model_on((4, 4))
+    for steps, same in ((np.int64(8), 8), ((np.int64(2), 3), (2, 3)), ([2, 3], (2, 3))):
+        flow = FlowProposal(model, steps)
+        assert flow == FlowProposal(model, same)
+        assert json.dumps(flow.describe()) == json.dumps(FlowProposal(model, same).describe())
+
+
 def test_refusals():
     model = model_on((4, 4))
-    for bad in ({"n_steps": 0}, {"chunk_sites": 0}):
-        with pytest.raises(DmmcError, match="must be positive"):
+    for bad in ({"n_steps": 0}, {"n_steps": 8.0}, {"n_steps": (2, 2.5)}, {"n_steps": True}, {"chunk_sites": 0}):
+        with pytest.raises(DmmcError, match="must be a positive integer"):
             FlowProposal(model, **bad)
     flow = FlowProposal(model, 4)
-    with pytest.raises(DmmcError, match="number of fields must be positive"):
+    with pytest.raises(DmmcError, match="number of fields must be a positive integer"):
         flow.sample(0, rng())
     with pytest.raises(DmmcError, match=r"phi must have shape \(batch, 4, 4\)"):
         flow.log_q(torch.zeros(2, 4, 5))

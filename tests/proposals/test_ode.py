@@ -8,7 +8,9 @@ from dmmc.core.errors import DmmcError
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.sites import SiteNetwork
 from dmmc.proposals.flow import FlowProposal
-from dmmc.proposals.ode import denoise
+from dmmc.proposals.integrator import Integrator
+from dmmc.proposals.ode import ACCELERATOR_SITES, CPU_SITES, chunk, denoise
+from dmmc.proposals.runge_kutta import METHODS
 from dmmc.theory.lattice import Lattice
 from helpers import free_reference, noise, random_model
 
@@ -64,9 +66,42 @@ def test_a_network_without_a_trace_will_do():
     torch.testing.assert_close(end, exact, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["rk4", "dopri5"])
+def test_noise_levels_stay_in_their_range(method):
+    # Sums of steps leave [0, 1] by rounding; a network that takes a square root of what it is given sees no NaN.
+    class Root(nn.Module):
+        def forward(self, u, level):
+            seen.extend(level.tolist())
+            return u * (level * (1 - level)).sqrt().view(-1, 1, 1)
+
+    class Variance(SiteNetwork):
+        def forward(self, modes, v, context=None):
+            assert float(v.min()) >= 0
+            return super().forward(modes, v, context)
+
+    seen = []
+    model = DiffusionModel(Variance(free_reference(Lattice((3,))), Root()).double(), {})
+    latents = noise(model.lattice, 1)
+    rounded = [Integrator((n,) * k, method) for k in (3, 5, 6, 7) for n in (1, 3, 7)]
+    c = METHODS[method].c
+    assert min(level + c[-1] * h for made in rounded for level, h in made.steps(1.0, 0.0)) < 0
+    for made in rounded:
+        (end,) = denoise(model, latents, [0.0], n_steps=made.schedule, method=method)
+        assert torch.isfinite(end).all()
+    assert min(seen) == 0 and max(seen) == 1
+
+
 def test_bad_steps_are_refused():
     model = model_on()
-    with pytest.raises(DmmcError, match="must be positive"):
+    with pytest.raises(DmmcError, match="must be a positive integer"):
         denoise(model, noise(model.lattice, 1), [0.0], n_steps=0)
     with pytest.raises(DmmcError, match="one of rk4, dopri5"):
         denoise(model, noise(model.lattice, 1), [0.0], method="euler")
+
+
+def test_as_many_fields_at_once_as_suit_the_device():
+    model = random_model(free_reference(Lattice((4, 4))))
+    assert chunk(model) == CPU_SITES // 16 and chunk(model, 40) == 2 and chunk(model, 3) == 1
+    assert FlowProposal(model).describe()["chunk_sites"] == CPU_SITES
+    model.network.to("meta")
+    assert chunk(model) == FlowProposal(model).chunk == ACCELERATOR_SITES // 16

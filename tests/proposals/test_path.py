@@ -301,7 +301,7 @@ def test_bad_input():
     with pytest.raises(DmmcError, match="another number of steps"):
         PathProposal(model, (0.0, 1.0), proposal(8).calibration)
     for make in (proposal(8).sample, proposal(8).rough_fields):
-        with pytest.raises(DmmcError, match="number of fields must be positive"):
+        with pytest.raises(DmmcError, match="number of fields must be a positive integer"):
             make(0, rng())
     for level in (0.0, 1.5, -1.0):
         with pytest.raises(DmmcError, match="noise level must lie"):

@@ -207,7 +207,7 @@ def test_descriptions_costs_and_steps():
     errors = flow.interval_errors(latents[:, 1:].view(-1, 4, 3), rng(2))
     assert torch.equal(average.interval_errors(latents, rng(2)), errors)
     assert "1 fixed rademacher probes" in Symmetrised(replace(flow, divergence=Hutchinson())).inexact
-    with pytest.raises(DmmcError, match="number of fields must be positive"):
+    with pytest.raises(DmmcError, match="number of fields must be a positive integer"):
         average.sample(0, rng())
     with pytest.raises(DmmcError, match="must have shape"):
         average.log_q(torch.zeros(2, 5))

@@ -436,7 +436,7 @@ class Walk(Kernel[WalkState]):
         return self.start(torch.zeros(n, *self.lattice.shape), generator)
 
     def start(self, phi, generator):
-        state = start_state(self.action, self.lattice, phi)
+        state = start_state(self.action, self.lattice, phi, generator.device)
         return WalkState(state.phi, state.S, torch.zeros(len(phi), dtype=torch.int64))
 
     def restore(self, tensors):

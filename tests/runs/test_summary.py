@@ -105,6 +105,10 @@ def test_weights_and_divergences(tmp_path):
     text = str(summary)
     assert f"ESS/N {summary.ess_fraction:.3f}" in text
     assert f"KL(p||q) from the reference: {summary.kl.kl_p_q:.4g}" in text
+    # The mean of 1/w has the relative variance exp(sigma^2) - 1; its error is known to a few per cent.
+    assert summary.kl.log_z_reference_error == pytest.approx(math.sqrt(math.expm1(sigma**2) / 4000), rel=0.3)
+    shown = diagnostics.format_value(summary.kl.log_z_reference, summary.kl.log_z_reference_error)
+    assert f"{shown} from the reference" in text
     # A kernel whose weights are not those of independent proposals says nothing of the kind.
     facts = replace(run.header.facts, independent_weights=False)
     dependent = replace(run, header=replace(run.header, facts=facts))
@@ -239,3 +243,18 @@ def test_without_torch(tmp_path):
         f"print(summarise(load_run({str(path)!r}))); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_nobody_is_told_to_transpose_a_stored_run(tmp_path):
+    few = {name: x[:, :6] for name, x in observables().items()}
+    with pytest.warns(diagnostics.AxesWarning):
+        diagnostics.gamma_method(few["M2"])
+    run = made(tmp_path, few, {"accepted": np.ones((CHAINS, 6))})
+    assert "transpose" not in str(summarise(run))
+
+
+def test_the_bias_of_a_run_without_a_certificate_in_words(tmp_path):
+    run = made(tmp_path, stats=weights(), kernel=DIFFUSION, evaluation={"delta": certificate()["delta"]})
+    summary = summarise(run)
+    assert summary.bias.startswith("bias at most about") and f"integrator: {summary.bias}" in str(summary)
+    assert summarise(made(tmp_path / "hmc")).bias == ""

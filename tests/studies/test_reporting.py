@@ -11,7 +11,7 @@ import pytest
 
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.facts import KernelFacts
-from dmmc.report.page import Page, ReportSummary
+from dmmc.pages.page import Page, ReportSummary
 from dmmc.runs.run import load_run
 from dmmc.studies import reporting
 from dmmc.studies.reporting import write_report
@@ -145,7 +145,7 @@ def test_an_earlier_page_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypa
         write_report([], out)
 
     def full(*_):
-        raise OSError("no space left on device")
+        raise OSError(28, "no space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)

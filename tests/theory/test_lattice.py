@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,8 @@ def test_orbits_are_those_of_the_group(shape):
     for k, representative in enumerate(lattice.orbit_modes):
         orbit = images(representative, shape)
         assert number[k] == {mode for mode in orbit if mode[-1] < lattice.half[-1]}
+        members = {int(i) for i in lattice.orbit_members[k]} - {lattice.orbit_index.numel()}
+        assert members == {int(np.ravel_multi_index(mode, lattice.half)) for mode in number[k]}
         assert lattice.orbit_size[k] == len(orbit)
         exact = sum(4 * math.sin(math.pi * n / extent) ** 2 for n, extent in zip(representative, shape, strict=True))
         assert float(lattice.orbit_phat2[k]) == pytest.approx(exact, abs=1e-13)

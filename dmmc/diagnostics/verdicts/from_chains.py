@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from dmmc.diagnostics.acceptance import rejection_runs
 from dmmc.diagnostics.autocorrelation import MANY_CHAINS, Estimate, gamma_method
 from dmmc.diagnostics.balance import z2_balance
+from dmmc.diagnostics.bias import bias_over_error
 from dmmc.diagnostics.convergence import rhat
 from dmmc.diagnostics.series import as_array, as_series
 from dmmc.diagnostics.verdicts.thresholds import (
@@ -62,10 +63,15 @@ def length(estimates: Mapping[str, Estimate]) -> Verdict | None:
     )
 
 
-def signs(M: ArrayLike) -> Verdict | None:
-    """Whether the chains visited both signs of M equally, as a Z2-symmetric action asks."""
+def signs(M: ArrayLike, remedy: str) -> Verdict | None:
+    """Whether the chains visited both signs of M equally, as a Z2-symmetric action asks.
+
+    Args:
+        M: mean field, ``(chain, draw)``.
+        remedy: what to do with this kind of chain if a sign is missing or frozen, a sentence.
+    """
     balance = z2_balance(M)
-    chains, draws = np.shape(M)
+    chains, draws = as_array(M, "M").shape
     fraction, z = balance.fraction.value, balance.z
     if balance.one_sided and chains * draws >= ONE_SIDED_DRAWS:
         sign = "positive" if fraction == 1 else "negative"
@@ -74,7 +80,7 @@ def signs(M: ArrayLike) -> Verdict | None:
             "Only one sign of M",
             f"M is {sign} in all {chains * draws} draws, although the action does not prefer a sign: half of the "
             "target was never visited. Quantities that are even in the field may still be right, odd ones are not. "
-            "Use a model with the symmetry of the action, or cluster updates.",
+            + remedy,
             "fraction of M > 0",
             fraction,
             0.5,
@@ -84,8 +90,7 @@ def signs(M: ArrayLike) -> Verdict | None:
             "doubtful",
             "The sign of M is frozen",
             f"No chain ever changed the sign of M in {draws} draws: the balance of signs, {percent(fraction)} "
-            "positive, is that of the initial fields. Quantities that are odd in the field mean nothing; use cluster "
-            "updates, or a diffusion chain.",
+            "positive, is that of the initial fields, and quantities that are odd in the field mean nothing. " + remedy,
             "sign changes of M",
             0.0,
             1.0,
@@ -123,8 +128,9 @@ def scatter(record: Record) -> Verdict | None:
     if outlier:
         text += f"chain {elsewhere} is far from all others, in a mode of its own. "
     else:
-        text += f"the chains are no longer than {2 / (rhats[name] ** 2 - 1):.1f} autocorrelation times, or they sit in "
-        text += "different modes. "
+        # R^2 = 1 + 2 tau_int / n for the n draws of half a chain.
+        text += f"the chains are only about {4 / (rhats[name] ** 2 - 1):.1f} autocorrelation times long, or they sit "
+        text += "in different modes. "
     if many and not bad:
         text += "The errors include this scatter, but not the bias of a start that was not discarded. "
     text += "Run longer chains, and discard more at their start."
@@ -138,10 +144,15 @@ def scatter(record: Record) -> Verdict | None:
     )
 
 
-def stuck(accepted: ArrayLike) -> Verdict | None:
-    """Whether a chain never moved, or stood still far longer than independent rejections would explain."""
+def stuck(accepted: ArrayLike, has_trajectories: bool) -> Verdict | None:
+    """Whether a chain never moved, or stood still far longer than independent rejections would explain.
+
+    Args:
+        accepted: ``(chain, draw)``.
+        has_trajectories: whether the steps are trajectories of a step size, as in HMC.
+    """
     runs = rejection_runs(accepted)
-    draws = np.shape(accepted)[1]
+    draws = as_array(accepted, "accepted").shape[1]
     chain = int(runs.by_chain.argmax())
     frozen = int((runs.by_chain == draws).sum())
     if not frozen and not (runs.longest > RUN_EXCESS * runs.expected and runs.p_value < RUN_P_VALUE):
@@ -155,7 +166,12 @@ def stuck(accepted: ArrayLike) -> Verdict | None:
             else f"Chain {chain} rejected {runs.longest} steps in a row, where about {runs.expected:.0f} would be "
             "normal. "
         )
-        + "The step size is too large for its configuration; thermalise longer, or take shorter trajectories.",
+        + (
+            "The step size is too large for its configuration; thermalise longer, or take shorter trajectories."
+            if has_trajectories
+            else "The kernel hardly ever leaves its configuration. Do not cut the run out, which would bias the "
+            "results; thermalise longer, or let another kernel take turns with this one."
+        ),
         "longest run of rejections",
         runs.longest,
         min(RUN_EXCESS * runs.expected, draws),
@@ -184,12 +200,9 @@ def creutz(energy_error: ArrayLike | None) -> Verdict | None:
     )
 
 
-def integrator(estimates: Mapping[str, Estimate], record: Record, std_delta: float | None) -> Verdict | None:
+def integrator(estimates: Mapping[str, Estimate], record: Record, bias_bound: float | None) -> Verdict | None:
     """Whether the error of log q may shift a mean by as much as its statistical error."""
-    if std_delta is None:
-        return None
-    ratios = {name: std_delta * float(np.std(record[name])) / x.error for name, x in estimates.items() if x.error > 0}
-    if not ratios:
+    if bias_bound is None or not (ratios := bias_over_error(estimates, record, bias_bound)):
         return None
     name = max(ratios, key=lambda key: ratios[key])
     ratio = ratios[name]
@@ -199,8 +212,9 @@ def integrator(estimates: Mapping[str, Estimate], record: Record, std_delta: flo
     return Verdict(
         "bad" if bad else "doubtful",
         "The integrator is too coarse",
-        f"log q is off by std(delta) = {std_delta:.1e}, which may shift {name} by up to {ratio:.2g} times its "
-        "statistical error. Take more flow steps; --flow-steps auto takes as many as are needed.",
+        f"The error of log q may shift a mean by up to {bias_bound:.1e} of the standard deviation of its observable, "
+        f"which for {name} is {ratio:.2g} times the statistical error. Take more flow steps; --flow-steps auto takes "
+        "as many as are needed.",
         f"bias bound of {name} over its error",
         ratio,
         BIAS_BAD if bad else BIAS_DOUBTFUL,

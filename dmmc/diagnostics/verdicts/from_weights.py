@@ -20,6 +20,7 @@ from dmmc.diagnostics.verdicts.thresholds import (
     NEGLIGIBLE_KL,
     PARETO_BAD,
     PARETO_DOUBTFUL,
+    PARETO_VARIANCE,
     RUN_P_VALUE,
     STD_REFERENCE_BAD,
     UNREACHED_BAD,
@@ -163,7 +164,7 @@ def zero_weights(log_w_proposed: ArrayLike) -> Verdict | None:
     )
 
 
-def spread(accepted: ArrayLike, log_w_proposed: ArrayLike, draws: float) -> Verdict | None:
+def spread(accepted: ArrayLike, log_w_proposed: ArrayLike, draws: float, has_integrator: bool) -> Verdict | None:
     """Whether the weights are so broad that few draws are worth something."""
     ess = weights.ess_fraction(log_w_proposed)
     if not 0 < ess < ESS_DOUBTFUL:
@@ -182,7 +183,8 @@ def spread(accepted: ArrayLike, log_w_proposed: ArrayLike, draws: float) -> Verd
         if bad
         else "The chain is exact, but its draws are strongly correlated. "
     )
-    text += "Train longer, with a larger network, or on more configurations; more flow steps do not help."
+    text += "Train longer, with a larger network, or on more configurations"
+    text += "; more steps of the integrator do not help." if has_integrator else "."
     return Verdict(
         "bad" if bad else "doubtful",
         "The model is under-trained",
@@ -202,6 +204,17 @@ def tail(log_w_proposed: ArrayLike) -> Verdict | None:
     if not k > threshold or weights.ess_fraction(log_w_proposed) > 0.99:
         return None
     bad = k > PARETO_BAD
+    if k <= PARETO_VARIANCE:
+        return Verdict(
+            "doubtful",
+            "Too few proposals",
+            f"Pareto k of the largest weights is {k:.2f}. Their variance exists, but {n} proposals are too few to "
+            "average over weights with such a tail, so that ESS/N and log Z may be off by more than their errors. Run "
+            "longer.",
+            "Pareto k",
+            k,
+            threshold,
+        )
     return Verdict(
         "bad" if bad else "doubtful",
         "The weights have a heavy tail",

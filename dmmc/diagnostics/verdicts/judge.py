@@ -11,16 +11,19 @@ from numpy.typing import ArrayLike
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import weights
 from dmmc.diagnostics.acceptance import acceptance_rate, tau_rejections
-from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, gamma_method
+from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, gamma_method
 from dmmc.diagnostics.observables import PRIMARY
-from dmmc.diagnostics.series import as_array, as_series
+from dmmc.diagnostics.series import Array, as_array, as_series
 from dmmc.diagnostics.verdicts import from_chains, from_reference, from_weights
 from dmmc.diagnostics.verdicts.thresholds import DRAWS_DOUBTFUL, ESS_DOUBTFUL
 from dmmc.diagnostics.verdicts.verdict import Record, Verdict
 
+BOTH_SIGNS = "Use a model that proposes both signs (dmmc train --sectors two)."
+CHANGES_SIGN = "Use a sampler that changes the sign: cluster updates, or a model that proposes both signs."
+
 NO_REFERENCE = (
     "Without reference configurations the chain cannot know of modes that the model never proposes; "
-    "compare with configurations from HMC or another sampler (--reference)."
+    "compare with configurations from HMC or another sampler (dmmc sample --reference)."
 )
 
 
@@ -32,8 +35,8 @@ def judge(
     *,
     log_w_reference: ArrayLike | None = None,
     reference: Record | None = None,
-    std_delta: float | None = None,
-    z2_symmetric: bool = True,
+    bias_bound: float | None = None,
+    z2_symmetric: bool = False,
 ) -> tuple[Verdict, ...]:
     """Verdicts on an independence chain, the worst first; a single ``good`` one if nothing is wrong.
 
@@ -41,15 +44,16 @@ def judge(
 
     Args:
         accepted: ``(chain, draw)``, bool, or the fraction accepted of the steps of each draw.
-        log_w: log weights of the chain's states, likewise.
-        log_w_proposed: log weights of the proposals, likewise; -inf for those that were not finite.
+        log_w: log weights of the chain's states, ``(chain, draw)``.
+        log_w_proposed: log weights of the proposals, ``(chain, draw)``; -inf for those that were not finite.
         record: observables of the chain ``(chain, draw)``, with the names of
             :func:`dmmc.theory.observables.measure`. M is needed; M2, M4, abs_M, phi2 and S_per_site are used if
             present.
         log_w_reference: log weights of another sampler's configurations, ``(n,)`` or ``(chain, draw)``.
         reference: observables of another sampler's chains, for comparison.
-        std_delta: standard deviation of the integrator's error of log q, if the proposals come from a flow.
-        z2_symmetric: whether ``S(-phi) = S(phi)``.
+        bias_bound: bound on the bias of any mean in units of the standard deviation of its observable, if the proposals
+            come from an integrator: the limit of a certificate, or std(delta).
+        z2_symmetric: whether ``S(-phi) = S(phi)``. Nothing is assumed of an action that does not say so.
 
     Raises:
         DmmcError: on wrong shapes, fewer than four draws per chain, or values that are not finite.
@@ -59,7 +63,10 @@ def judge(
         warnings.simplefilter("ignore", DiagnosticsWarning)
         accepted, log_w = as_series(accepted, "accepted"), as_series(log_w, "log_w")
         log_w_proposed = as_array(log_w_proposed, "log_w_proposed")
-        estimates = _estimates(record, accepted.shape)
+        if log_w_reference is not None:
+            log_w_reference = as_array(log_w_reference, "log_w_reference")
+        record = _columns(record, accepted.shape)
+        estimates = {name: gamma_method(x, name=name) for name, x in record.items()}
         lengths = {**estimates, "rejections": tau_rejections(accepted)}
         verdicts = [
             from_weights.contradicted(log_w_proposed, log_w_reference),
@@ -67,10 +74,12 @@ def judge(
             from_weights.undescribed(log_w_proposed, log_w_reference),
             from_weights.stuck(accepted, log_w, log_w_proposed),
             from_weights.zero_weights(log_w_proposed),
-            from_weights.spread(accepted, log_w_proposed, from_chains.draws_per_tau(lengths)[0]),
+            from_weights.spread(
+                accepted, log_w_proposed, from_chains.draws_per_tau(lengths)[0], has_integrator=bias_bound is not None
+            ),
             from_weights.tail(log_w_proposed),
-            from_chains.signs(record["M"]) if z2_symmetric else None,
-            from_chains.integrator(estimates, record, std_delta),
+            from_chains.signs(record["M"], BOTH_SIGNS) if z2_symmetric else None,
+            from_chains.integrator(estimates, record, bias_bound),
             from_chains.length(lengths),
             from_reference.against(estimates, record, reference, z2_symmetric),
         ]
@@ -93,16 +102,19 @@ def judge_chain(
     *,
     energy_error: ArrayLike | None = None,
     reference: Record | None = None,
-    z2_symmetric: bool = True,
+    bias_bound: float | None = None,
+    z2_symmetric: bool = False,
 ) -> tuple[Verdict, ...]:
-    """Verdicts on a chain of any other kernel (HMC, cluster, Langevin), the worst first.
+    """Verdicts on a chain of any kernel without independent proposals (HMC, cluster, cycles), the worst first.
 
     Args:
         accepted: ``(chain, draw)``, bool, or the fraction accepted of the steps of each draw.
         record: as in :func:`judge`.
         energy_error: dH of HMC trajectories, ``(chain, draw)``; inf for a trajectory that ran away.
         reference: observables of another sampler's chains, for comparison.
-        z2_symmetric: whether ``S(-phi) = S(phi)``.
+        bias_bound: bound on the bias of any mean in units of the standard deviation of its observable, if
+            the kernel uses an integrator: the limit of a certificate, or std(delta).
+        z2_symmetric: whether ``S(-phi) = S(phi)``. Nothing is assumed of an action that does not say so.
 
     Raises:
         DmmcError: on wrong shapes, fewer than four draws per chain, or values that are not finite.
@@ -110,12 +122,14 @@ def judge_chain(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticsWarning)
         accepted = as_series(accepted, "accepted")
-        estimates = _estimates(record, accepted.shape)
+        record = _columns(record, accepted.shape)
+        estimates = {name: gamma_method(x, name=name) for name, x in record.items()}
         verdicts = [
-            from_chains.stuck(accepted),
+            from_chains.stuck(accepted, has_trajectories=energy_error is not None),
             from_chains.creutz(energy_error),
-            from_chains.signs(record["M"]) if z2_symmetric else None,
+            from_chains.signs(record["M"], CHANGES_SIGN) if z2_symmetric else None,
             from_chains.scatter(record),
+            from_chains.integrator(estimates, record, bias_bound),
             from_chains.length(estimates),
             from_reference.against(estimates, record, reference, z2_symmetric),
         ]
@@ -141,11 +155,12 @@ def _sorted(candidates: list[Verdict | None], good: Verdict, note: str) -> tuple
     return tuple(verdicts)
 
 
-def _estimates(record: Record, shape: tuple[int, ...]) -> dict[str, Estimate]:
+def _columns(record: Record, shape: tuple[int, ...]) -> dict[str, Array]:
+    """The observables that verdicts are about, checked."""
     if "M" not in record:
         raise DmmcError(f"the record has no M, the mean field; it has {', '.join(record) or 'nothing'}")
-    columns = {name: record[name] for name in PRIMARY if name in record}
+    columns = {name: as_series(record[name], name) for name in PRIMARY if name in record}
     for name, column in columns.items():
-        if np.shape(column) != shape:
-            raise DmmcError(f"accepted has shape {shape}, but {name} {np.shape(column)}; both must be (chain, draw)")
-    return {name: gamma_method(column, name=name) for name, column in columns.items()}
+        if column.shape != shape:
+            raise DmmcError(f"accepted has shape {shape}, but {name} {column.shape}; both must be (chain, draw)")
+    return columns

@@ -8,8 +8,9 @@ Z_DOUBTFUL, Z_BAD = 4.0, 6.0
 # exp(-sigma^2) of Gaussian log weights with sigma = 1.25 and 2: acceptance 0.38 and 0.16. Beyond 2 the weights that
 # matter are too rare for an ordinary run to have seen them.
 ESS_DOUBTFUL, ESS_BAD = 0.2, 0.02
-# Vehtari et al., 1507.02646: no useful convergence above 0.7 (less for few weights), none at all above 1.
-PARETO_DOUBTFUL, PARETO_BAD = 0.7, 1.0
+# Vehtari et al., 1507.02646: no useful convergence above 0.7 (less for few weights), none at all above 1. The variance
+# exists below 0.5.
+PARETO_VARIANCE, PARETO_DOUBTFUL, PARETO_BAD = 0.5, 0.7, 1.0
 # A missed mode of one per cent shifts results by as much as the statistical error of 10^4 independent draws.
 UNREACHED_BAD = 0.01
 # exp(-sigma^2) = 1e-11: where log w scatters by 5 over the target, no run has enough proposals.
@@ -24,10 +25,10 @@ RUN_EXCESS = 5.0
 BIAS_DOUBTFUL, BIAS_BAD = 0.3, 1.0
 # Draws per tau_int: the relative uncertainty of an error is about sqrt(5 tau_int / draws), a third and a sixth.
 DRAWS_BAD, DRAWS_DOUBTFUL = float(ENOUGH), 4.0 * ENOUGH
-# R^2 = 1 + 2 tau_int / draws for stationary chains: 1.1 and 1.3 are chains of 10 and of 3 tau_int. The scatter of many
-# chains is in the errors, however short they are. Then only chains that hardly moved are hopeless (2 means 0.7
-# tau_int), or one that is far from all others: the farthest of 10^4 Gaussian means is 4 standard deviations out, and
-# means of M^2 over a few tau_int, which are skewed, are twice as far.
+# R^2 = 1 + 4 tau_int / draws for stationary chains, since R-hat compares half chains: 1.1 and 1.3 are chains of about
+# 20 and of 6 tau_int. The scatter of many chains is in the errors, however short they are. Then only chains that hardly
+# moved are hopeless (2 means 1.3 tau_int), or one that is far from all others: the farthest of 10^4 Gaussian means is
+# 4 standard deviations out, and means of M^2 over a few tau_int, which are skewed, are twice as far.
 RHAT_DOUBTFUL, RHAT_BAD, RHAT_BAD_MANY, OUTLIER = 1.1, 1.3, 2.0, 10.0
 # So many independent draws have one sign by chance in fewer than 1 of 10^5 cases.
 ONE_SIDED_DRAWS = 20

@@ -16,7 +16,7 @@ from dmmc.core import rng
 from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.kernels.base import State, advance
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.training import TrainingOptions
+from dmmc.model.options import TrainingOptions
 from dmmc.proposals.base import Steppable
 from dmmc.proposals.certificate import Certificate
 from dmmc.proposals.certify import certify
@@ -86,7 +86,7 @@ def ensemble(options: ExactnessOptions, out: Path) -> Tensor:
     )
     fields = torch.as_tensor(_baseline(options, out / ENSEMBLE, run).cfgs())
     # Fields of one draw follow each other in the file, and those of one chain would not be independent.
-    order = torch.randperm(len(fields), generator=rng.stream(options.seed, "ensemble", "order"))
+    order = rng.permutation(len(fields), rng.stream(options.seed, "ensemble", "order"))
     return fields[order].to(options.device)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dmmc.core.errors import DmmcError
-from dmmc.report.figures import make_panels
-from dmmc.report.styles import styles
+from dmmc.pages.figures import make_panels
+from dmmc.pages.styles import styles
 from dmmc.studies.exactness.analysis import SEEN
 from dmmc.studies.exactness.results import LaboratoryResult
 

@@ -19,8 +19,8 @@ from dmmc.core.errors import FileError
 from dmmc.core.files import replace_file
 from dmmc.core.version import VERSION
 from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, gamma_method
-from dmmc.report import figures
-from dmmc.report.page import render
+from dmmc.pages import figures
+from dmmc.pages.page import render
 from dmmc.runs.run import StoredRun
 from dmmc.studies.exactness import chains
 from dmmc.studies.exactness import figures as exactness_figures

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmmc.report.judgement import Headline
-from dmmc.report.page_tables import Cell, deviation
-from dmmc.report.section import Section, fill
-from dmmc.report.svg import FULL, page_style, picture
-from dmmc.report.wording import extent, minus
+from dmmc.pages.judgement import Headline
+from dmmc.pages.page_tables import Cell, deviation
+from dmmc.pages.section import Section, fill
+from dmmc.pages.svg import FULL, page_style, picture
+from dmmc.pages.wording import extent, minus
 from dmmc.studies.exactness import figures as exactness_figures
 from dmmc.studies.exactness.analysis import OBSERVABLES, SEEN
 from dmmc.studies.exactness.results import RESULT, LaboratoryResult, VariantResult

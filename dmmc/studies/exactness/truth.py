@@ -9,6 +9,7 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.studies.exactness.analysis import OBSERVABLES, Means
 from dmmc.theory.actions import Action
+from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import measure
 
@@ -31,9 +32,9 @@ def quadrature(action: Action, lattice: Lattice) -> Means:
     """
     if lattice.volume != 2:
         raise DmmcError(f"quadrature is for two sites, not {lattice.volume}")
-    axis = torch.linspace(-1, 1, 801, dtype=torch.float64) * _half_width(action, lattice)
+    axis = torch.linspace(-1, 1, 801, dtype=torch.float64, device="cpu") * _half_width(action, lattice)
     phi = torch.cartesian_prod(axis, axis).view(-1, *lattice.shape)
-    S = action(phi)
+    S = evaluate(action, phi)
     p = torch.softmax(-S, 0)
 
     def average(x: Tensor) -> float:
@@ -50,13 +51,14 @@ def quadrature(action: Action, lattice: Lattice) -> Means:
 
 def _half_width(action: Action, lattice: Lattice) -> float:
     """Half the side of a square around zero on whose edge ``exp(-S)`` is negligible."""
-    unit = torch.linspace(-1, 1, 201, dtype=torch.float64)
-    ends = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    unit = torch.linspace(-1, 1, 201, dtype=torch.float64, device="cpu")
+    ends = torch.tensor([-1.0, 1.0], dtype=torch.float64, device="cpu")
     edge = torch.cat([torch.cartesian_prod(unit, ends), torch.cartesian_prod(ends, unit)]).view(-1, *lattice.shape)
     square = torch.cartesian_prod(unit, unit).view(-1, *lattice.shape)
     half_width = 1.0
     while half_width < _LARGEST_HALF_WIDTH:
-        if float(action(half_width * edge).min() - action(half_width * square).min()) > _NEGLIGIBLE:
+        on_edge, inside = (evaluate(action, half_width * x).min() for x in (edge, square))
+        if float(on_edge - inside) > _NEGLIGIBLE:
             return half_width
         half_width *= 1.25
     raise DmmcError("exp(-S) does not fall off at large fields, so it cannot be integrated; check the action")

@@ -120,7 +120,7 @@ class Pool(Proposal):
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``n`` fields of the pool, with the density that they had when they were made."""
         phi, log_q = self._members
-        which = torch.randint(0, self.n, (n,), generator=generator, device=phi.device)
+        which = rng.integers(self.n, (n,), generator, phi.device)
         return phi[which], log_q[which]
 
     def log_q(self, phi: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ class Unadjusted(Kernel[State]):
         return {"name": "unadjusted", "proposal": self.proposal.describe()}
 
     def initial(self, n: int, generator: torch.Generator) -> State:
-        return start_state(self.action, self.lattice, self.proposal.sample(n, generator)[0])
+        return start_state(self.action, self.lattice, self.proposal.sample(n, generator)[0], generator.device)
 
     def step(self, state: State, generator: torch.Generator) -> tuple[State, Info]:
         return next(self.steps(state, 1, generator))
@@ -223,4 +223,4 @@ class Unadjusted(Kernel[State]):
         phi = self.proposal.sample(n * chains, generator)[0]
         always = torch.ones(chains, dtype=torch.bool, device=phi.device)
         for part in phi.split(chains):
-            yield start_state(self.action, self.lattice, part), Info(always, always.double())
+            yield start_state(self.action, self.lattice, part, generator.device), Info(always, always.double())

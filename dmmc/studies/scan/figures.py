@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import format_value
-from dmmc.report.figures import SYMBOLS, make_panels
-from dmmc.report.styles import COLOURS, LINES, MARKERS, palette, styles
+from dmmc.pages.figures import SYMBOLS, make_panels
+from dmmc.pages.styles import COLOURS, LINES, MARKERS, palette, styles
 from dmmc.studies.scan.results import COSTED, TAUS, UNKNOWN, Measured, PointResult, ScanResult, cost_of, tau_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.core.rng import check_seed
 from dmmc.diagnostics.series import MIN_DRAWS
-from dmmc.model.training import TrainingOptions
+from dmmc.model.options import TrainingOptions
 from dmmc.studies.scan.points import Along
 
 

@@ -17,7 +17,7 @@ from dmmc.core.records import plain
 from dmmc.core.rng import child_seed
 from dmmc.core.version import VERSION
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.report import figures
+from dmmc.pages import figures
 from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.folder import Folder, present
 from dmmc.studies.scan import figures as scan_figures

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dmmc.core.records import plain
 from dmmc.diagnostics import format_value
-from dmmc.report.section import Section, fill
-from dmmc.report.svg import FULL, HALF, page_style, picture
-from dmmc.report.wording import minus
+from dmmc.pages.section import Section, fill
+from dmmc.pages.svg import FULL, HALF, page_style, picture
+from dmmc.pages.wording import minus
 from dmmc.studies.scan import figures as scan_figures
 from dmmc.studies.scan.results import RESULT, ScanCrossings, ScanFit, SizeCrossing
 from dmmc.studies.scan.table import table

@@ -12,8 +12,8 @@ from matplotlib.colors import to_hex
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.model.history import TrainingRecord
-from dmmc.report import figures
-from dmmc.report.styles import palette
+from dmmc.pages import figures
+from dmmc.pages.styles import palette
 
 
 def texts(ax):
@@ -301,5 +301,5 @@ def test_bad_input_and_paths(tmp_path):
 
 
 def test_importing_figures_loads_no_matplotlib():
-    code = "import sys, dmmc.report.figures; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, dmmc.pages.figures; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,13 +16,14 @@ from dmmc import diagnostics
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
 from dmmc.model.history import TrainingRecord
-from dmmc.report import figures, page_tables, pictures, svg, table, wording
-from dmmc.report import page as page_module
-from dmmc.report.comparable import choose_reference, is_sign_symmetric, named
-from dmmc.report.page import ReportSummary, render
-from dmmc.report.section import fill, training_section
+from dmmc.pages import figures, page_tables, pictures, svg, table, wording
+from dmmc.pages import page as page_module
+from dmmc.pages.comparable import choose_reference, is_sign_symmetric, named
+from dmmc.pages.page import ReportSummary, render
+from dmmc.pages.section import fill, training_section
+from dmmc.proposals.certificate import Certificate
 from dmmc.runs.run import load_run
-from dmmc.runs.summary import estimates
+from dmmc.runs.summary import estimates, summarise
 from dmmc.theory import momenta
 from stored_runs import store
 
@@ -196,7 +197,7 @@ def test_a_section_alone(study):
 def test_templates_escape_text_and_know_the_names_of_observables(study):
     section = replace(study, title="A & B", link="A & B")
     assert "<h2>A &amp; B</h2>" in render([], sections=[section]).html
-    assert "<td>1 &lt; 2</td>" in fill("dmmc.report", "training.html", pictures=[PIXEL], settings=[("x", "1 < 2")])
+    assert "<td>1 &lt; 2</td>" in fill("dmmc.pages", "training.html", pictures=[PIXEL], settings=[("x", "1 < 2")])
     for name, expected in (("M2", "⟨M²⟩"), ("M[1]", "⟨M⟩<sub>1</sub>"), ("<own>[0, 1]", "&lt;own&gt;<sub>0, 1</sub>")):
         assert wording.symbol(name) == expected
     assert wording.plain_symbol("abs_M") == "|M|"
@@ -251,7 +252,7 @@ def test_table_has_the_numbers_of_the_text_table(page, runs):
 def test_cost_of_an_effective_sample(runs):
     run = runs["independence"]
     assert page_tables.priced({"diffusion": run}) == ("M", "M2")
-    row = page_tables.efficiency("diffusion", run, ("M", "M2"))
+    row = page_tables.efficiency("diffusion", summarise(run), ("M", "M2"))
     # 2 s for 8 chains of 60 draws, 32 network evaluations per draw; 2 tau draws are worth one independent draw.
     for name, price in zip(("M", "M2"), row.prices, strict=True):
         tau = diagnostics.resolved_tau(run.observables[name])[0].tau_int
@@ -262,10 +263,17 @@ def test_cost_of_an_effective_sample(runs):
     assert [wording.seconds(x) for x in (12.0, 0.012, 1.2e-5, math.nan)] == ["12 s", "12 ms", "12 µs", "–"]
 
 
+def test_a_run_is_measured_once(runs, undrawn, monkeypatch):
+    measured, summary = [], diagnostics.summary
+    monkeypatch.setattr(diagnostics, "summary", lambda *args: measured.append(args) or summary(*args))
+    render([runs["cluster"], runs["hmc"]])
+    assert len(measured) == 2
+
+
 def test_a_price_that_is_only_a_bound_says_so(tmp_path):
     slow = np.cumsum(np.random.default_rng(3).standard_normal((8, 60)), axis=1)
     run = make_run(tmp_path / "slow.h5", HMC, extra={"M": slow})
-    price, _ = page_tables.efficiency("HMC", run, ("M", "M2")).prices
+    price, _ = page_tables.efficiency("HMC", summarise(run), ("M", "M2")).prices
     assert price.effective.startswith("≲ ")
     assert price.wall.startswith("≳ ") and price.evaluations.startswith("≳ ")
 
@@ -310,7 +318,7 @@ def test_what_is_missing_is_said_in_one_sentence(tmp_path):
 def test_several_steps_per_draw(tmp_path):
     one, three = (make_run(tmp_path / f"{n}.h5", HMC, steps=n) for n in (1, 3))
     figures.acceptance({"one": one.stats["accepted"], "three": three.stats["accepted"]})
-    costs = [page_tables.efficiency("HMC", run, ("M2",)).prices[0].evaluations for run in (one, three)]
+    costs = [page_tables.efficiency("HMC", summarise(run), ("M2",)).prices[0].evaluations for run in (one, three)]
     forces = [float(cost.removesuffix(" force").replace(",", "")) for cost in costs]
     # The observables are the same draws, so that an effective sample costs three times as many steps.
     assert forces[1] == pytest.approx(3 * forces[0], abs=2)
@@ -342,13 +350,14 @@ def test_any_dimension_and_unknown_actions(tmp_path, shape):
 def test_kernels_and_observables_that_nobody_knows(tmp_path):
     rng = np.random.default_rng(5)
     extra = {"winding": rng.integers(-1, 2, (4, 40)).astype(float), "current": rng.standard_normal((4, 40, 3))}
+    extra["stress"] = rng.standard_normal((4, 40, 2, 2))
     own = KernelFacts("my_kernel")
     run = make_run(tmp_path / "own.h5", own, chains=4, draws=40, extra=extra, stats={"swaps": rng.random((4, 40))})
     page = render([run])
     cells = Outline(page.html).cells
     assert page.summary.runs == {"my kernel": "own.h5"}
     # Every component has a row among the means and one among the autocorrelation times.
-    for name in ("winding", "current0", "current1", "current2"):
+    for name in ("winding", "current0", "current1", "current2", "stress0,1"):
         assert cells.count(name) == 2, name
     # Without a record of acceptance there is no verdict, and the page says so at its top.
     assert page.summary.verdicts == {}
@@ -392,6 +401,27 @@ def test_discarded_draws_are_stated(runs, undrawn):
     page = render([runs["hmc"].discarding(20)])
     assert "8 × 40" in page.html
     assert "20 of each chain" in page.html
+
+
+def test_steps_discarded_before_the_first_draw_are_stated(tmp_path, undrawn):
+    cells = Outline(render([make_run(tmp_path / "run.h5", HMC, discard=1234)]).html).cells
+    assert cells[cells.index("steps discarded at the start") + 1] == "1,234"
+
+
+@pytest.mark.parametrize("facts", [DIFFUSION, KernelFacts("latent")])
+def test_the_bound_on_the_bias_is_that_of_the_summary(tmp_path, undrawn, facts):
+    """Of every kernel with an integrator: on the page, in the summary and in the verdict."""
+    run = make_run(tmp_path / "run.h5", facts)
+    n = 24
+    rounding, none = np.random.default_rng(3).normal(0, 1e-3, n), np.zeros(n)
+    made = Certificate(np.random.default_rng(4).normal(0, 0.2, n), none[:0], rounding, none, none)
+    run = replace(run, evaluation={**run.evaluation, **made.arrays()})
+    page, summary = render([run]), summarise(run)
+    assert summary.bias and f"<li>{facts.label}: {html.escape(summary.bias)}.</li>" in page.html
+    coarse = {x.title: x for x in page.summary.verdicts[facts.label]}["The integrator is too coarse"]
+    assert coarse.level == "bad" and f"{summary.bias_bound_sigma:.1e}" in coarse.text
+    without = replace(run, evaluation={})
+    assert "bias" not in render([without]).html.partition('id="comparison"')[2].partition("</section>")[0]
 
 
 # ---------------------------------------------------------------------------------------------------------

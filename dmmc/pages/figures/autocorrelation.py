@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics import DiagnosticsWarning, Estimate, autocorrelation_function, format_value, resolved_tau
+from dmmc.diagnostics import Estimate, autocorrelation_function, format_value, resolved_tau
 from dmmc.diagnostics.series import as_series
-from dmmc.report.figures.canvas import SYMBOLS, check_present, make_panels, points
-from dmmc.report.styles import palette
+from dmmc.pages.figures.canvas import SYMBOLS, check_present, make_panels, points
+from dmmc.pages.styles import palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,9 +102,7 @@ def _panel(ax: Any, curves: Mapping[str, tuple[Array, Estimate, bool]], reach: i
     lowest, crowded = -0.15, False
     for k, (sampler, (x, estimate, resolved)) in enumerate(curves.items()):
         last = min(reach, max(1, x.shape[1] // 2) if x.shape[1] > 2 else x.shape[1] - 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DiagnosticsWarning)
-            rho, error = autocorrelation_function(x, last)
+        rho, error = autocorrelation_function(x, last, estimate)
         look, t = looks[sampler], np.arange(last + 1)
         lowest = min(lowest, float(np.nan_to_num(rho).min()) - 0.05)
         crowded = crowded or bool((rho[t > 0.4 * reach] > 0.5).any())

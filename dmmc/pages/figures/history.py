@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmmc.diagnostics.acceptance import acceptance_over_time
 from dmmc.diagnostics.series import as_series
-from dmmc.report.figures.canvas import SYMBOLS, check_not_empty, check_present, make_panels
-from dmmc.report.styles import palette
+from dmmc.pages.figures.canvas import SYMBOLS, check_not_empty, check_present, make_panels
+from dmmc.pages.styles import palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,8 @@ def traces(
 def acceptance(accepted: Mapping[str, ArrayLike], stretches: int = 40) -> Figure:
     """Acceptance over time: the mean over all chains in one stretch of draws after another, with standard errors.
 
-    The errors are from the scatter of the chains; a single chain has none.
+    The rates and their errors are those of :func:`dmmc.diagnostics.acceptance_over_time`; a chain in which nothing
+    changes has no error.
 
     Args:
         accepted: whether a step was accepted, or the fraction of a draw's steps that were, ``(chain, draw)`` for each
@@ -86,24 +87,20 @@ def acceptance(accepted: Mapping[str, ArrayLike], stretches: int = 40) -> Figure
         stretches: into how many stretches each record is cut, if it is that long.
 
     Raises:
-        DmmcError: if there is nothing to draw, or a record is not ``(chain, draw)``.
+        DmmcError: if there is nothing to draw, or as :func:`dmmc.diagnostics.acceptance_over_time`.
     """
     check_not_empty(accepted)
     figure, (ax,) = make_panels(6.4, 3.6)
     looks = palette(accepted)
     for sampler, record in accepted.items():
         series, look = as_series(record, f"acceptance of {sampler}"), looks[sampler]
-        n, draws = series.shape
-        edges = np.linspace(0, draws, min(stretches, draws) + 1).astype(int)
-        by_chain = np.add.reduceat(series, edges[:-1], axis=1) / np.diff(edges)
-        mean, middle = by_chain.mean(axis=0), (edges[:-1] + edges[1:] - 1) / 2
+        middle, mean, error = acceptance_over_time(series, stretches)
         label = f"{sampler}: {series.mean():.3f}"
         ax.plot(
             middle, mean, label=label, color=look.colour, linestyle=look.line, marker=look.marker, markersize=3,
             linewidth=1.2
         )  # fmt: skip
-        if n > 1:
-            error = by_chain.std(axis=0, ddof=1) / math.sqrt(n)
+        if np.isfinite(error).all():
             ax.fill_between(middle, mean - error, mean + error, color=look.colour, alpha=0.25, linewidth=0)
     # Above 1 there is room for the legend.
     ax.set(xlabel="draw", ylabel="acceptance", ylim=(0, 1.13 + 0.08 * len(accepted)), yticks=[0, 0.25, 0.5, 0.75, 1])

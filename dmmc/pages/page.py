@@ -13,15 +13,15 @@ from typing import Any
 from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.core.version import VERSION
-from dmmc.report.comparable import check_comparable, choose_reference, named
-from dmmc.report.judgement import judge_runs
-from dmmc.report.page_tables import compared, efficiency, priced, taus
-from dmmc.report.pictures import run_pictures
-from dmmc.report.provenance import provenance
-from dmmc.report.section import Section, fill
-from dmmc.report.wording import extent
+from dmmc.pages.comparable import check_comparable, choose_reference, named
+from dmmc.pages.judgement import judge_runs
+from dmmc.pages.page_tables import compared, efficiency, priced, taus
+from dmmc.pages.pictures import run_pictures
+from dmmc.pages.provenance import provenance
+from dmmc.pages.section import Section, fill
+from dmmc.pages.wording import extent
 from dmmc.runs.run import StoredRun
-from dmmc.runs.summary import estimates, summarise
+from dmmc.runs.summary import measurement, summarise
 from dmmc.theory.actions import action_label
 
 
@@ -112,7 +112,7 @@ def render(
         figures=(*summary.figures, *(name for section in sections for name in section.pictures)),
         notes=summary.notes,
     )
-    html = fill("dmmc.report", "page.html", summary=summary, sections=sections, version=VERSION, of_runs=content)
+    html = fill("dmmc.pages", "page.html", summary=summary, sections=sections, version=VERSION, of_runs=content)
     return Page(str(html), summary)
 
 
@@ -127,8 +127,9 @@ def _of_runs(given: Sequence[StoredRun], reference: str | None) -> tuple[dict[st
     name, couplings = action_label(header.action, len(header.lattice))
     judgement = judge_runs(runs, chosen)
     pictures, undrawn = run_pictures(runs)
-    measured = {name: estimates(run) for name, run in runs.items()}
-    remarks = {name: summarise(run).notes for name, run in runs.items()}
+    measured = {name: measurement(run) for name, run in runs.items()}
+    estimates = {name: of_run.estimates for name, of_run in measured.items()}
+    summaries = {name: summarise(run, measured=measured[name]) for name, run in runs.items()}
     observables = priced(runs)
     content = {
         "couplings": couplings,
@@ -136,11 +137,12 @@ def _of_runs(given: Sequence[StoredRun], reference: str | None) -> tuple[dict[st
         "reference": chosen,
         "verdicts": judgement.verdicts,
         "headline": judgement.headline,
-        "comparison": compared(measured, base),
-        "remarks": [f"{name}: {remark}" for name, of_run in remarks.items() for remark in of_run],
-        "taus": taus(runs),
+        "comparison": compared(estimates, base),
+        "biases": [(name, of_run.bias) for name, of_run in summaries.items() if of_run.bias],
+        "remarks": [f"{name}: {remark}" for name, of_run in summaries.items() for remark in of_run.notes],
+        "taus": taus(runs, estimates),
         "priced": observables,
-        "efficiency": [efficiency(name, run, observables) for name, run in runs.items()],
+        "efficiency": [efficiency(name, of_run, observables) for name, of_run in summaries.items()],
         "pictures": pictures,
         "provenance": [provenance(name, run) for name, run in runs.items()],
     }

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dmmc.core.errors import DmmcError
-from dmmc.report.figures.canvas import make_panels
-from dmmc.report.styles import COLOURS
+from dmmc.pages.figures.canvas import make_panels
+from dmmc.pages.styles import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

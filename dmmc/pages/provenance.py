@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dmmc.report.wording import seconds
+from dmmc.pages.wording import seconds
 from dmmc.runs.run import StoredRun
 
 SHOWN = 12
@@ -42,6 +42,7 @@ def provenance(name: str, run: StoredRun) -> Provenance:
         "file": run.path.name,
         "chains × draws": size,
         "draws discarded": f"{run.discarded:,} of each chain" if run.discarded else "–",
+        "steps discarded at the start": f"{header.discard:,}" if header.discard else "–",
         "steps per draw": f"{header.steps_per_draw:,}",
         "thermalisation": f"{thermalise:,} steps" if isinstance(thermalise, int) else "–",
         "kernel": settings or "–",

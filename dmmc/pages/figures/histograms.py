@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import DiagnosticsWarning, ess_fraction, gamma_method, kl_gap, log_z, std_log_w
 from dmmc.diagnostics.series import as_series
-from dmmc.report.figures.canvas import check_not_empty, make_panels
-from dmmc.report.styles import Style, palette
+from dmmc.pages.figures.canvas import check_not_empty, make_panels
+from dmmc.pages.styles import Style, palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ import pytest
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import Estimate
-from dmmc.report.table import compare, comparison
+from dmmc.pages.table import compare, comparison
 
 
 def estimate(value, error, tau=0.5):

@@ -8,8 +8,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from dmmc.report import wording
-from dmmc.report.svg import Picture
+from dmmc.pages import wording
+from dmmc.pages.svg import Picture
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -41,7 +41,7 @@ def _environment(package: str) -> Environment:
 
     def source(name: str) -> str | None:
         """A template of the study itself, else one of the pages."""
-        for place in (package, "dmmc.report"):
+        for place in (package, "dmmc.pages"):
             file = files(place) / name
             if file.is_file():
                 return file.read_text(encoding="utf-8")
@@ -83,9 +83,9 @@ def training_section(id_: str, name: str, pictures: Sequence[Picture], settings:
     Args:
         id_: identifies the section.
         name: of the model.
-        pictures: its loss, as :func:`dmmc.report.figures.training_loss` draws it; none for a training too short
+        pictures: its loss, as :func:`dmmc.pages.figures.training_loss` draws it; none for a training too short
             to record one.
         settings: what it was trained with, as pairs of name and value.
     """
-    body = fill("dmmc.report", "training.html", pictures=pictures, settings=settings)
+    body = fill("dmmc.pages", "training.html", pictures=pictures, settings=settings)
     return Section(id_, f"Training of {name}", f"Training of {name}", body, tuple(picture.name for picture in pictures))

@@ -2,8 +2,8 @@
 
 from itertools import islice
 
-from dmmc.report import svg
-from dmmc.report.styles import COLOURS, PLACES, palette, styles
+from dmmc.pages import svg
+from dmmc.pages.styles import COLOURS, PLACES, palette, styles
 
 
 def test_known_labels_have_fixed_places():

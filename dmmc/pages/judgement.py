@@ -8,8 +8,8 @@ from typing import Any
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.verdicts import Level, Verdict, inexact, judge, judge_chain
-from dmmc.report.comparable import Runs, is_sign_symmetric
-from dmmc.report.wording import listed
+from dmmc.pages.comparable import Runs, is_sign_symmetric
+from dmmc.pages.wording import listed
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import bias_bound_sigma, proposals_are_independent
 
@@ -68,6 +68,7 @@ def _judge(run: StoredRun, against: StoredRun | None) -> tuple[Verdict, ...]:
         raise DmmcError("it did not record which steps were accepted")
     shared: dict[str, Any] = {
         "reference": None if against is None else against.observables,
+        "bias_bound": bias_bound_sigma(run),
         "z2_symmetric": is_sign_symmetric(run),
     }
     if not (proposals_are_independent(run) and "log_w" in stats):
@@ -79,7 +80,6 @@ def _judge(run: StoredRun, against: StoredRun | None) -> tuple[Verdict, ...]:
         stats["log_w_proposed"],
         run.observables,
         log_w_reference=run.evaluation.get("log_w_reference"),
-        std_delta=bias_bound_sigma(run),
         **shared,
     )
 

@@ -6,17 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from dmmc.diagnostics import Estimate, format_value, resolved_tau
-from dmmc.report import records, table
-from dmmc.report.comparable import Runs
-from dmmc.report.records import Array
-from dmmc.report.wording import minus, seconds
-from dmmc.runs.run import StoredRun
-
-COSTS = ("M", "M2")
-"""The observables whose effective samples are priced. M is usually the slowest."""
+from dmmc.diagnostics import Estimate, format_value
+from dmmc.diagnostics.observables import columns, parts
+from dmmc.pages import table
+from dmmc.pages.comparable import Runs
+from dmmc.pages.wording import minus, seconds
+from dmmc.runs import summary as summaries
+from dmmc.runs.summary import SLOW, RunSummary
 
 ODD, FAR = 3.0, 4.0
 """Standard errors from which on a difference is marked, and marked strongly."""
@@ -101,53 +97,49 @@ def compared(estimates: Mapping[str, Mapping[str, Estimate]], reference: str) ->
     return Table(comparison.samplers, tuple(rows))
 
 
-def taus(runs: Runs) -> Table:
+def taus(runs: Runs, estimates: Mapping[str, Mapping[str, Estimate]]) -> Table:
     """tau_int of everything that the runs recorded."""
-    series = {name: records.columns(run.observables) for name, run in runs.items()}
-    observables = dict.fromkeys(name for of_run in series.values() for name in of_run)
+    recorded = {name: columns(run.observables) for name, run in runs.items()}
     rows = [
-        (name, tuple(Cell(tau(of_run[name]) if name in of_run else "–", "–", "") for of_run in series.values()))
-        for name in observables
+        (
+            observable,
+            tuple(
+                Cell(tau(estimates[name][observable]) if observable in recorded[name] else "–", "–", "")
+                for name in runs
+            ),
+        )
+        for observable in dict.fromkeys(observable for of_run in recorded.values() for observable in of_run)
     ]
     return Table(tuple(runs), tuple(rows))
 
 
-def tau(x: Array) -> str:
-    """tau_int of a series ``(chain, draw)`` with its error; marked as a lower bound where the record is too short."""
-    estimate, resolved = resolved_tau(x)
+def tau(estimate: Estimate) -> str:
+    """tau_int with its error; marked as a lower bound where the record is too short."""
     if math.isnan(estimate.tau_int):
-        return "constant"
-    return ("" if resolved else "≳ ") + format_value(estimate.tau_int, estimate.tau_int_error)
+        return "–" if math.isnan(estimate.value) else "constant"
+    return ("" if estimate.resolved else "≳ ") + format_value(estimate.tau_int, estimate.tau_int_error)
 
 
 def priced(runs: Runs) -> tuple[str, ...]:
-    """Which of :data:`COSTS`, or of their components, all runs have recorded."""
-    series = [records.columns(run.observables) for run in runs.values()]
-    names = [name for wanted in COSTS for name in records.of(wanted, series[0])]
-    return tuple(name for name in names if all(name in one for one in series))
+    """Which observables of :data:`~dmmc.runs.summary.SLOW`, or of their components, all runs have recorded."""
+    recorded = [columns(run.observables) for run in runs.values()]
+    names = [name for slow in SLOW for name in parts(slow, recorded[0])]
+    return tuple(name for name in names if all(name in of_run for of_run in recorded))
 
 
-def efficiency(name: str, run: StoredRun, observables: tuple[str, ...]) -> Efficiency:
-    """What a run cost: an effective sample is ``2 tau_int`` draws of one chain."""
-    series = records.columns(run.observables)
-    accepted = run.stats.get("accepted")
-    return Efficiency(
-        name,
-        "–" if accepted is None else f"{np.mean(accepted):.3f}",
-        tuple(_price(run, series[observable]) for observable in observables),
-    )
+def efficiency(name: str, summary: RunSummary, observables: tuple[str, ...]) -> Efficiency:
+    """What a run cost, as text."""
+    acceptance = "–" if summary.acceptance is None else f"{summary.acceptance:.3f}"
+    return Efficiency(name, acceptance, tuple(_price(summary.efficiency.get(observable)) for observable in observables))
 
 
-def _price(run: StoredRun, x: Array) -> Price:
-    estimate, resolved = resolved_tau(x)
-    if not estimate.tau_int > 0:
+def _price(cost: summaries.Efficiency | None) -> Price:
+    if cost is None:
         return Price("–", "–", "–")
-    draws, bound = 2 * estimate.tau_int, "" if resolved else "≳ "
-    steps = draws * run.header.steps_per_draw
-    wall = run.wall_seconds_per_draw
-    evaluations = ", ".join(f"{n * steps:,.0f} {kind}" for kind, n in run.header.cost.items())
+    bound = "≳ " if cost.bound else ""
+    evaluations = ", ".join(f"{n:,.0f} {kind}" for kind, n in cost.evaluations.items())
     return Price(
-        ("" if resolved else "≲ ") + f"{x.size / draws:,.0f}",
-        "–" if wall is None else bound + seconds(draws * wall),
+        ("≲ " if cost.bound else "") + f"{cost.effective_samples:,.0f}",
+        "–" if cost.seconds is None else bound + seconds(cost.seconds),
         bound + evaluations if evaluations else "–",
     )

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.correlator import wall_correlator
-from dmmc.report import figures, records
-from dmmc.report.comparable import Runs, is_sign_symmetric
-from dmmc.report.styles import palette
-from dmmc.report.svg import FULL, HALF, Picture, page_style, picture
-from dmmc.report.wording import listed
+from dmmc.diagnostics.observables import columns, parts
+from dmmc.pages import figures
+from dmmc.pages.comparable import Runs, is_sign_symmetric
+from dmmc.pages.styles import palette
+from dmmc.pages.svg import FULL, HALF, Picture, page_style, picture
+from dmmc.pages.wording import listed
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import proposals_are_independent
 from dmmc.theory import momenta
@@ -58,7 +59,7 @@ class Gallery:
             alt: what is to be seen, for those who do not see it.
             caption: how to read it.
             width: in inches.
-            height: likewise; None keeps the shape of the figure.
+            height: in inches; None keeps the shape of the figure.
         """
         try:
             self.pictures.append(picture(name, make(), alt, caption, width, height))
@@ -83,12 +84,12 @@ def run_pictures(runs: Runs) -> tuple[tuple[Picture, ...], tuple[str, ...]]:
 
 def _side_by_side(gallery: Gallery, runs: Runs) -> None:
     """The figures that show all samplers together."""
-    series = {name: records.columns(run.observables) for name, run in runs.items()}
+    series = {name: columns(run.observables) for name, run in runs.items()}
     first = next(iter(runs))
     everyone = listed(list(runs))
 
     def in_all(name: str) -> list[str]:
-        return [key for key in records.of(name, series[first]) if all(key in of_run for of_run in series.values())]
+        return [key for key in parts(name, series[first]) if all(key in of_run for of_run in series.values())]
 
     symmetric = "" if not all(map(is_sign_symmetric, runs.values())) else (
         " and are symmetric about 0; a chain that stays on one side never changed sign"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from dmmc.core.errors import DmmcError
-from dmmc.report.figures.canvas import check_not_empty, make_panels
-from dmmc.report.styles import PLACES, style
+from dmmc.pages.figures.canvas import check_not_empty, make_panels
+from dmmc.pages.styles import PLACES, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

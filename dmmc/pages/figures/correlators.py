@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import resolved_tau
 from dmmc.diagnostics.correlator import WallCorrelator
-from dmmc.report.figures.canvas import check_not_empty, make_panels, points
-from dmmc.report.styles import palette
+from dmmc.pages.figures.canvas import check_not_empty, make_panels, points
+from dmmc.pages.styles import palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,7 +26,7 @@ class Style:
     Attributes:
         colour: as ``"#0072B2"``.
         line: line style, as matplotlib writes it.
-        marker: likewise.
+        marker: marker of single points, as matplotlib writes it.
     """
 
     colour: str

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.files import replace_file
-from dmmc.report.styles import Style
+from dmmc.pages.styles import Style
 
 if TYPE_CHECKING:  # matplotlib is slow to load, and most of dmmc never draws
     from matplotlib.figure import Figure

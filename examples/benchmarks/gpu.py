@@ -1,0 +1,305 @@
+"""What dmmc does on a GPU: correctness first, then rates, training, and the race against HMC. About 8 minutes.
+
+    python examples/benchmarks/gpu.py OUT              # on a CUDA device
+    python examples/benchmarks/gpu.py OUT --quick      # under a minute, on any device: shows that the program runs
+
+The tests that need a CUDA device come first, and nothing is measured where they fail. Then come the rate of the flow in
+several precisions, each with the error that it makes in log q; two minutes of training; and the time per effective
+sample of M^2 of the exact diffusion chain and of HMC at the best of several trajectory lengths, one after the other on
+the same device. The tables are printed, and written to ``OUT/gpu.json`` together with the name of the device.
+
+All times are of one device in one run. Compare ratios between devices, not times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import dmmc
+from dmmc.core.rng import stream
+from dmmc.proposals.certify import rounding_error
+
+TRAINED = dmmc.Phi4(kappa=0.27, lam=0.022)
+SEED = 7
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done.
+
+    Attributes:
+        batches: numbers of fields whose rate is measured.
+        chains: parallel chains of the race.
+        draws: draws of the diffusion chain; HMC makes four times as many.
+        lengths: trajectory lengths among which HMC chooses, for a field in the normalisation of the hopping form.
+        minutes: of training.
+        repeats: of each timing, of which the fastest counts.
+        flow_steps: integration steps of the chains.
+        extent: of the square lattice on which a model is trained.
+        raced: the shipped model whose rates and race are measured; None for the one that was trained.
+    """
+
+    batches: tuple[int, ...] = (64, 512, 4096)
+    chains: int = 2048
+    draws: int = 100
+    lengths: tuple[float, ...] = (1.0, 2.0, 4.0)
+    minutes: float = 2.0
+    repeats: int = 3
+    flow_steps: int | Literal["auto"] = "auto"
+    extent: int = 16
+    raced: str | None = "phi4-flow-L32"
+
+
+QUICK = Size((4,), 4, 20, lengths=(2.0,), minutes=0.02, repeats=1, flow_steps=2, extent=4, raced=None)
+
+
+class Clock:
+    """Wall time on a device that works asynchronously."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def fastest(self, work: Callable[[], Any], repeats: int) -> float:
+        """Seconds of the fastest of ``repeats`` calls, after one that is not counted."""
+        work()
+        seconds = []
+        for _ in range(repeats):
+            start = self.now()
+            work()
+            seconds.append(self.now() - start)
+        return min(seconds)
+
+
+@contextlib.contextmanager
+def tf32() -> Iterator[None]:
+    """Matrix products of float32 numbers with 10 bits of mantissa."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def run_tests(out: Path) -> str:
+    """Run the tests that are marked cuda, and return the last line of what they say.
+
+    Raises:
+        SystemExit: if one of them fails.
+    """
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "tests/test_cuda.py"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    (out / "tests.txt").write_text(done.stdout + done.stderr)
+    last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip()[-200:]
+    if done.returncode:
+        print(done.stdout[-6000:], file=sys.stderr)
+        raise SystemExit(f"the tests on the device failed ({last}), so nothing is measured")
+    return last
+
+
+def ceilings(clock: Clock, size: Size) -> dict[str, float]:
+    """The rates that this device reaches at best: float32 products, and bytes copied (read and written)."""
+    n = 256 if size is QUICK else 8192
+    a = torch.randn(n, n, device=clock.device)
+    b = torch.empty_like(a)
+    return {
+        "sgemm_tflops": 2e-12 * n**3 / clock.fastest(lambda: torch.mm(a, a, out=b), size.repeats),
+        "copy_gbytes_per_second": 8e-9 * n * n / clock.fastest(lambda: b.copy_(a), size.repeats),
+    }
+
+
+def raced(clock: Clock, size: Size, out: Path) -> dmmc.DiffusionModel:
+    """The model whose rates and race are measured."""
+    if size.raced is None:
+        return dmmc.load_model(out / "model.safetensors", device=clock.device)
+    return dmmc.load_pretrained(size.raced, device=clock.device)
+
+
+def rates(clock: Clock, size: Size, model: dmmc.DiffusionModel) -> list[dict[str, Any]]:
+    """Fields per second of the flow of a model, with density, and the error in log q."""
+    table = []
+    flow = dmmc.flow_proposal(model, (2, 2, 2, 2, 2), method="dopri5")
+    ways: dict[str, Any] = {"float32": contextlib.nullcontext}
+    if clock.device.type == "cuda":
+        ways |= {
+            "compiled": contextlib.nullcontext,
+            "TF32": tf32,
+            "bfloat16": lambda: torch.autocast("cuda", torch.bfloat16),
+        }
+    for way, context in ways.items():
+        model.network.fused = way == "compiled"
+        for n in size.batches:
+            latents = flow.latents(n, stream(SEED, "rates", n, device=clock.device))
+            row: dict[str, Any] = {"arithmetic": way, "fields": n}
+            try:
+                with context():
+                    seconds = clock.fastest(lambda latents=latents: flow.push(latents), size.repeats)
+                    error = rounding_error(flow, latents[: min(n, 64)])
+            except Exception as reason:  # a precision that this torch or device cannot do is a row of the table, too
+                table.append(row | {"failed": f"{type(reason).__name__}: {str(reason)[:120]}"})
+                break
+            table.append(
+                row
+                | {
+                    "fields_per_second": n / seconds,
+                    "microseconds_per_evaluation_and_field": 1e6 * seconds / n / flow.evaluations,
+                    "std_error_of_log_q": float(error.std()),
+                }
+            )
+    model.network.fused = False
+    return table
+
+
+def training(clock: Clock, size: Size, out: Path) -> dict[str, Any]:
+    """Train a model of the critical region, and run its chain."""
+    lattice = dmmc.Lattice((size.extent, size.extent))
+    device = str(clock.device)
+    ensemble = dmmc.make_ensemble(
+        TRAINED,
+        lattice,
+        out / "ensemble.h5",
+        chains=64 if size is QUICK else 1024,
+        draws=40,
+        keep_every=4,
+        seed=SEED,
+        overwrite=True,
+        device=device,
+    )
+    start = clock.now()
+    model = dmmc.train(
+        ensemble, out / "model.safetensors", minutes=size.minutes, seed=SEED, overwrite=True, device=device
+    )
+    seconds = clock.now() - start
+    chains = min(size.chains, 512)
+    run = dmmc.sample(
+        model,
+        out / "trained.h5",
+        chains=chains,
+        draws=size.draws,
+        flow_steps=size.flow_steps,
+        seed=SEED,
+        overwrite=True,
+    )
+    summary = run.summary()
+    return {
+        "steps": None if model.history is None else model.history.steps,
+        "seconds": seconds,
+        "acceptance": summary.acceptance,
+        "ess_fraction": summary.ess_fraction,
+        "bias_bound_sigma": summary.bias_bound_sigma,
+    }
+
+
+def race(clock: Clock, size: Size, out: Path, model: dmmc.DiffusionModel) -> list[dict[str, Any]]:
+    """Seconds per effective sample of M^2 of the diffusion chain and of HMC."""
+    device, action = str(clock.device), model.known_action()
+    if action is None:
+        raise SystemExit("the model does not say its action")
+
+    def row(name: str, run: dmmc.Run) -> dict[str, Any]:
+        summary = run.summary()
+        cost, M2 = summary.efficiency["M2"], summary.observables["M2"]
+        return {
+            "sampler": name,
+            "M2": M2.value,
+            "M2_error": M2.error,
+            "tau_int_M2": M2.tau_int,
+            "acceptance": summary.acceptance,
+            "seconds_per_effective_M2": cost.seconds,
+            "bias_bound_sigma": summary.bias_bound_sigma,
+        }
+
+    run = dmmc.sample(
+        model,
+        out / "chain.h5",
+        chains=size.chains,
+        draws=size.draws,
+        flow_steps=size.flow_steps,
+        seed=SEED,
+        overwrite=True,
+    )
+    rows = [row("diffusion chain", run)]
+    for length in size.lengths:
+        run = dmmc.make_ensemble(
+            action,
+            model.lattice,
+            out / f"hmc-{length:g}.h5",
+            chains=size.chains,
+            draws=4 * size.draws,
+            keep_every=0,
+            trajectory=length,
+            seed=SEED,
+            overwrite=True,
+            device=device,
+        )
+        rows.append(row(f"HMC, trajectories of length {length:g}", run))
+    return rows
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print a table."""
+
+    def text(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+    print(f"\n{title}")
+    for row in rows:
+        print("  " + ", ".join(f"{key.replace('_', ' ')} {text(value)}" for key, value in row.items()), flush=True)
+
+
+def main() -> None:
+    """Measure everything, and save after each part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the results")
+    parser.add_argument("--quick", action="store_true", help="little of everything, on any device")
+    args = parser.parse_args()
+    size = QUICK if args.quick else Size()
+    if not (torch.cuda.is_available() or args.quick):
+        raise SystemExit("there is no CUDA device; --quick runs on the CPU")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clock = Clock(device)
+    args.out.mkdir(parents=True, exist_ok=True)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    results: dict[str, Any] = {"device": name, "torch": torch.__version__, "dmmc": dmmc.__version__}
+    parts: dict[str, Callable[[], Any]] = {
+        "tests": lambda: run_tests(args.out) if device.type == "cuda" else "skipped: no CUDA device",
+        "ceilings": lambda: ceilings(clock, size),
+        "training": lambda: training(clock, size, args.out),
+        "race": lambda: race(clock, size, args.out, raced(clock, size, args.out)),
+        "rates": lambda: rates(clock, size, raced(clock, size, args.out)),
+    }
+    print(f"{name}, torch {torch.__version__}")
+    for part, work in parts.items():
+        start = clock.now()
+        results[part] = work()
+        results.setdefault("seconds", {})[part] = clock.now() - start
+        (args.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n")
+        value = results[part]
+        show(part, value if isinstance(value, list) else [value if isinstance(value, dict) else {"result": value}])
+    best = min(results["race"][1:], key=lambda row: row["seconds_per_effective_M2"])
+    ratio = best["seconds_per_effective_M2"] / results["race"][0]["seconds_per_effective_M2"]
+    print(
+        f"\nAn effective sample of M^2 costs the diffusion chain {1 / ratio:.3g} times what it costs HMC at its best."
+    )
+    print(f"The results are in {args.out / 'gpu.json'}.")
+
+
+if __name__ == "__main__":
+    main()
