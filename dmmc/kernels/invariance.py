@@ -34,6 +34,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from dmmc.core import linalg
 from dmmc.core.errors import DmmcError
 from dmmc.kernels.base import Kernel, State
 from dmmc.theory.evaluation import evaluate
@@ -248,7 +249,7 @@ def hotelling(differences: Tensor) -> tuple[float, int]:
         return 0.0, 1
     scaled = differences[:, varies] / std[varies]
     # The eigenvalues of the correlation matrix do not depend on the units of the columns.
-    eigenvalues, vectors = torch.linalg.eigh(torch.corrcoef(scaled.T).view(scaled.shape[1], -1))
+    eigenvalues, vectors = linalg.eigh(torch.corrcoef(scaled.T).view(scaled.shape[1], -1))
     independent = eigenvalues > 1e-10 * eigenvalues[-1]
     z2 = n * (scaled.mean(0) @ vectors[:, independent]).square() / eigenvalues[independent]
     return float(z2.sum()), int(independent.sum())

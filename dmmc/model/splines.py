@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dmmc.core.linalg import least_squares
+
 DEGREE = 3
 
 
@@ -41,5 +43,5 @@ def refit(coefficients: Tensor, to_old: Tensor, n: int) -> Tensor:
     old = basis(to_old, coefficients.shape[0])
     new = basis(torch.linspace(0, 1, len(to_old), dtype=to_old.dtype, device=to_old.device), n)
     values = old @ coefficients.to(old).flatten(1)
-    solution = torch.linalg.lstsq(new, values).solution
+    solution = least_squares(new, values)
     return solution.reshape(n, *coefficients.shape[1:]).to(coefficients)

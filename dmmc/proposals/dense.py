@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.linalg import cholesky
 from dmmc.core.rng import permutation, stream
 from dmmc.model.dense import DenseNetwork, DenseSize, unit_gaussian
 from dmmc.model.diffusion_model import DiffusionModel
@@ -74,9 +75,9 @@ def untrained(
     """
     x = _checked(samples, device)
     mean, covariance = x.mean(0), torch.cov(x.mT).view(x.shape[1], x.shape[1])
-    cholesky, failed = torch.linalg.cholesky_ex(covariance)
+    factor, found = cholesky(covariance)
     # A parameter that the others determine up to rounding passes the factorisation, with a pivot of rounding size.
-    if int(failed) or bool((cholesky.diagonal().square() < 1e-10 * covariance.diagonal()).any()):
+    if not found or bool((factor.diagonal().square() < 1e-10 * covariance.diagonal()).any()):
         raise DmmcError(
             "the covariance of the samples is singular: a parameter is constant, or follows from the others; drop it"
         )
@@ -84,7 +85,7 @@ def untrained(
         raise DmmcError(f"finest must lie between 0 and 1, got {finest}")
     reference = replace(unit_gaussian(x.shape[1]), v_offset=finest**2)
     network = DenseNetwork(reference, size, generator).to(device).requires_grad_(False)
-    return DenseProposal(FlowProposal(DiffusionModel(network, {}), n_steps), mean, cholesky)
+    return DenseProposal(FlowProposal(DiffusionModel(network, {}), n_steps), mean, factor)
 
 
 def train_on_samples(

@@ -20,8 +20,8 @@ are exact; m and Sigma decide on the acceptance. With a = v_{k+1}, b = v_k, h = 
 
 :meth:`PathProposal.calibrated` measures the last two on given fields, and steps are placed where the posterior is least
 Gaussian, at small noise. On 16^2, m2 = -4, lam_m = 5, with a network whose flow is accepted at 0.8, 32 steps are then
-accepted at 0.39 and 64 at 0.48. Without the calibration and with equal steps, 32, 64 and 128 steps are accepted at 0.04,
-0.21 and 0.32. At many steps there remains the network's own error in the path-space KL.
+accepted at 0.39 and 64 at 0.48. Without the calibration and with equal steps, 32, 64 and 128 steps are accepted at
+0.04, 0.21 and 0.32. At many steps there remains the network's own error in the path-space KL.
 """
 
 from __future__ import annotations

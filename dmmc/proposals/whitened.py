@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError, FileError
+from dmmc.core.linalg import solve_lower
 from dmmc.core.version import VERSION
 from dmmc.model.dense import unit_gaussian
 from dmmc.model.diffusion_model import DiffusionModel
@@ -143,4 +144,4 @@ class DenseProposal(Proposal):
 
 def whiten(x: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
     """``L^-1 (x - mean)`` of parameters ``(n, D)``."""
-    return torch.linalg.solve_triangular(cholesky, (x - mean).mT, upper=False).mT
+    return solve_lower(cholesky, (x - mean).mT).mT

@@ -22,7 +22,8 @@ import h5py
 import numpy as np
 
 from dmmc.core.errors import DmmcError, FileError
-from dmmc.core.files import sync, take_lock
+from dmmc.core.files import sync
+from dmmc.core.locks import take_lock
 from dmmc.core.records import json_text
 from dmmc.core.version import VERSION
 from dmmc.runs.hdf5 import (

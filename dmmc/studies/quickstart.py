@@ -153,6 +153,7 @@ def quickstart(options: QuickstartOptions, out: Path, overwrite: bool = False) -
         out / MODEL,
         options.training,
         action=action,
+        overwrite=True,  # what is left of an earlier demonstration, which was interrupted
         device=options.device,
         stages=stages["training"],
     )

@@ -11,7 +11,7 @@ import torch
 
 from dmmc.core import rng
 from dmmc.core.errors import MismatchError
-from dmmc.core.files import locked
+from dmmc.core.locks import locked
 from dmmc.model.checkpoint import remove_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.options import TrainingOptions
@@ -76,8 +76,8 @@ def train(
         the trained model.
 
     Raises:
-        FileError: if a file is in the way or cannot be written, another process is training this model, or a training
-            that is to be resumed is finished.
+        FileError: if a file is in the way, another process is training this model, a training that is to be resumed is
+            finished, or a file cannot be written. The state of the training is then still in ``<path>.checkpoint``.
         MismatchError: if the ensemble does not fit its action, the action does not have the symmetry that was asked
             for, ``init`` has other sectors or dimensions, or the checkpoint belongs to another training.
         DmmcError: if the ensemble is too small or not finite.

@@ -7,7 +7,7 @@ import pytest
 
 from dmmc.core import files
 from dmmc.core.errors import FileError
-from dmmc.core.files import check_place, locked, replace_file, sync, take_lock
+from dmmc.core.files import check_place, replace_file, sync
 
 
 def test_a_file_gets_its_name_when_it_is_complete(tmp_path):
@@ -65,10 +65,14 @@ def test_a_failure_to_flush_leaves_what_was_there(tmp_path, monkeypatch):
 
 def test_the_file_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
     path, calls = tmp_path / "run.txt", []
-    monkeypatch.setattr(files, "sync", lambda file: calls.append((file == tmp_path or file.read_text(), path.exists())))
+
+    def spy(flushed):
+        calls.append((flushed.read_text() if flushed.is_file() else flushed, path.exists()))
+
+    monkeypatch.setattr(files, "sync", spy)
     replace_file(path, lambda temporary: temporary.write_text("new"))
-    # Then the folder, in which the name is written.
-    assert calls == [("new", False), (True, True)]
+    # And afterwards the folder, so that the name is on the disk as well.
+    assert calls == [("new", False), (tmp_path, True)]
 
 
 def test_file_modes_follow_the_umask(tmp_path):
@@ -90,42 +94,6 @@ def test_files_and_folders_can_be_flushed(tmp_path):
         assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(FileNotFoundError):
         sync(tmp_path / "missing")
-
-
-def test_places_are_refused_before_anything_is_written_there(tmp_path, monkeypatch):
-    check_place(tmp_path / "file")
-    check_place(tmp_path / "new" / "folders" / "file")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match="not a directory that can be written to"):
-        check_place(tmp_path / "file" / "new")
-    monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(FileError, match="not a directory that can be written to"):
-        check_place(tmp_path / "new")
-
-
-def test_a_lock_has_one_owner_and_leaves_nothing_behind(tmp_path):
-    lock = tmp_path / "model.lock"
-    lock.write_text("")  # of a process that was killed
-    with locked(lock, "the model"):
-        for _ in range(2):
-            with pytest.raises(FileError, match="the model is being written by another process"):
-                take_lock(lock, "the model")
-    assert not lock.exists()
-    with pytest.raises(KeyboardInterrupt), locked(lock, "the model"):
-        raise KeyboardInterrupt
-    assert not lock.exists()
-
-
-def test_a_lock_file_that_its_owner_removes_meanwhile_is_no_lock(tmp_path, monkeypatch):
-    lock, flock = tmp_path / "model.lock", files.fcntl.flock
-
-    def removed(descriptor, how):
-        flock(descriptor, how)
-        lock.unlink()
-
-    monkeypatch.setattr(files.fcntl, "flock", removed)
-    with pytest.raises(FileError, match="another process"):
-        take_lock(lock, "the model")
 
 
 def test_the_temporary_file_may_lie_elsewhere(tmp_path):
@@ -180,3 +148,14 @@ def test_a_full_disk_names_the_file(tmp_path):
 
     with pytest.raises(OSError, match=r"No space left on device: '.*run.txt'"):
         replace_file(tmp_path / "run.txt", full)
+
+
+def test_places_are_refused_before_anything_is_written_there(tmp_path, monkeypatch):
+    check_place(tmp_path / "file")
+    check_place(tmp_path / "new" / "folders" / "file")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="not a directory that can be written to"):
+        check_place(tmp_path / "file" / "new")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(FileError, match="not a directory that can be written to"):
+        check_place(tmp_path / "new")

@@ -1,9 +1,10 @@
-"""What has one place in the package: random numbers of torch. And what is said in every place: devices."""
+"""Rules for calls of torch: random numbers and linear algebra have one place each, and devices are named."""
 
 import ast
 from pathlib import Path
 
 import pytest
+import torch
 
 import dmmc
 
@@ -24,6 +25,18 @@ def calls(source):
             yield text if text.startswith("torch.") else f".{node.func.attr}"
 
 
+DENSE = {
+    *(f"torch.linalg.{name}" for name in dir(torch.linalg) if not name.startswith("_")),
+    *(
+        f"{where}.{name}"
+        for where in ("torch", "")
+        for name in (
+            "cholesky", "cholesky_inverse", "cholesky_solve", "det", "geqrf", "inverse", "logdet", "lu", "lu_solve",
+            "lu_unpack", "matrix_exp", "matrix_power", "ormqr", "pinverse", "qr", "slogdet", "svd", "triangular_solve",
+        )
+    ),
+}  # fmt: skip
+
 FACTORIES = {
     f"torch.{name}"
     for name in ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "scalar_tensor", "tensor", "zeros")
@@ -38,7 +51,7 @@ def test_tensors_are_made_on_a_device_that_is_named():
                 assert "device" in {keyword.arg for keyword in node.keywords}, f"{path}, line {node.lineno}"
 
 
-@pytest.mark.parametrize(("place", "names"), [("core/rng.py", RANDOM)])
+@pytest.mark.parametrize(("place", "names"), [("core/rng.py", RANDOM), ("core/linalg.py", DENSE)])
 def test_nothing_else_calls(place, names):
     users = {path for path in PACKAGE.rglob("*.py") if names & set(calls(path.read_text()))}
     assert users == {PACKAGE / place}

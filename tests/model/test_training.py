@@ -268,8 +268,8 @@ torch.set_num_threads(1)
 sync, calls = files.sync, []
 def patched(path):
     sync(path)
-    calls.append(1)
-    if len(calls) == 6:
+    calls.append(path.is_file())
+    if sum(calls) == 6:
         os.truncate(path, os.path.getsize(path) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 files.sync = patched

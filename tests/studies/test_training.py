@@ -1,6 +1,8 @@
 """From an ensemble to a model: what is found out about the theory, and what is refused."""
 
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.options import TrainingOptions
+from dmmc.model.trainer import Trainer
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary import summarise
@@ -59,6 +62,38 @@ def test_an_undeclared_symmetry_is_tested_said_and_recorded(tmp_path):
     summary = summarise(run)
     assert (summary.symmetry, summary.symmetry_evidence) == ("z2", model.symmetry_evidence)
     assert "found by a test" in str(summary)
+
+
+def test_nothing_of_a_training_is_lost_if_its_model_cannot_be_saved(tmp_path, monkeypatch):
+    path, phi = tmp_path / "model.safetensors", GRID.draws(EVEN, 100)
+    checkpoint = tmp_path / "model.safetensors.checkpoint"
+
+    def run(**options):
+        return train(phi, path, short(3), action=EVEN, config=SIZE, say=lambda _: None, **options)
+
+    whole = run()
+    path.unlink()
+    replace = os.replace
+
+    def full(temporary, final):
+        if Path(final) == path:
+            raise OSError(28, "No space left on device")
+        replace(temporary, final)
+
+    for options in ({}, {"resume": True}):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full)
+            with pytest.raises(FileError, match=r"cannot write .*model.safetensors: .*No space left"):
+                run(**options)
+        assert list(tmp_path.iterdir()) == [checkpoint]
+    # It is not begun afresh by mistake either.
+    with pytest.raises(FileError, match=r"holds an unfinished training; .*finish it with --resume"):
+        run()
+    with monkeypatch.context() as patch:  # the state is there: no further step is done
+        patch.setattr(Trainer, "update", None)
+        assert run(resume=True).fingerprint() == whole.fingerprint()
+    assert list(tmp_path.iterdir()) == [path]
+    assert run(overwrite=True).fingerprint() == whole.fingerprint()
 
 
 def test_two_equal_wells_are_mirrored(tmp_path):
