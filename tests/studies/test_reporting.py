@@ -145,7 +145,7 @@ def test_an_earlier_page_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypa
         write_report([], out)
 
     def full(*_):
-        raise OSError("no space left on device")
+        raise OSError(28, "no space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
