@@ -133,12 +133,12 @@ BAD = [
     (f"{LEARN} --ensemble hmc.h5 --init missing", "no file missing"),
     (f"{LEARN} --ensemble hmc.h5 --init model.safetensors --sectors two", "cannot start one of two"),
     # Training
-    ("train --ensemble hmc.h5 --out new --steps 0", "budget must be positive"),
+    ("train --ensemble hmc.h5 --out new --steps 0", "steps must be a positive integer"),
     ("train --ensemble hmc.h5 --out new --minutes nan", "budget must be positive"),
     ("train --ensemble hmc.h5 --out new --minutes -1", "budget must be positive"),
-    (f"{LEARN} --ensemble hmc.h5 --levels 0", "must be positive"),
-    (f"{LEARN} --ensemble hmc.h5 --learning-rate nan", "learning_rate > 0"),
-    (f"{LEARN} --ensemble hmc.h5 --hidden1 0", "at least 1 channel"),
+    (f"{LEARN} --ensemble hmc.h5 --levels 0", "levels must be a positive integer"),
+    (f"{LEARN} --ensemble hmc.h5 --learning-rate nan", "learning_rate must be positive"),
+    (f"{LEARN} --ensemble hmc.h5 --hidden1 0", "hidden1 must be a positive integer"),
     (f"{LEARN} --ensemble hmc.h5 --seed -1", "the seed must be an integer between 0 and"),
     # Models
     ("sample --model missing --out new", "there is no file missing"),
@@ -176,7 +176,7 @@ BAD = [
     # Quickstart
     ("quickstart --out text", "is a file"),
     ("quickstart --out new --draws 0", "--draws must be at least 4"),
-    ("quickstart --out new --steps 0", "budget must be positive"),
+    ("quickstart --out new --steps 0", "steps must be a positive integer"),
     ("quickstart --out new --minutes nan", "budget must be positive"),
     ("quickstart --out new --baseline-draws 10", "--baseline-draws must be at least 60"),
     ("quickstart --out new --seed -1", "the seed must be an integer between 0 and"),
