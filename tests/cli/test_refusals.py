@@ -171,7 +171,7 @@ BAD = [
     ("train --ensemble hmc.h5 --out new --steps 0", "steps must be a positive integer"),
     ("train --ensemble hmc.h5 --out new --minutes nan", "budget must be positive"),
     ("train --ensemble hmc.h5 --out new --minutes -1", "budget must be positive"),
-    (f"{LEARN} --ensemble hmc.h5 --levels 0", "must be positive"),
+    (f"{LEARN} --ensemble hmc.h5 --levels 0", "levels must be a positive integer"),
     (f"{LEARN} --ensemble hmc.h5 --learning-rate nan", "learning_rate must be positive"),
     (f"{LEARN} --ensemble hmc.h5 --hidden1 0", "hidden1 must be a positive integer"),
     (f"{LEARN} --ensemble hmc.h5 --seed -1", "the seed must be an integer between 0 and"),
