@@ -28,10 +28,7 @@ from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import measure
 from helpers import SIGMA, free_draws, free_reference, hmc_ensemble, noise, random_model, z_scores
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-]
+pytestmark = pytest.mark.cuda
 
 DEVICE = "cuda"
 LATTICE = Lattice((8, 8))

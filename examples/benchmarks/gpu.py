@@ -104,7 +104,8 @@ def run_tests(out: Path) -> str:
         SystemExit: if one of them fails.
     """
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "tests/test_cuda.py"]
+    folders = ["tests/test_cuda.py", "tests/core", "tests/model", "tests/runs"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *folders]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     (out / "tests.txt").write_text(done.stdout + done.stderr)
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip()[-200:]

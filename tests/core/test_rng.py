@@ -77,7 +77,7 @@ def test_a_seed_out_of_range_is_refused(seed):
         stream(seed, "x")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_cuda_streams():
     first = {
         float(torch.rand((), generator=stream(1 + (k << 40), "x", k, device="cuda"), device="cuda")) for k in range(64)

@@ -191,7 +191,7 @@ def test_global_random_numbers_are_neither_used_nor_changed():
         assert everything() == first
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_global_random_numbers_of_a_cuda_device_are_restored_and_reproducible():
     torch.cuda.manual_seed_all(1)
     before, drawn = torch.cuda.get_rng_state(), []

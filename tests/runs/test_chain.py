@@ -477,10 +477,8 @@ def test_a_killed_run_is_resumed_bit_for_bit(name, tmp_path):
 # Devices
 
 
-@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), "cuda"])
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_device(device, tmp_path):
-    if str(device) == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
     kernel, _ = make("hmc")
     seen = []
 
