@@ -43,7 +43,7 @@ class Size:
         chains: parallel chains of the race.
         draws: draws of the diffusion chain; HMC makes four times as many.
         lengths: trajectory lengths among which HMC chooses, for a field in the normalisation of the hopping form.
-        minutes: of training.
+        minutes, steps: budget of the training, one of them.
         repeats: of each timing, of which the fastest counts.
         flow_steps: integration steps of the chains.
         extent: of the square lattice on which a model is trained.
@@ -54,14 +54,15 @@ class Size:
     chains: int = 2048
     draws: int = 100
     lengths: tuple[float, ...] = (1.0, 2.0, 4.0)
-    minutes: float = 2.0
+    minutes: float | None = 2.0
+    steps: int | None = None
     repeats: int = 3
     flow_steps: int | Literal["auto"] = "auto"
     extent: int = 16
     raced: str | None = "phi4-flow-L32"
 
 
-QUICK = Size((4,), 4, 20, lengths=(2.0,), minutes=0.02, repeats=1, flow_steps=2, extent=4, raced=None)
+QUICK = Size((4,), 4, 20, lengths=(2.0,), minutes=None, steps=30, repeats=1, flow_steps=2, extent=4, raced=None)
 
 
 class Clock:
@@ -185,7 +186,13 @@ def training(clock: Clock, size: Size, out: Path) -> dict[str, Any]:
     )
     start = clock.now()
     model = dmmc.train(
-        ensemble, out / "model.safetensors", minutes=size.minutes, seed=SEED, overwrite=True, device=device
+        ensemble,
+        out / "model.safetensors",
+        minutes=size.minutes,
+        steps=size.steps,
+        seed=SEED,
+        overwrite=True,
+        device=device,
     )
     seconds = clock.now() - start
     chains = min(size.chains, 512)
