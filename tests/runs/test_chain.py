@@ -492,7 +492,7 @@ def test_device(device, tmp_path):
     options, path = ChainOptions(draws=5, block=2, keep_every=2), tmp_path / "run.h5"
 
     def start():
-        return watched.start(torch.zeros(CHAINS, *LATTICE.shape, device=where), rng())
+        return watched.start(torch.zeros(CHAINS, *LATTICE.shape), stream(0, "start", device=where))
 
     chain.run(watched, start, options, path, device=device, show_progress=False)
     chain.run(watched, start, replace(options, draws=9), path, device=device, resume=True, show_progress=False)
