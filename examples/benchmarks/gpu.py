@@ -51,8 +51,8 @@ class Size:
     """
 
     batches: tuple[int, ...] = (64, 512, 4096)
-    chains: int = 2048
-    draws: int = 100
+    chains: int = 1024
+    draws: int = 60
     lengths: tuple[float, ...] = (1.0, 2.0, 4.0)
     minutes: float | None = 2.0
     steps: int | None = None
@@ -195,11 +195,11 @@ def training(clock: Clock, size: Size, out: Path) -> dict[str, Any]:
         device=device,
     )
     seconds = clock.now() - start
-    chains = min(size.chains, 512)
     run = dmmc.sample(
         model,
         out / "trained.h5",
-        chains=chains,
+        chains=size.chains,
+        keep_every=0,
         draws=size.draws,
         flow_steps=size.flow_steps,
         seed=SEED,
@@ -238,6 +238,7 @@ def race(clock: Clock, size: Size, out: Path, model: dmmc.DiffusionModel) -> lis
         model,
         out / "chain.h5",
         chains=size.chains,
+        keep_every=0,
         draws=size.draws,
         flow_steps=size.flow_steps,
         seed=SEED,
