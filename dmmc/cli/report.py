@@ -38,10 +38,5 @@ def run(args: argparse.Namespace) -> ReportSummary:
         discard=args.discard,
         overwrite=args.overwrite,
     )
-    for name, verdicts in summary.verdicts.items():
-        for verdict in verdicts:
-            print(f"{name}: {verdict.level}: {verdict.title}")
-    for note in summary.notes:
-        print(f"note: {note}")
-    print(f"report: {args.out}")
+    print(summary)
     return summary

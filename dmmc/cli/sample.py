@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--reference", metavar="FILE", type=Path,
-        help="ensemble of another sampler; the weights of its fields show whether the model misses some of them",
+        help="ensemble of another sampler: the weights of its fields show whether the model misses some of them, and a "
+        "run stands in the table beside the chain",
     )  # fmt: skip
     add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 256, "keep_every": 8})
     add_observables(parser)
@@ -73,4 +74,4 @@ def run(args: argparse.Namespace) -> RunSummary:
         resume=args.resume,
         overwrite=args.overwrite,
     )
-    return print_summary(made)
+    return print_summary(made, args.reference)

@@ -132,12 +132,14 @@ def steps(text: str) -> Any:
         raise argparse.ArgumentTypeError(f"a number of steps or auto is expected, not {text!r}") from None
 
 
-def print_summary(run: StoredRun) -> RunSummary:
-    """Print the summary of a finished run, and return it."""
+def print_summary(run: StoredRun, reference: Path | None = None) -> RunSummary:
+    """Print the summary of a finished run, with the table beside its reference if that is a run, and return it."""
     from dmmc.runs.summary import summarise
+    from dmmc.studies.comparison import beside_reference
 
     summary = summarise(run)
-    print(summary)
+    table = "" if reference is None else beside_reference(run, reference)
+    print(f"{table}\n\n{summary}" if table else summary)
     return summary
 
 

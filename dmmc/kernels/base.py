@@ -172,6 +172,9 @@ def in_pieces(
     """``n`` steps, one after another, however many: as ``kernel.steps``, with the memory of a few steps at a time."""
     for done in range(0, n, AT_ONCE):
         for later, info in kernel.steps(state, min(AT_ONCE, n - done), generator):
+            if not isinstance(info, Info):
+                got = type(info).__name__
+                raise DmmcError(f"a step of the kernel {kernel.facts.name!r} must report an Info of tensors; got {got}")
             state = later
             yield later, info
 

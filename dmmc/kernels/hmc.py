@@ -31,6 +31,9 @@ customary length 1: each refreshment of the momenta within one oscillation of th
 random walk.
 """
 
+NEGLIGIBLE = 50.0
+"""No chain begins at a uniform field whose S is larger than that of its mirror image by more than this."""
+
 _MAX_LEAPFROG = 1000
 
 _BELOW_RUN_AWAYS = 0.9
@@ -202,8 +205,8 @@ class HMC(Kernel[State]):
             if trial.n_leapfrog > _MAX_LEAPFROG:
                 raise DmmcError(
                     f"a trajectory of length {self.length:.4g} would take {trial.n_leapfrog} leapfrog steps to be "
-                    f"accepted, and {_MAX_LEAPFROG} are allowed; use shorter trajectories, "
-                    "and check that grad() is the gradient of the action"
+                    f"accepted, and {_MAX_LEAPFROG} are allowed; use shorter trajectories, check that grad() is the "
+                    "gradient of the action, and declare its minimum if it has one far from zero"
                 )
             state, info = trial.step(state, generator)
             log_step += 2 * (float(info.acceptance_rate.mean()) - self.target_acceptance) / math.sqrt(t + 1)
@@ -227,15 +230,19 @@ def first_fields(action: Action, lattice: Lattice, n: int, generator: torch.Gene
     the action would turn the difference into kinetic energy: a long trajectory swings through to the steep side, and a
     step tuned on the other chains may be too large for it there ever to move again.
 
-    The sign of each field is drawn for an action that declares the symmetry ``S(-phi) = S(phi)``, and also for one that
-    declares nothing, since its chains should not all begin in the same well.
+    The sign of each field is drawn for an action that declares the symmetry ``S(-phi) = S(phi)``. It is also drawn for
+    one that declares nothing, since its chains should not all begin in the same well, unless S shows that the uniform
+    field of one sign has next to no weight beside that of the other.
     """
     declared = declaration(action)
-    sign = torch.ones((n, *(1,) * lattice.dim), dtype=torch.float64, device=generator.device)
-    if declared.symmetry != "none":
-        sign = signs(sign.shape, generator)
-    rough = normal((n, *lattice.shape), generator)
     value = declared.minimum(lattice.dim)
-    if declared.symmetry != "none":
-        value = max(0.5 * declared.scale, abs(value))
-    return value * sign + 0.1 * declared.scale * rough
+    if declared.symmetry == "none":
+        return value + 0.1 * declared.scale * normal((n, *lattice.shape), generator)
+    value = math.copysign(max(0.5 * declared.scale, abs(value)), value)
+    sign = signs((n, *(1,) * lattice.dim), generator)
+    if declared.symmetry is None:
+        pair = torch.tensor([value, -value], dtype=torch.float64, device=generator.device)
+        S, mirrored = evaluate(action, pair.view(2, *(1,) * lattice.dim).repeat(1, *lattice.shape)).tolist()
+        if abs(mirrored - S) > NEGLIGIBLE:
+            sign = torch.full_like(sign, 1.0 if S < mirrored else -1.0)
+    return value * sign + 0.1 * declared.scale * normal((n, *lattice.shape), generator)

@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ _MAX_ORBITS = 8
 _MAX_PAIRED = 6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Invariance:
     """The outcome of an invariance test.
 
@@ -82,6 +83,12 @@ class Invariance:
     def passed(self) -> bool:
         """Whether there is neither a contradiction nor a p-value that is too small."""
         return not self.faults and self.p_value >= self.alpha
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         """A table of all tests and observables, worst first."""

@@ -68,6 +68,14 @@ def write_tensors(
     return path
 
 
+def is_tensor_file(path: Path) -> bool:
+    """Whether a file begins as those of :func:`write_tensors` do, whatever its name is."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(9)[8:] == b"{"
+
+
 def read_tensors(path: str | Path, format_name: str, version: int) -> TensorFile:
     """Read what :func:`write_tensors` wrote.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 from dmmc.core.errors import DmmcError
@@ -40,9 +41,9 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ReportSummary(Record):
-    """What a page holds.
+    """What a page holds; ``str`` of it are its verdicts and notes, and where it is.
 
     Attributes:
         title: its heading.
@@ -63,6 +64,19 @@ class ReportSummary(Record):
     figures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     path: str = ""
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name}: {of_run.level}: {of_run.title}" for name, all_of in self.verdicts.items() for of_run in all_of
+        ]
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join([*lines, f"report: {self.path or self.title}"])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 @dataclass(frozen=True)

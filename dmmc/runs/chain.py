@@ -150,6 +150,7 @@ def run(
         state = start()
         check_memory(len(state.phi), kernel.lattice, options)
         check_action(kernel.action, state.phi)
+        _check_restored(kernel, state)
         return advance(kernel, state, discard, stream(options.seed, "chain", name, "discard", device=device))
 
     begun = None
@@ -185,6 +186,27 @@ def run(
         others = {} if stages is None else dict(stages())
         record = RunRecord(wall_seconds={**others, "chain": seconds}, wall_draws=done - first)
         return writer.finish(record, evaluation)
+
+
+def _check_restored(kernel: Kernel[Any], state: State) -> None:
+    """Refuse a kernel of one's own that could not go on from its stored state, before anything is computed.
+
+    Raises:
+        DmmcError: if ``restore`` does not return a state of the same type.
+    """
+    name = kernel.facts.name
+    try:
+        restored = kernel.restore(state.tensors())
+    except Exception as error:  # whatever the code of a user raises
+        raise DmmcError(
+            f"the kernel {name!r} cannot restore its own state, so that a run could not be resumed "
+            f"[{type(error).__name__}: {error}]; define restore(tensors) for states with more than phi and S"
+        ) from None
+    if type(restored) is not type(state):
+        raise DmmcError(
+            f"the kernel {name!r} starts with a {type(state).__name__} and restores a {type(restored).__name__}; "
+            "define start and restore so that both return the kernel's own state"
+        )
 
 
 def check_memory(chains: int, lattice: Lattice, options: ChainOptions) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmmc.core.errors import DmmcError, FileError
+from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.runs import format1
 from dmmc.runs.fields import load_fields
 from dmmc.runs.format import FORMAT, FORMAT_VERSION, check_version, parse_header
@@ -121,12 +122,15 @@ class StoredRun:
         Draws are counted from the start of this object, so that discarding twice adds up.
 
         Raises:
-            DmmcError: if ``n`` is negative, or no draw would be left.
+            DmmcError: if ``n`` is negative, or fewer draws would be left than the diagnostics need.
         """
         draws = self.n_draws
-        if not 0 <= n < draws:
+        if n < 0:
+            raise DmmcError(f"the number of draws to discard must not be negative, got {n}")
+        if draws - n < MIN_DRAWS:
             raise DmmcError(
-                f"{n} draws of each chain cannot be discarded: {self.path} has {draws}; discard fewer, or run longer"
+                f"{n} of the {draws} draws of each chain in {self.path} cannot be discarded: at least {MIN_DRAWS} "
+                "must be left; discard fewer, or run longer"
             )
         kept = self.cfg_index[:, 1] >= n
         return replace(

@@ -16,7 +16,7 @@ from dmmc.proposals.certificate import CertificateSummary
 from dmmc.runs.summary_text import aligned, html_table, number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ObservableEstimate(Record):
     """Mean of an observable, or a function of means. What is not known is None.
 
@@ -37,6 +37,9 @@ class ObservableEstimate(Record):
 
     def __str__(self) -> str:
         return number(self.value, self.error)
+
+    def __repr__(self) -> str:
+        return f"{self}, tau_int {number(self.tau_int, self.tau_int_error)}"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.files import check_place, replace_file
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.file import is_tensor_file
 from dmmc.pages import figures
 from dmmc.pages.page import ReportSummary, render
 from dmmc.pages.section import Section, training_section
@@ -87,7 +88,7 @@ def _read(inputs: Sequence[StoredRun | Path], discard: int | None) -> tuple[list
             raise FileError(_no_result(path))
         elif SCAN.is_at(path) or path.suffix == ".json":
             sections.append(scan_section.section(path, id_))
-        elif path.suffix == MODEL_SUFFIX:
+        elif path.suffix == MODEL_SUFFIX or is_tensor_file(path):
             sections.append(model_section(DiffusionModel.load(path), path.stem, id_))
         else:
             run = load_run(path)

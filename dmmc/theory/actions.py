@@ -286,12 +286,13 @@ class Phi4:
         """``"φ⁴"`` and the couplings, in the form in which the field is normalised."""
         square = self.scale**2
         hopping = f"κ = {_number(self.kappa)}, λ = {_number(self.lam)}"
+        if self.scale == 1:  # at some couplings the field of another form is as large
+            return "φ⁴", f"{hopping} (hopping form)"
         for name, kappas, symbols in (("mass form", 1, ("m²", "λ")), ("textbook form", 2, ("μ₀²", "λ"))):
             if math.isclose(square, kappas * self.kappa, rel_tol=1e-9):
                 m2, lam = (float(f"{x:.10g}") for x in (self.m2(dim), self.lam_m))
                 return "φ⁴", f"{symbols[0]} = {_number(m2)}, {symbols[1]} = {_number(lam)} ({name}; {hopping})"
-        scale = "" if self.scale == 1 else f", field × {_number(self.scale)}"
-        return "φ⁴", f"{hopping} (hopping form{scale})"
+        return "φ⁴", f"{hopping} (hopping form, field × {_number(self.scale)})"
 
     def normalisations(self, dim: int) -> dict[str, float]:
         """How much larger than the field of this action those of the three usual forms are."""

@@ -1,5 +1,6 @@
 """``dmmc sample``."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_sample(made):
     assert run.evaluation["denoising_noise"][-1] == 0 and (np.diff(run.evaluation["denoising_noise"]) < 0).all()
     assert read.wall_seconds.keys() == {"warm-up", "chain", "reference weights", "certificate"}
     assert read.symmetry == "z2" and "declared by the action" in read.symmetry_evidence
+
+
+def test_the_reference_stands_beside_the_chain(made, tmp_path, capsys):
+    fields = tmp_path / "fields.npy"
+    np.save(fields, load_run(made / "hmc.h5").cfgs())
+    sample = [*SAMPLE, "--model", made / "model.safetensors", "--draws", 8]
+    assert dmmc(*sample, "--out", tmp_path / "a.h5", "--reference", made / "hmc.h5") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^observable +HMC \(reference\) +diffusion +z$", said, re.MULTILINE) and "<|M|>" in said
+    assert dmmc(*sample, "--out", tmp_path / "b.h5", "--reference", fields) == 0
+    assert "(reference)" not in capsys.readouterr().out  # fields alone have no errors
 
 
 def test_observables_of_ones_own(made, tmp_path, monkeypatch, capsys):

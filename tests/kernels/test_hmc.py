@@ -267,7 +267,7 @@ def signs(phi):
 
 @pytest.mark.parametrize(
     "action",
-    [Phi4(0.5, 0.022), Phi4(0.2, 0.1), FreeField(0.5), Bowl(0.0), Bowl(2.0), Bowl(2.0, "z2"), Bowl(-2.0, "z2")],
+    [Phi4(0.5, 0.022), Phi4(0.2, 0.1), FreeField(0.5), Bowl(0.0), Bowl(1.0), Bowl(2.0, "z2"), Bowl(-2.0, "z2")],
     ids=["broken", "symmetric", "free", "undeclared", "undeclared minimum", "z2", "z2, negative minimum"],
 )
 def test_signs_of_first_fields_are_drawn(action):
@@ -286,6 +286,15 @@ def test_signs_of_first_fields_are_not_drawn_without_the_symmetry(centre):
     assert float(phi.std(0).mean()) == pytest.approx(0.3, rel=0.02)
     if centre:
         assert bool((signs(phi) == (centre > 0)).all())
+
+
+@pytest.mark.parametrize("centre", [30.0, -30.0])
+def test_no_chain_begins_where_the_other_sign_has_all_the_weight(centre):
+    action, lattice = Bowl(centre), Lattice((4, 4))
+    phi = first_fields(action, lattice, 100, rng())
+    assert abs(float(z_scores(phi.flatten(1).mean(1), centre))) < SIGMA
+    kernel = HMC.default(action, lattice)
+    assert float(kernel.tune(kernel.initial(16, rng()), rng(), 20)[1].S.max()) < 50
 
 
 def test_initial_states_are_first_fields():

@@ -560,6 +560,50 @@ def test_a_kernel_with_a_state_of_its_own_runs_and_is_resumed(tmp_path):
     assert extended.header.facts.label == "walk"
 
 
+@dataclass(frozen=True)
+class Forgetful(Walk):
+    """A walk that restores the plain state."""
+
+    restore = Kernel.restore
+
+
+@dataclass(frozen=True)
+class Uncounted(Walk):
+    """A walk that starts with the plain state and restores one of its own."""
+
+    start = Kernel.start
+
+    def restore(self, tensors):
+        return WalkState(**tensors, moves=torch.zeros(1))
+
+
+@dataclass(frozen=True)
+class Taciturn(Walk):
+    """A walk that reports a dictionary."""
+
+    def step(self, state, generator):
+        new, info = super().step(state, generator)
+        return new, info.tensors()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Forgetful, "cannot restore its own state.*moves.*define restore"),
+        (Uncounted, "starts with a State and restores a WalkState"),
+        (Taciturn, "must report an Info of tensors; got dict"),
+    ],
+)
+def test_a_kernel_that_could_not_be_resumed_is_refused(kind, message, tmp_path):
+    kernel = kind(ACTION, LATTICE)
+    with pytest.raises(DmmcError, match=message):
+        chain.run(
+            kernel, lambda: kernel.initial(3, rng()), ChainOptions(draws=6), tmp_path / "run.h5", discard=1,
+            show_progress=False,
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
 # Independence of runs
 
 

@@ -99,8 +99,11 @@ def test_without_the_first_draws(tmp_path):
     np.testing.assert_array_equal(again.cfgs(), run.cfgs()[2 * CHAINS :])
     assert run.n_draws == 4 * DRAWS and run.discarded == 0
     np.testing.assert_array_equal(run.discarding(0).cfgs(), run.cfgs())
-    for n in (-1, 4 * DRAWS):
-        with pytest.raises(DmmcError, match=r"cannot be discarded: .*run.h5 has 20"):
+    assert run.discarding(4 * DRAWS - 4).n_draws == 4
+    with pytest.raises(DmmcError, match="must not be negative, got -1"):
+        run.discarding(-1)
+    for n in (4 * DRAWS - 3, 4 * DRAWS):  # with three the diagnostics could do nothing
+        with pytest.raises(DmmcError, match=rf"{n} of the 20 draws .*run.h5 cannot be discarded: at least 4 must"):
             run.discarding(n)
 
 

@@ -259,6 +259,8 @@ def test_labels():
     for action in (mass, mass.describe()):
         name, couplings = action_label(action, 2)
         assert name == "φ⁴" and couplings.startswith("m² = −4, λ = 5 (mass form; κ = 0.3")
+    # Where sqrt(2 kappa) = 1 the textbook form has the same field.
+    assert action_label(Phi4(0.5, 0.022), 2)[1] == "κ = 0.5, λ = 0.022 (hopping form)"
     assert action_label(Phi4.from_textbook(-1.0, 2.0, 3), 3)[1].startswith("μ₀² = −1, λ = 2 (textbook form")
     assert action_label(Phi4(0.2, 0.1, scale=2.0), 2)[1] == "κ = 0.2, λ = 0.1 (hopping form, field × 2)"
     assert action_label(FreeField(0.5), 1) == ("Free field", "m = 0.5")
