@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--symmetry", choices=["auto", "none", "z2"], default="auto",
-        help="the symmetry S(-phi) = S(phi): auto uses it if the theory has it, none does not use it, z2 insists on it",
+        help="the symmetry S(-phi) = S(phi): auto uses it if the theory has it, none does without it, z2 insists on it",
     )  # fmt: skip
     parser.add_argument(
         "--sectors", choices=["auto", "one", "two"], default="auto",

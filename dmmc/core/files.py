@@ -77,7 +77,7 @@ def replace_file(path: Path, write: Callable[[Path], object], folder: Path | Non
         write(temporary)
         sync(temporary)
         os.replace(temporary, path)
-        # The new name too, before anything that the file makes superfluous is removed.
+        # The new name is flushed too, before anything that the file makes superfluous is removed.
         sync(path.parent)
     except OSError as error:
         if error.errno is not None and error.filename is None:

@@ -3,7 +3,7 @@
 torch's batched LU decomposition on the CPU is not thread-safe (pytorch/pytorch#142815, #141358): with two or more
 threads and matrices of about 150 rows or more, determinants, inverses and solutions of a batch are silently wrong, or
 the call hangs. Single matrices are right, and so are their gradients. So a batch on the CPU is done one matrix after
-another. Setting the number of threads to one for the while would be as fast, but it would change it for the whole
+another. Setting the number of threads to one meanwhile would be as fast, but it would change it for the whole
 process, and it would not reach the gradient, which is computed later.
 
 Use :func:`log_abs_det`, :func:`inverse` and :func:`solve` in an action of your own as well.

@@ -16,7 +16,7 @@ def check_count(value: object, name: str, minimum: int = 1) -> int:
         minimum: the smallest number that makes sense.
 
     Raises:
-        DmmcError: if it is not an integer (a float or a bool is none, even where its value is whole), or too small.
+        DmmcError: if it is not an integer (floats and booleans do not count, not even whole ones), or too small.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ although one seed makes them all.
 
 Numbers are drawn with :func:`normal`, :func:`uniform`, :func:`signs`, :func:`integers` and :func:`permutation`, which
 draw on the device of the generator and move the result. Neither torch's default device nor the device of the fields
-enters the bits: a CPU generator gives the same numbers to a model on any device.
+affects the numbers: a CPU generator gives the same numbers to a model on any device.
 
 torch seeds its CPU generator (a Mersenne Twister) with the lowest 32 bits of the seed, so that streams begin to
 coincide after some 10^5 of them (the birthday problem). Here the whole state of 624 words is filled from SHAKE-256.

@@ -1,1 +1,1 @@
-"""Markov kernels that leave exp(-S) invariant, one a file; what they share is in :mod:`dmmc.kernels.base`."""
+"""Markov kernels that leave exp(-S) invariant, each in its own file; :mod:`dmmc.kernels.base` has what they share."""

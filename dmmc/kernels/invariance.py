@@ -176,7 +176,7 @@ def check_invariance(
         y, faults = state.phi, faults or _faults(kernel, state)
     moved = float((y != x).flatten(1).any(1).double().mean())
     if moved == 0:
-        raise DmmcError("the kernel moved none of the chains, so that there is nothing to test; take smaller steps?")
+        raise DmmcError("the kernel moved none of the chains, so that there is nothing to test; take smaller steps")
     if not bool(torch.isfinite(y).all()):
         return Invariance({"finite fields": 0.0}, {}, {}, tuple(faults), moved, len(x), steps, alpha)
 

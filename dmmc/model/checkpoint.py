@@ -62,7 +62,7 @@ def read_checkpoint(path: str | Path, trainer: Trainer, identity: Mapping[str, A
     """Restore the state of a training from its file.
 
     Raises:
-        FileError: missing, truncated, damaged or foreign file.
+        FileError: if the file is missing, truncated, damaged or foreign.
         MismatchError: if it belongs to another training.
     """
     file = read_tensors(path, FORMAT, FORMAT_VERSION)

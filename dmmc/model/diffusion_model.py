@@ -315,7 +315,7 @@ class DiffusionModel:
             device: where to put the weights.
 
         Raises:
-            FileError: missing, truncated, damaged or foreign file, one of a newer version, or one of a network that is
+            FileError: if the file is missing, truncated, damaged, foreign, of a newer version, or of a network that is
                 not registered.
             MismatchError: wrong action or lattice.
         """

@@ -81,11 +81,11 @@ def read_tensors(path: str | Path, format_name: str, version: int) -> TensorFile
 
     Args:
         path: the file.
-        format_name: which it must be of.
+        format_name: the format that the file must have.
         version: newest format version that can be read.
 
     Raises:
-        FileError: missing, truncated, damaged or foreign file, or one of a newer version.
+        FileError: if the file is missing, truncated, damaged, foreign, or of a newer version.
     """
     if not Path(path).is_file():
         raise FileError(f"there is no file {path}")
@@ -109,7 +109,7 @@ def read_tensors(path: str | Path, format_name: str, version: int) -> TensorFile
     if not isinstance(header, dict):
         raise FileError(f"{path} has no readable header (it is not a JSON object); restore it or make it again")
     if file_version < 1:
-        raise FileError(f"{path} has format version {file_version}, which never was; restore it or make it again")
+        raise FileError(f"{path} has format version {file_version}, which does not exist; restore it or make it again")
     checksum = metadata.get("sha256")
     if checksum is None and file_version >= CHECKSUM_SINCE:
         raise FileError(f"{path} has no checksum; restore it or make it again")

@@ -238,7 +238,7 @@ class InteractionNetwork(Network):
         return {"odd": odd}
 
     def identity(self) -> dict[str, Any]:
-        """Only the shells, where they are not the default ones: shapes and values of the weights tell the rest."""
+        """The shells, if they are not the default ones; shapes and values of the weights determine the rest."""
         return {} if self.size.shells == NetworkSize().shells else {"shells": self.size.shells}
 
     def moved_to(self, reference: GaussianReference) -> InteractionNetwork:

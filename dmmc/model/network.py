@@ -51,7 +51,7 @@ class Network(nn.Module):
         reference: the Gaussian field; the network is for its lattice and its noise levels.
 
     Attributes:
-        name: under which it is registered.
+        name: the name under which it is registered.
         odd: whether ``N(-phi) = -N(phi)`` exactly.
         fused: whether to run through torch.compile, for networks that can.
         level_intervals: number of equal intervals of the noise level within which the network is smooth; integrators
@@ -110,7 +110,7 @@ class Network(nn.Module):
         """The network of a configuration, with initial weights; by default ``cls(reference, **config)``.
 
         ``generator`` is where random initial weights come from. By default torch's global generator is set to its state
-        for the while, so that ordinary modules draw from it.
+        while the network is made, so that ordinary modules draw from it.
         """
         with drawing_from(generator):
             return cls(reference, **config)
@@ -226,7 +226,7 @@ def make_network(
     It is made in float32 on the CPU, whatever torch's default type and device are.
 
     Args:
-        name: under which it is registered.
+        name: the name under which it is registered.
         reference: the Gaussian field that it is for.
         config: its arguments.
         generator: source of the random initial weights (CPU); by default one of a fixed seed.

@@ -106,7 +106,7 @@ def _not_recorded(run: StoredRun) -> list[str]:
     if "log_w_reference" not in run.evaluation:
         return [
             f"{run.path.name} has no weights of reference configurations, without which a missed mode cannot be seen: "
-            "dmmc sample --reference ENSEMBLE stores them."
+            "make them with dmmc sample --reference ENSEMBLE."
         ]
     return []
 

@@ -248,7 +248,10 @@ class Paths(Protocol):
         ...
 
     def rough_fields(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` fields ``(n, *lattice)`` near those of the target, without density: to calibrate on or begin with."""
+        """``n`` fields ``(n, *lattice)`` near those of the target, without their density.
+
+        They serve for a calibration, or to start chains from.
+        """
         ...
 
     def calibrated(self, phi: Tensor, generator: torch.Generator) -> Self:

@@ -147,7 +147,7 @@ class Hutchinson:
         pass  # every differentiable network has a Jacobian
 
     def along(self, network: Network, n: int, generator: torch.Generator) -> Trace:
-        """Probes drawn now, or at every evaluation."""
+        """The trace with probes that are drawn once, or at every evaluation."""
         device, dtype = network.device, network.dtype
         shape = (self.n_probes, n, *network.lattice.shape)
 

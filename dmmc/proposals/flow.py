@@ -114,7 +114,7 @@ class FlowProposal(Steppable):
         return ode.chunk(self.model, self.chunk_sites)
 
     def describe(self) -> dict[str, Any]:
-        """Steps, chunk, divergence, method and the fingerprint of the model: all that enters the bits of a proposal.
+        """Steps, chunk, divergence, method and the fingerprint of the model, on which the numbers of a proposal depend.
 
         The default divergence, by the network's own formula, and the default method ``rk4`` are left out.
         """

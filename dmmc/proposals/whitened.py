@@ -55,9 +55,7 @@ class DenseHeader(Record):
 
     def __post_init__(self) -> None:
         if sum(schedule_of(self.n_steps)) > MOST_STEPS:
-            raise DmmcError(
-                f"a flow of more than {MOST_STEPS:,} steps is not meant seriously: n_steps = {self.n_steps}"
-            )
+            raise DmmcError(f"a flow has at most {MOST_STEPS:,} steps, and n_steps is {self.n_steps}; take fewer")
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class DenseProposal(Proposal):
         return self.flow.evaluations
 
     def describe(self) -> dict[str, Any]:
-        """The flow and a fingerprint of the whitening: all that enters the bits of a proposal."""
+        """The flow and a fingerprint of the whitening: all that the numbers of a proposal depend on."""
         digest = hashlib.sha256(self.mean.cpu().numpy().tobytes() + self.cholesky.cpu().numpy().tobytes())
         return {"name": "dense", "flow": self.flow.describe(), "whitening": digest.hexdigest()}
 
@@ -160,7 +158,7 @@ class DenseProposal(Proposal):
         """Read what :meth:`save` wrote.
 
         Raises:
-            FileError: missing, truncated, damaged or foreign file, one of a newer version, or one of a network that is
+            FileError: if the file is missing, truncated, damaged, foreign, of a newer version, or of a network that is
                 not registered.
         """
         file = read_tensors(path, FORMAT, FORMAT_VERSION)

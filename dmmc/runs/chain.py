@@ -41,7 +41,7 @@ FIELDS_PER_CHAIN = 4
 """Fields that a step holds for each chain: the present and the proposed one, a momentum or latent field, a force."""
 
 STATISTICS_BYTES = 64
-"""What the statistics of a draw take, about: up to eight numbers."""
+"""About what the statistics of a draw take: up to eight numbers."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def run(
                 bar.advance(length, f"acceptance {accepted / (done - first):.3f}")
         seconds = time.monotonic() - began
         evaluation = None if evaluate is None else evaluate()
-        # Of this process alone: an interrupted run has no record of the time before.
+        # The time of this process alone; what an earlier, interrupted one took was not recorded.
         others = {} if stages is None else dict(stages())
         record = RunRecord(wall_seconds={**others, "chain": seconds}, wall_draws=done - first)
         return writer.finish(record, evaluation)

@@ -25,7 +25,7 @@ from dmmc.runs.summary_records import Efficiency, EnergySummary, KlSummary, Obse
 from dmmc.theory.momenta import orbit_phat2
 
 SLOW = ("M", "M2")
-"""Observables whose autocorrelation times and costs are summarised: the slowest, and the slowest even one."""
+"""Observables whose costs are summarised: usually the slowest, and the slowest of those that are even in the field."""
 
 NOTES = 3
 """Warnings of the diagnostics that are repeated in a summary; a few of many that say the same."""

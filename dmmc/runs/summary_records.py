@@ -165,7 +165,7 @@ class RunSummary(Record):
         return "\n\n".join([self._title(), *tables, self.quality(), *self.notes])
 
     def quality(self) -> str:
-        """Acceptance, weights, bound on the bias and where the run is, a line each."""
+        """Acceptance, weights, bound on the bias and the place of the run file, each on a line of its own."""
         return "\n".join(f"{label}: {text}" for label, text in self._lines())
 
     def __repr__(self) -> str:

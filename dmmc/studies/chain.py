@@ -25,7 +25,10 @@ WARM_UP = 60
 
 
 def warm_up_stream(kernel: Kernel[Any], seed: int, device: str | torch.device) -> torch.Generator:
-    """The random numbers with which a kernel is made ready: under one seed, others of each kernel, action, lattice."""
+    """The random numbers with which a kernel is made ready.
+
+    They differ between kernels, actions and lattices even if the seed is the same.
+    """
     return rng.stream(seed, "warm-up", identity(kernel), device=device)
 
 

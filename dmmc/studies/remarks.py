@@ -25,4 +25,4 @@ def announce(what: str, seconds: float, say: Say) -> None:
         say: called with the remark, if there is one.
     """
     if seconds > EVERY_SECONDS:
-        say(f"{what} will take about {duration(seconds)}")
+        say(f"{what.capitalize()} will take about {duration(seconds)}.")

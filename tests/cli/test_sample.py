@@ -116,7 +116,7 @@ def test_the_duration_of_long_work_is_said_first(made, tmp_path, monkeypatch, ca
     monkeypatch.setattr("dmmc.runs.chain.run", begun)
     sample = [*SAMPLE, "--model", made / "model.safetensors", "--out", tmp_path / "chain.h5"]
     assert dmmc(*sample, "--draws", 10**6) == 130
-    assert "the chain will take about" in capsys.readouterr().err
+    assert "The chain will take about" in capsys.readouterr().err
 
 
 def test_pretrained_models_are_known_by_name(capsys, tmp_path):

@@ -69,6 +69,6 @@ def test_the_duration_of_long_work_is_said_first(made, tmp_path, monkeypatch, ca
     monkeypatch.setattr("dmmc.studies.training.fit", begun)
     arguments = [*TRAIN, "--ensemble", made / "hmc.h5", "--out", tmp_path / "model.safetensors"]
     assert dmmc(*arguments) == 130
-    assert "the training will take about 5 min 0 s" in capsys.readouterr().err
+    assert "The training will take about 5 min 0 s." in capsys.readouterr().err
     assert dmmc(*arguments, "--minutes", 0.25) == 130
     assert "will take" not in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_long_work_is_announced(tmp_path, monkeypatch):
     monkeypatch.setattr(ensemble, "load_run", lambda path: None)
     said = []
     make_ensemble(ACTION, LATTICE, tmp_path / "hmc.h5", short(draws=40), say=said.append, stages=NoStages())
-    assert said == ["the chains will take about 1 min 40 s"]  # 10 + 40 steps of 2 seconds
+    assert said == ["The chains will take about 1 min 40 s."]  # 10 + 40 steps of 2 seconds
 
 
 class NoStages(Stages):

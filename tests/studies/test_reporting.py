@@ -18,6 +18,8 @@ from dmmc.studies.reporting import write_report
 from dmmc.studies.scan.options import ScanOptions
 from dmmc.studies.scan.results import COSTED, RESULT, TAUS, Measured, PointResult, TauInt
 from dmmc.studies.scan.run import analyse
+from dmmc.theory.lattice import Lattice
+from helpers import free_reference, random_model
 from stored_runs import store
 
 HMC = KernelFacts("hmc", "HMC", model_free=True)
@@ -135,6 +137,13 @@ def test_names_that_are_no_text_are_written_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(reporting, "render", lambda *_, **__: Page("of caf\udce9.h5", ReportSummary("")))
     write_report([], tmp_path / "report.html")
     assert (tmp_path / "report.html").read_bytes() == b"of caf&#56553;.h5"
+
+
+def test_a_model_is_known_by_its_content(tmp_path):
+    path = tmp_path / "model.of.mine"
+    random_model(free_reference(Lattice((4,)))).save(path)
+    with pytest.raises(DmmcError, match="was never trained"):
+        write_report([path], tmp_path / "report.html")
 
 
 def test_an_earlier_page_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):

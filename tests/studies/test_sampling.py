@@ -231,7 +231,7 @@ def test_long_work_is_announced(rough, tmp_path, monkeypatch):
     ready = sampling._ready
     monkeypatch.setattr(sampling, "_ready", lambda *args: (*ready(*args)[:3], 2.0))
     sample(rough, tmp_path / "chain.h5", short(56, discard=4), say=said.append)
-    assert said == ["the chain will take about 2 min 0 s"]
+    assert said == ["The chain will take about 2 min 0 s."]
 
 
 def test_how_many_determinants():

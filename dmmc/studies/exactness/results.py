@@ -57,7 +57,7 @@ class TruthResult(Record):
 
     Attributes:
         method: ``quadrature`` or ``cluster``.
-        file: the run file of the cluster sampler, relative to the folder; None without one.
+        file: the run file of the cluster sampler, relative to the folder; None if there is no such file.
         symmetry: which symmetry the theory has; under Z2, ``<M>`` is zero without an error.
         observables: the values by name.
     """

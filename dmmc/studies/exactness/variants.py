@@ -227,7 +227,7 @@ VARIANTS = (
     _inexact(
         "one-sector",
         "collapsed: M > 0 only",
-        "What the model never proposes the chain never visits; observables that are even in the field do not show it.",
+        "The chain never visits what the model never proposes; observables that are even in the field do not show it.",
         lambda bench: bench.inexact_metropolis(
             Collapsed(bench.flow, positive=True), "the model never proposes M < 0, and the chain never gets there"
         ),
