@@ -348,7 +348,7 @@ def two_point(runs: Runs) -> Figure:
     """The propagator of the diffusion chain against that of clusters."""
     records, phat2 = samplers(runs, CRITICAL), orbit_phat2(LATTICE.shape)
     return figures.two_point(
-        {name: (phat2, *figures.propagator(records[name]["two_point"])) for name in ("cluster", "diffusion")}
+        {name: (phat2, *diagnostics.propagator(records[name]["two_point"])) for name in ("cluster", "diffusion")}
     )
 
 

@@ -51,6 +51,7 @@ from dmmc.diagnostics.observables import (
 )
 from dmmc.diagnostics.resampling import Blocking, Jackknife, blocking, jackknife
 from dmmc.diagnostics.slowing_down import PowerLaw, cost_per_effective_sample, fit_power_law
+from dmmc.diagnostics.two_point import propagator
 from dmmc.diagnostics.verdicts import Verdict, inexact, judge, judge_chain
 from dmmc.diagnostics.weights import (
     KlGap,
@@ -125,6 +126,7 @@ __all__ = [
     "n_zero_weight",
     "pareto_k",
     "primary",
+    "propagator",
     "rejection_autocorrelation",
     "rejection_runs",
     "rejection_time",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.correlator import wall_correlator
 from dmmc.diagnostics.observables import columns, parts
+from dmmc.diagnostics.two_point import propagator
 from dmmc.pages import figures
 from dmmc.pages.comparable import Runs, is_sign_symmetric
 from dmmc.pages.styles import palette
@@ -116,10 +117,7 @@ def _side_by_side(gallery: Gallery, runs: Runs) -> None:
         gallery.draw(
             "two-point-function",
             lambda: figures.two_point(
-                {
-                    name: (phat2, *figures.propagator(run.observables["two_point"]))
-                    for name, run in with_propagator.items()
-                }
+                {name: (phat2, *propagator(run.observables["two_point"])) for name, run in with_propagator.items()}
             ),
             f"Two-point function G(p) of {listed(list(with_propagator))} against the lattice momentum squared, and its "
             f"ratio to {base}.",

@@ -11,6 +11,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.files import replace_file
 from dmmc.core.records import Record
 from dmmc.diagnostics.series import MIN_DRAWS
+from dmmc.diagnostics.two_point import propagator
 from dmmc.model.options import TrainingOptions
 from dmmc.pages import figures, table
 from dmmc.runs.chain import ChainOptions
@@ -193,7 +194,7 @@ def draw(runs: Mapping[str, StoredRun], sampled: StoredRun, out: Path) -> tuple[
     """The figures of the demonstration, as PNG files in ``out``; returns their paths."""
     phat2 = momenta.orbit_phat2(sampled.header.lattice)
     observables = {label: run.observables for label, run in runs.items()}
-    two_point = {label: (phat2, *figures.propagator(of_run["two_point"])) for label, of_run in observables.items()}
+    two_point = {label: (phat2, *propagator(of_run["two_point"])) for label, of_run in observables.items()}
     beside = sampled.evaluation
     drawn = {
         "denoising": figures.denoising(beside["denoising"], beside["denoising_noise"], 1 - beside["denoising_level"]),

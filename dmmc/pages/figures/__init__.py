@@ -2,7 +2,7 @@
 
 from dmmc.pages.figures.autocorrelation import autocorrelation
 from dmmc.pages.figures.canvas import SYMBOLS, make_panels, points, save
-from dmmc.pages.figures.correlators import propagator, two_point, wall_correlator
+from dmmc.pages.figures.correlators import two_point, wall_correlator
 from dmmc.pages.figures.denoising import denoising
 from dmmc.pages.figures.histograms import log_weights, magnetisation
 from dmmc.pages.figures.history import acceptance, traces
@@ -17,7 +17,6 @@ __all__ = [
     "magnetisation",
     "make_panels",
     "points",
-    "propagator",
     "save",
     "traces",
     "training_loss",

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
-from dmmc.diagnostics.autocorrelation import resolved_tau
 from dmmc.diagnostics.correlator import WallCorrelator
 from dmmc.pages.figures.canvas import check_not_empty, make_panels, points
 from dmmc.pages.styles import palette
@@ -20,31 +19,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-ENOUGH_CHAINS = 64
-"""The scatter of this many chain means gives an error that is itself good to a tenth."""
-
 LOGARITHMIC = 3.0
 """The axis of C(t) is logarithmic where the largest value is this many times the smallest."""
 
 KNOWN = 0.5
 """An effective mass is drawn up to the distance where its error exceeds this part of it."""
-
-
-def propagator(two_point: Array) -> tuple[Array, Array]:
-    """``G(p)`` and its standard error, ``(n_orbits,)`` each.
-
-    The error is from the scatter of the chains, or from the Gamma method where there are few of them.
-
-    Args:
-        two_point: the record of ``|phi(p)|^2``, ``(chain, draw, orbit)``.
-    """
-    n = len(two_point)
-    by_chain = two_point.mean(axis=1)
-    if n >= ENOUGH_CHAINS:
-        error = by_chain.std(axis=0, ddof=1) / math.sqrt(n)
-    else:
-        error = np.array([resolved_tau(two_point[..., k])[0].error for k in range(two_point.shape[-1])])
-    return by_chain.mean(axis=0), error
 
 
 def two_point(samplers: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -> Figure:
