@@ -19,7 +19,7 @@ from dmmc.core.facts import KernelFacts
 from dmmc.core.rng import normal, signs, uniform
 from dmmc.diagnostics.energy import DIVERGED
 from dmmc.kernels.base import Info, Kernel, State, metropolis, start_state
-from dmmc.theory.actions import Action, declaration, differentiable
+from dmmc.theory.actions import Action, check_differentiable, declaration
 from dmmc.theory.evaluation import evaluate, force
 from dmmc.theory.lattice import Lattice
 
@@ -91,11 +91,7 @@ class HMC(Kernel[State]):
             raise DmmcError(f"jitter must be at least 0 and below 1, got {self.jitter}")
         if not 0 < self.target_acceptance < 1:
             raise DmmcError(f"target_acceptance must lie between 0 and 1, got {self.target_acceptance}")
-        if differentiable(self.action) is None:
-            raise DmmcError(
-                f"HMC follows the gradient of the action, and {self.action.describe().get('name')!r} has none; give it "
-                "one (grad=), or use a kernel that needs none, such as those of a model"
-            )
+        check_differentiable(self.action)
 
     @classmethod
     def default(cls, action: Action, lattice: Lattice, length: float = LENGTH) -> HMC:

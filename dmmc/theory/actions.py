@@ -153,6 +153,23 @@ def check_supported(action: Action) -> None:
         )
 
 
+def check_differentiable(action: Action, what: str = "HMC") -> None:
+    """Refuse an action without a gradient.
+
+    Args:
+        action: the action.
+        what: what needs the gradient.
+
+    Raises:
+        DmmcError: if there is none.
+    """
+    if differentiable(action) is None:
+        raise DmmcError(
+            f"{what} follows the gradient of the action, and {action.describe().get('name')!r} has none; give it one "
+            "(grad=), or use a kernel that needs none, such as those of a model"
+        )
+
+
 def _is_finite(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
 
@@ -396,7 +413,7 @@ class FunctionAction:
 
     def grad(self, phi: Tensor) -> Tensor:
         if self.gradient is None:
-            raise DmmcError(f"the action {self.name!r} has no gradient; give one as grad=")
+            raise DmmcError(f"the action {self.name!r} has no gradient; give it one (grad=)")
         return self.gradient(phi)
 
     def describe(self) -> dict[str, Any]:
