@@ -1,6 +1,6 @@
 """A compiled action in dmmc: phi^4 in C (own_action.c), built with the system's compiler and called through ctypes.
 
-    python examples/own_action_c.py [--out own_action] [--extent 8] [--minutes 1]
+    python examples/own_action_c.py [--out own_action] [--extent 8] [--draws 100] [--steps 300]
 
 The C action is checked, sampled with HMC, and sampled with a model. At the end the same kernels run with the C action
 and with dmmc.Phi4, from the same fields and the same random numbers: they accept the same proposals, bit for bit.
@@ -28,7 +28,7 @@ def build(folder: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def main(out: Path, extent: int, minutes: float) -> None:
+def main(out: Path, extent: int, draws: int, steps: int) -> None:
     """Check the action, sample it, and compare decisions."""
     out.mkdir(parents=True, exist_ok=True)
     library, lattice = build(out), dmmc.Lattice((extent, extent))
@@ -41,9 +41,11 @@ def main(out: Path, extent: int, minutes: float) -> None:
         kappa=KAPPA,  # the parameters reach the C functions as doubles in this order
         lam=LAM,
     )
-    hmc = dmmc.make_ensemble(action, lattice, out / "hmc.h5", chains=64, draws=100, keep_every=5, overwrite=True)
-    model = dmmc.train(hmc, out / "model.safetensors", action=action, minutes=minutes, overwrite=True)
-    run = dmmc.sample(model, out / "chain.h5", action=action, chains=32, draws=100, reference=hmc, overwrite=True)
+    hmc = dmmc.make_ensemble(action, lattice, out / "hmc.h5", chains=64, draws=draws, keep_every=5, overwrite=True)
+    model = dmmc.train(hmc, out / "model.safetensors", action=action, steps=steps, overwrite=True)
+    run = dmmc.sample(
+        model, out / "chain.h5", action=action, chains=32, draws=draws, flow_steps=10, reference=hmc, overwrite=True
+    )
     print(run.summary())
 
     built_in, phi = dmmc.Phi4(KAPPA, LAM), torch.as_tensor(hmc.cfgs()[:64])
@@ -55,7 +57,7 @@ def main(out: Path, extent: int, minutes: float) -> None:
         accepted, fields = [], []
         for kernel in kernels:
             generator = torch.Generator().manual_seed(1)
-            steps = list(kernel.steps(kernel.start(phi, generator), 50, generator))
+            steps = list(kernel.steps(kernel.start(phi, generator), 20, generator))
             accepted.append(torch.stack([info.accepted for _, info in steps]))
             fields.append(steps[-1][0].phi)
         same = torch.equal(*accepted) and torch.equal(*fields)
@@ -66,6 +68,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("own_action"), help="where the files go")
     parser.add_argument("--extent", type=int, default=8, help="of the two-dimensional lattice")
-    parser.add_argument("--minutes", type=float, default=1, help="of training")
+    parser.add_argument("--draws", type=int, default=100, help="of each chain")
+    parser.add_argument("--steps", type=int, default=300, help="of the optimiser")
     arguments = parser.parse_args()
-    main(arguments.out, arguments.extent, arguments.minutes)
+    main(arguments.out, arguments.extent, arguments.draws, arguments.steps)

@@ -2,7 +2,9 @@
 
 ::
 
-    server = dmmc.interop.process.Server(["./phi4_server", "0.27", "0.022"])
+    from dmmc.interop.process import Server
+
+    server = Server(["./phi4_server", "0.27", "0.022"])
     action = dmmc.action(server.S, server.grad, name="phi4_server", kappa=0.27, lam=0.022)
 
 **The protocol.** The fields and the results are in a file that both sides have mapped to their memory. Its first half
