@@ -34,7 +34,7 @@ int main(int argc, char **argv) {
     fflush(stdout);
 
     char line[256];
-    while (fgets(line, sizeof line, stdin)) { /* what, number of the request, n, shape */
+    while (fgets(line, sizeof line, stdin)) { /* what, number of the request, first field, n, shape */
         char *next = strchr(line, ' ');
         if (!next) {
             puts("error a request that is none");
@@ -42,12 +42,13 @@ int main(int argc, char **argv) {
         }
         *next++ = 0;
         long number = strtol(next, &next, 10);
-        int64_t n = strtoll(next, &next, 10), shape[MAX_DIM], dim = 0;
+        int64_t first = strtoll(next, &next, 10), n = strtoll(next, &next, 10), shape[MAX_DIM], dim = 0;
         while (*next == ' ' && dim < MAX_DIM) shape[dim++] = strtoll(next, &next, 10);
+        int64_t begin = first * sites(dim, shape);
         if (!strcmp(line, "S"))
-            phi4_action(phi, n, dim, shape, parameters, out);
+            phi4_action(phi + begin, n, dim, shape, parameters, out + first);
         else if (!strcmp(line, "grad"))
-            phi4_grad(phi, n, dim, shape, parameters, out);
+            phi4_grad(phi + begin, n, dim, shape, parameters, out + begin);
         else {
             printf("error no request is called %s\n", line);
             return 1;

@@ -13,9 +13,11 @@ n times V for a gradient. The two sides take turns, with lines of text on the st
 
 1. dmmc starts the command with the file and its size in bytes as two more arguments. The server maps the file, and says
    that it is ready: ``dmmc-action 1``, where 1 is the version of this protocol. The file has no name from then on.
-2. dmmc asks, for example, ``S 17 256 16 16``: the actions of 256 fields on a 16 x 16 lattice, which is request 17. For
-   gradients the first word is ``grad``.
-3. The server answers ``17`` when the results are in their place, or ``error`` and a text that is shown to the user.
+2. dmmc asks, for example, ``S 17 0 256 16 16``: request 17, the actions of the fields from number 0 on, which are 256,
+   on a 16 x 16 lattice. For gradients the first word is ``grad``.
+3. The server answers ``17`` when the results are in their places, those of field number k in place number k; or
+   ``error`` and a text that is shown to the user. More requests may be waiting by then: a large batch is handed over in
+   parts, so that one side copies while the other computes.
 4. When its input ends, the server ends.
 
 The server must flush its output after each line and print nothing else there. What it prints on its standard error is
@@ -38,6 +40,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -50,6 +53,9 @@ Array = NDArray[np.float64]
 
 GREETING = "dmmc-action 1"
 """What a server says when it is ready; the number is the version of the protocol."""
+
+PARTS, WORTH_IT = 4, 1 << 13
+"""Requests into which a batch is divided, and how many numbers it must have for that."""
 
 LONGEST_LINE = 4096
 """Bytes of a line of the server; more without an end of line are no answer."""
@@ -174,28 +180,43 @@ class _Connection:
 
     def ask(self, what: str, phi: Array, out: Array, timeout: float) -> None:
         """Have the server compute ``out`` of ``phi``."""
-        self.number += 1
-        fields, results = self.fields[: phi.size], self.results[: out.size]
-        fields.reshape(phi.shape)[...] = phi
-        results[:: max(1, out.size // len(out))] = np.nan  # where nothing is written, this stays
-        line = " ".join(map(str, (what, self.number, *phi.shape)))
+        n, parts = len(phi), PARTS if phi.size >= WORTH_IT else 1
+        ends = [n * k // parts for k in range(parts + 1)]
+        fields, results = self.fields[: phi.size].reshape(phi.shape), self.results[: out.size].reshape(out.shape)
+        results.reshape(n, -1)[:, 0] = np.nan  # where nothing is written, this stays
+        requests = []
+        for first, end in pairwise(ends):
+            fields[first:end] = phi[first:end]
+            self.number += 1
+            line = " ".join(map(str, (what, self.number, first, end - first, *phi.shape[1:])))
+            self._send(line)
+            requests.append((self.number, line, first, end))
+        for number, line, first, end in requests:
+            self._expect(str(number), timeout, f"to the request {line!r}", last=number == self.number)
+            part = results[first:end]
+            out[first:end] = part
+            if np.isnan(np.vdot(part, part)):  # one pass over the results, where isnan would take more
+                self._check_nan(what, phi[first:end], out[first:end])
+
+    def _check_nan(self, what: str, phi: Array, out: Array) -> None:
+        """Refuse NaN, except for fields that have run away."""
+        nan, size = np.isnan(out.reshape(len(out), -1)).any(1), np.abs(phi.reshape(len(phi), -1)).max(1)
+        wrong = int((nan & (size < BOUNDED)).sum())
+        if wrong:
+            raise DmmcError(
+                f"{self.name} gave NaN, or nothing at all, for {wrong} of {len(out)} fields ({what}); put that right, "
+                "and resume what was running"
+            )
+
+    def _send(self, line: str) -> None:
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(f"{line}\n".encode())
         except BrokenPipeError:
             raise self._ended() from None
-        self._expect(str(self.number), timeout, f"to the request {line!r}")
-        out[...] = results.reshape(out.shape)
-        if np.isnan(np.vdot(results, results)):  # one pass over the results, where isnan would take more
-            wrong = np.isnan(out.reshape(len(out), -1)).any(1) & (np.abs(phi.reshape(len(phi), -1)).max(1) < BOUNDED)
-            if wrong.any():
-                raise DmmcError(
-                    f"{self.name} gave NaN, or nothing at all, for {wrong.sum()} of {len(out)} fields "
-                    f"({what}); put that right, and resume what was running"
-                )
 
-    def _expect(self, answer: str, timeout: float, to: str) -> None:
-        """Wait for a line of the server, which must be ``answer``."""
+    def _expect(self, answer: str, timeout: float, to: str, last: bool = True) -> None:
+        """Wait for a line of the server, which must be ``answer``, and with ``last`` the end of what it has to say."""
         assert self.process.stdout is not None
         until, poll = time.monotonic() + timeout, select.poll()
         poll.register(self.process.stdout, select.POLLIN)
@@ -211,7 +232,7 @@ class _Connection:
             self.read += more
         line, _, self.read = self.read.partition(b"\n")
         said = line.decode(errors="backslashreplace").strip()
-        if said == answer and not self.read:
+        if said == answer and not (last and self.read):
             return
         if said.startswith("error"):
             raise DmmcError(

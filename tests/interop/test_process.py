@@ -30,16 +30,16 @@ with open(sys.argv[-2], "r+b") as file:
 half = len(memory) // 2
 print({greeting!r}, flush=True)
 for line in sys.stdin:
-    what, number, n, *shape = line.split()
-    n, volume = int(n), 1
+    what, number, first, n, *shape = line.split()
+    first, n, volume = int(first), int(n), 1
     for extent in shape:
         volume *= int(extent)
-    phi = memory[: n * volume]
+    begin, end = first * volume, (first + n) * volume
     if what == "S":
-        for k in range(n):
-            memory[half + k] = sum(x * x for x in phi[k * volume : (k + 1) * volume]) / 2
+        for k in range(first, first + n):
+            memory[half + k] = sum(x * x for x in memory[k * volume : (k + 1) * volume]) / 2
     else:
-        memory[half : half + n * volume] = phi
+        memory[half + begin : half + end] = memory[begin:end]
     {fault}
     print(number, flush=True)
 """
@@ -74,10 +74,20 @@ def test_a_large_batch_is_handed_over_in_pieces():
             running.S(np.zeros((1, 8, 8)))
 
 
+def test_a_batch_is_computed_while_the_rest_of_it_is_copied():
+    with server() as running:
+        phi = noise(LATTICE, 701)
+        torch.testing.assert_close(white(running)(phi), 0.5 * phi.square().flatten(1).sum(1))
+        assert torch.equal(white(running).grad(phi), phi) and running._connection.number == 8
+    faulty = server("if number == '3': memory[half + 500] = float('nan')")
+    with faulty, pytest.raises(DmmcError, match=r"gave NaN, or nothing at all, for 1 of 175 fields \(S\)"):
+        faulty.S(phi.numpy())
+
+
 FAULTS = {
     "dies": ("print('no memory', file=sys.stderr); os._exit(3)", "ended with status 3; its last words: no memory"),
     "is killed": ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL"),
-    "hangs": ("time.sleep(60)", "did not answer to the request 'S 16 4 4 3' within 0.2 s and was stopped"),
+    "hangs": ("time.sleep(60)", "did not answer to the request 'S 16 0 4 4 3' within 0.2 s and was stopped"),
     "says something else": ("print('rank 0 is happy')", "answered 'rank 0 is happy' .* nothing but its answers"),
     "answers twice": ("print(number)", "nothing but its answers"),
     "answers another request": ("number = 7777", "answered '7777'"),
@@ -169,6 +179,6 @@ def test_the_server_of_the_example(tmp_path):
     with Server([built, 0.25, 0.1]) as running:
         action = dmmc.action(running.S, running.grad, name="phi4_server", kappa=0.25, lam=0.1)
         assert torch.equal(action(phi), compiled(phi)) and torch.equal(action.grad(phi), compiled.grad(phi))
-        running._connection.process.stdin.write(b"curvature 2 5 3 4 2\n")
+        running._connection.process.stdin.write(b"curvature 2 0 5 3 4 2\n")
         with pytest.raises(DmmcError, match="reports an error: no request is called curvature"):
             action(phi)
