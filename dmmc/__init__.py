@@ -6,7 +6,8 @@ quick and loads neither torch nor NumPy.
 A theory and its ensemble:
 
 * :class:`Lattice`: the lattice that a theory lives on.
-* :class:`Phi4`, :class:`FreeField`, :class:`AutogradAction`: actions; the last makes one of any torch function.
+* :class:`Phi4`, :class:`FreeField`: actions; :func:`action` makes one of functions of your own, with NumPy, torch or C,
+  and :class:`AutogradAction` is what it makes of a torch function without a gradient.
 * :func:`make_ensemble`: runs HMC or cluster chains of a theory.
 
 A model and its chain:
@@ -57,6 +58,7 @@ _HOMES = {
     "PathRefresh": "dmmc.kernels.refresh",
     "Phi4": "dmmc.theory.actions",
     "Run": "dmmc.studies.results",
+    "action": "dmmc.theory.own_action",
     "assert_invariant": "dmmc.kernels.invariance",
     "diagnostics": "dmmc",
     "flow_proposal": "dmmc.proposals.of_model",
@@ -92,6 +94,7 @@ __all__ = [
     "Phi4",
     "Run",
     "__version__",
+    "action",
     "assert_invariant",
     "diagnostics",
     "flow_proposal",
@@ -128,6 +131,7 @@ if TYPE_CHECKING:
     from dmmc.studies.results import Run, load_run
     from dmmc.theory.actions import AutogradAction, FreeField, Phi4
     from dmmc.theory.lattice import Lattice
+    from dmmc.theory.own_action import action
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from helpers import SMALL, random_model
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_COMMANDS = {"README.md", "diagnostics.md", "exactness.md"}
 FIGURES = ROOT / "docs" / "figures"
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.M | re.S)
@@ -132,7 +132,7 @@ def test_options_in_the_text_exist(page):
         for name in cli.COMMANDS
     }
     for code in re.findall(r"`([^`\n]*)`", without_blocks(page)):
-        command = re.match(r"dmmc (\w+)", code)
+        command = re.match(r"dmmc ([\w-]+)", code)
         possible = options[command[1]] if command else set().union(*options.values())
         if command or code.startswith("--"):
             assert set(re.findall(r"--[a-z][\w-]*", code)) <= possible, code

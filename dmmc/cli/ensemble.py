@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> RunSummary:
     lattice = Lattice(tuple(args.shape))
     action = action_of(args, lattice.dim)
     if action is None:
-        raise DmmcError("say which action: --kappa and --lam, or --m2 and --lam-mass, or --free-mass")
+        raise DmmcError("say which action: --kappa and --lam, or --m2 and --lam-mass, or --free-mass, or --action")
     made = make_ensemble(
         action,
         lattice,

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> TrainSummary:
     if action is None and given.action is None:
         raise DmmcError(
             f"{args.ensemble} does not say an action that is known here; give it with --kappa and --lam, or --m2 and "
-            "--lam-mass. An action of your own, or fields without one, are for dmmc.train in Python"
+            "--lam-mass, or --action. Fields without an action are for dmmc.train in Python"
         )
     minutes = 5.0 if args.minutes is None and args.steps is None else args.minutes
     model = train(

@@ -217,7 +217,11 @@ def start_state(action: Action, lattice: Lattice, phi: Tensor, device: torch.dev
     phi = phi.detach().to(device, torch.float64, copy=True)
     S = evaluate(action, phi)
     if not bool(torch.isfinite(S).all()):
-        raise DmmcError("the action of an initial configuration is not finite; start from other fields")
+        n, what = int((~torch.isfinite(S)).sum()), "NaN" if bool(torch.isnan(S).any()) else "infinite"
+        raise DmmcError(
+            f"the action of an initial configuration is not finite ({what}, for {n} of {len(S)} "
+            "fields); put the action right, which dmmc check-action can test, or start from other fields"
+        )
     return State(phi=phi, S=S)
 
 

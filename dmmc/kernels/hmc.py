@@ -19,7 +19,7 @@ from dmmc.core.facts import KernelFacts
 from dmmc.core.rng import normal, signs, uniform
 from dmmc.diagnostics.energy import DIVERGED
 from dmmc.kernels.base import Info, Kernel, State, metropolis, start_state
-from dmmc.theory.actions import Action, declaration
+from dmmc.theory.actions import Action, check_differentiable, declaration
 from dmmc.theory.evaluation import evaluate, force
 from dmmc.theory.lattice import Lattice
 
@@ -75,7 +75,7 @@ class HMC(Kernel[State]):
         target_acceptance: the acceptance to which :meth:`tune` adapts the step size.
 
     Raises:
-        DmmcError: if a number is out of its range.
+        DmmcError: if a number is out of its range, or the action has no gradient.
     """
 
     action: Action
@@ -94,6 +94,7 @@ class HMC(Kernel[State]):
             raise DmmcError(f"jitter must be at least 0 and below 1, got {self.jitter}")
         if not 0 < self.target_acceptance < 1:
             raise DmmcError(f"target_acceptance must lie between 0 and 1, got {self.target_acceptance}")
+        check_differentiable(self.action)
 
     @classmethod
     def default(cls, action: Action, lattice: Lattice, length: float = LENGTH) -> HMC:

@@ -29,7 +29,7 @@ from torch import Tensor
 from dmmc.core.rng import integers, normal, uniform
 from dmmc.model.reference import GaussianReference, posterior_covariance, wiener
 from dmmc.theory import evaluation
-from dmmc.theory.actions import Action
+from dmmc.theory.actions import Action, differentiable
 
 
 def mean_curvature(reference: GaussianReference, action: Action, phi: Tensor) -> Tensor:
@@ -66,7 +66,8 @@ class PosteriorSampler:
 
     Args:
         reference: the Gaussian reference.
-        action: the action S of the ensemble. With None, for data alone, there is no chain and y_D is the target.
+        action: the action S of the ensemble, with a gradient. With None, for data alone, there is no chain and y_D is
+            the target.
         curvature: ``k(p)`` of :func:`mean_curvature`, ``half``; zero without an action.
         trajectories: length of the chain; with 0 only the pair (phi_0, phi_s) itself is used.
         n_steps: integrator steps in a trajectory, of two kicks each.
@@ -91,7 +92,11 @@ class PosteriorSampler:
         trajectories: int = 16,
         n_steps: int = 3,
     ) -> PosteriorSampler:
-        """The sampler for an ensemble ``phi`` ``(n, *lattice)``, before :func:`tune`."""
+        """The sampler for an ensemble ``phi`` ``(n, *lattice)``, before :func:`tune`.
+
+        An action without a gradient teaches no more than none at all: the target is then y_D.
+        """
+        action = differentiable(action)
         if action is None:
             none = torch.zeros(reference.lattice.half, dtype=torch.float64, device=phi.device)
             return cls(reference, None, none, 0, n_steps)

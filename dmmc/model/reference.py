@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.theory import momenta
-from dmmc.theory.actions import Action
+from dmmc.theory.actions import Action, differentiable
 from dmmc.theory.evaluation import force
 from dmmc.theory.lattice import Lattice
 
@@ -86,7 +86,7 @@ class GaussianReference:
                 every theory without the symmetry phi -> -phi; else the mean is 0 by symmetry.
             action: reduces the statistical error of C, which a model cannot train away: by partial integration
                 ``<phi(-p) dS/dphi(p)> = 1``, so this is a control variate of ``|phi(p)|^2``. For a free field
-                it makes C exact.
+                it makes C exact. An action without a gradient is of no use here.
 
         Raises:
             DmmcError: if ``phi`` is not a finite ensemble on ``lattice`` with at least two fields.
@@ -94,7 +94,7 @@ class GaussianReference:
         lattice.check(phi, "ensemble")
         if len(phi) < 2:
             raise DmmcError(f"a propagator needs at least 2 configurations, got {len(phi)}")
-        mean = float(phi.double().mean()) if connected else 0.0
+        mean, action = float(phi.double().mean()) if connected else 0.0, differentiable(action)
         square, product = [], []
         for chunk in phi.split(1024):
             field = chunk.double() - mean

@@ -21,7 +21,7 @@ from dmmc.studies.given import Source, read_ensemble
 from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import check_training, checkpoint_of, say_whether, training_lock
 from dmmc.studies.stages import Stages
-from dmmc.theory.actions import Action, Symmetry, check_supported
+from dmmc.theory.actions import Action, Symmetry, check_supported, differentiable
 from dmmc.theory.symmetry import align, find_symmetry, is_broken
 
 Asked = Literal["auto", "none", "z2"]
@@ -57,7 +57,7 @@ def train(
             holds the state of the training.
         options: budget and details of the training; five minutes by default.
         action: the action of the ensemble; needed only where the ensemble does not say it. Data without any action
-            are trained on by the denoising target alone.
+            are trained on by the denoising target alone, and so are those of an action without a gradient.
         network: name of a registered network, for a new model.
         config: its configuration where it differs from the default; for the network of the package the fields of
             :class:`dmmc.model.interaction.NetworkSize`.
@@ -95,6 +95,8 @@ def train(
         check = given.check(finding.symmetry)
     if action is None:
         say(f"note: the action of {given.name} is not known, so the model learns from the fields alone")
+    elif differentiable(action) is None:
+        say("note: the action has no gradient, so the model learns from the fields alone")
     say(finding.evidence)
     for remark in () if check is None else check.notes:
         say(f"note: {remark}")

@@ -1,7 +1,7 @@
 """Lattice actions: what is to be sampled, ``p(phi) = exp(-S(phi)) / Z``, and what an action declares about itself.
 
-An action needs three methods (:class:`Action`). It may declare more by optional attributes, which
-:func:`declaration` reads, and nothing is assumed of a theory that it has not declared:
+An action needs three methods (:class:`Action`), of which the gradient may be missing. It may declare more by optional
+attributes, which :func:`declaration` reads, and nothing is assumed of a theory that it has not declared:
 
 ==============  =================  ==================================================================================
 attribute       type               meaning, and what holds without it
@@ -12,6 +12,7 @@ attribute       type               meaning, and what holds without it
 ``minimum``     float or method    value of the uniform field of least action, ``minimum(dim)`` if a method; 0.0
 ``hopping``     float              S is ``-hopping sum_x,mu phi(x) phi(x+mu)`` plus even functions of single sites,
                                    which is what cluster updates need; without it there are none
+``has_grad``    bool               whether ``grad`` may be called; without it, whether there is such a method
 ==============  =================  ==================================================================================
 
 Two optional methods serve reports and error messages: ``label(dim)`` returns the name of the theory and its couplings
@@ -51,7 +52,8 @@ Symmetry = Literal["z2", "none"]
 class Action(Protocol):
     """A lattice action. ``phi`` has shape ``(batch, *lattice)``; the action has shape ``(batch,)``.
 
-    What an action may declare beyond these methods is listed at the head of this module.
+    What an action may declare beyond these methods is listed at the head of this module. One without a gradient is
+    sampled by every kernel that does not follow its force, and models of it learn from the fields alone.
     """
 
     def __call__(self, phi: Tensor) -> Tensor:
@@ -78,6 +80,7 @@ class Declaration:
         minimum: maps the number of dimensions to the value of the uniform field of least action.
         hopping: coefficient of ``-sum phi(x) phi(x+mu)``, where the rest of S is even functions of single sites; None
             where the action does not say.
+        has_grad: whether there is a gradient.
     """
 
     components: int | None
@@ -85,6 +88,7 @@ class Declaration:
     scale: float
     minimum: Callable[[int], float]
     hopping: float | None
+    has_grad: bool
 
 
 def declaration(action: Action) -> Declaration:
@@ -98,6 +102,7 @@ def declaration(action: Action) -> Declaration:
     scale = getattr(action, "scale", 1.0)
     hopping = getattr(action, "hopping", None)
     minimum = getattr(action, "minimum", 0.0)
+    has_grad = getattr(action, "has_grad", callable(getattr(action, "grad", None)))
 
     def refuse(what: str, value: object, should: str) -> DmmcError:
         name = action.describe().get("name", type(action).__name__)
@@ -111,6 +116,8 @@ def declaration(action: Action) -> Declaration:
         raise refuse("scale", scale, "a positive number")
     if hopping is not None and not _is_finite(hopping):
         raise refuse("hopping", hopping, "a finite number, or None where nothing is said")
+    if not isinstance(has_grad, bool):
+        raise refuse("has_grad", has_grad, "True or False")
     if hopping is not None and symmetry == "none":
         raise refuse("hopping", hopping, 'None for an action of symmetry "none", since it means that S is even')
 
@@ -124,7 +131,12 @@ def declaration(action: Action) -> Declaration:
         checked_minimum(1)
     if hopping is not None:
         symmetry, hopping = "z2", float(hopping)
-    return Declaration(components, cast(Symmetry | None, symmetry), float(scale), checked_minimum, hopping)
+    return Declaration(components, cast(Symmetry | None, symmetry), float(scale), checked_minimum, hopping, has_grad)
+
+
+def differentiable(action: Action | None) -> Action | None:
+    """The action, if there is one and it has a gradient; None otherwise."""
+    return action if action is not None and declaration(action).has_grad else None
 
 
 def check_supported(action: Action) -> None:
@@ -138,6 +150,23 @@ def check_supported(action: Action) -> None:
         raise DmmcError(
             f"the action declares a field of {components} components, and fields with components are not supported "
             "yet; dmmc trains and samples scalar fields"
+        )
+
+
+def check_differentiable(action: Action, what: str = "HMC") -> None:
+    """Refuse an action without a gradient.
+
+    Args:
+        action: the action.
+        what: what needs the gradient.
+
+    Raises:
+        DmmcError: if there is none.
+    """
+    if differentiable(action) is None:
+        raise DmmcError(
+            f"{what} follows the gradient of the action, and {action.describe().get('name')!r} has none; give it one "
+            "(grad=), or use a kernel that needs none, such as those of a model"
         )
 
 
@@ -340,15 +369,15 @@ class FreeField:
 
 
 @dataclass(frozen=True)
-class AutogradAction:
-    """An :class:`Action` made of any torch callable; its gradient comes from autograd.
+class FunctionAction:
+    """An :class:`Action` made of torch functions; :func:`dmmc.theory.own_action.action` makes one of other functions.
 
     Args:
-        function: maps ``(batch, *lattice)`` to ``(batch,)``; must be differentiable and treat the members
-            of the batch separately (the gradient is taken of the sum).
+        function: maps ``(batch, *lattice)`` to ``(batch,)``, and treats the members of the batch separately.
         name: recorded in model and ensemble files, which are refused for an action of another name or
             other parameters.
         parameters: names and values that JSON can hold, recorded and compared likewise.
+        gradient: maps ``(batch, *lattice)`` to the gradient, of the same shape; None if there is none.
         components, symmetry, scale, minimum, hopping: declarations, as at the head of this module; by default nothing
             is said.
 
@@ -358,15 +387,21 @@ class AutogradAction:
 
     function: Callable[[Tensor], Tensor]
     name: str
-    parameters: tuple[tuple[str, float], ...] = ()
+    parameters: tuple[tuple[str, Any], ...] = ()
+    gradient: Callable[[Tensor], Tensor] | None = field(default=None, kw_only=True)
     components: int | None = field(default=None, kw_only=True)
     symmetry: Symmetry | None = field(default=None, kw_only=True)
     scale: float = field(default=1.0, kw_only=True)
-    minimum: float = field(default=0.0, kw_only=True)
+    minimum: float | Callable[[int], float] = field(default=0.0, kw_only=True)
     hopping: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         declaration(self)
+
+    @property
+    def has_grad(self) -> bool:
+        """Whether a gradient was given."""
+        return self.gradient is not None
 
     def __call__(self, phi: Tensor) -> Tensor:
         value = self.function(phi)
@@ -378,13 +413,33 @@ class AutogradAction:
         return value
 
     def grad(self, phi: Tensor) -> Tensor:
+        if self.gradient is None:
+            raise DmmcError(f"the action {self.name!r} has no gradient; give it one (grad=)")
+        return self.gradient(phi)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, **dict(self.parameters)}
+
+
+@dataclass(frozen=True)
+class AutogradAction(FunctionAction):
+    """A :class:`FunctionAction` whose gradient comes from autograd, so that ``function`` must be differentiable.
+
+    The gradient is taken of the sum over the batch.
+    """
+
+    gradient: None = field(default=None, init=False, repr=False)
+
+    @property
+    def has_grad(self) -> bool:
+        """There always is one."""
+        return True
+
+    def grad(self, phi: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             leaf = phi.detach().clone().requires_grad_(True)
             (gradient,) = torch.autograd.grad(self(leaf).sum(), leaf)
         return gradient
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": self.name, **dict(self.parameters)}
 
 
 def action_from_description(description: Mapping[str, Any]) -> Action | None:

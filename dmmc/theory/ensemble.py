@@ -22,8 +22,8 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.records import Record
 from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value, gamma_method
-from dmmc.theory.actions import Action, Symmetry, check_supported, declaration
-from dmmc.theory.evaluation import PROBED, check_action, evaluate, force
+from dmmc.theory.actions import Action, Symmetry, check_supported, declaration, differentiable
+from dmmc.theory.evaluation import PROBED, check_action, evaluate, force, size_of_terms
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.symmetry import magnetisation
 
@@ -52,7 +52,8 @@ class EnsembleCheck(Record):
     Attributes:
         n: number of configurations.
         distinct: how many of them differ from all others.
-        virial: ``<phi dS/dphi> / V``, exactly 1 for fields of the action; None without an action.
+        virial: ``<phi dS/dphi> / V``, exactly 1 for fields of the action; None without an action. For an action without
+            a gradient, a number of the same mean that needs none.
         virial_error: its standard error, autocorrelations included.
         virial_z: ``(virial - 1) / virial_error``.
         mean_z: ``<M>`` in units of its standard error.
@@ -169,8 +170,19 @@ def _per_field(phi: Tensor, measure: Callable[[Tensor], Tensor]) -> NDArray[np.f
 
 
 def _virial(phi: Tensor, action: Action) -> Tensor:
-    """``phi dS/dphi / V`` of each field, ``(n,)``."""
-    return (phi * force(action, phi)).flatten(1).mean(1)
+    """``phi dS/dphi / V`` of each field, ``(n,)``; without a gradient, what stands in for it.
+
+    The substitution ``phi -> c phi`` in Z gives ``<c^V exp[S(phi) - S(c phi)]> = 1`` for every c > 0. With
+    ``c = 1 + 1 / (2 sqrt(V))`` the weight w fluctuates by less than its mean, ``1 + (1 - w) / [(c - 1) V]`` has the
+    mean 1 exactly, and of other fields it is off by about as much as ``phi dS/dphi / V``.
+    """
+    if differentiable(action) is not None:
+        return (phi * force(action, phi)).flatten(1).mean(1)
+    volume = phi[0].numel()
+    excess = 0.5 / math.sqrt(volume)
+    log_w = volume * math.log1p(excess) + evaluate(action, phi) - evaluate(action, (1 + excess) * phi)
+    # Fields that fit stay far below the bound; without it, those that do not would overflow.
+    return 1 - torch.expm1(log_w.clamp(max=30.0)) / (excess * volume)
 
 
 def _distinct(phi: Tensor) -> int:
@@ -263,6 +275,6 @@ def _exchanges(action: Action, phi: Tensor, a: int, b: int) -> bool:
     """Whether the exchange of two axes leaves S of some fields unchanged, up to rounding."""
     fields = phi[:16].double()
     S = evaluate(action, fields)
-    size = torch.maximum((fields * force(action, fields)).abs().flatten(1).sum(1), S.abs()).clamp(min=1.0)
+    size = size_of_terms(action, fields, S)
     exchanged = evaluate(action, fields.transpose(1 + a, 1 + b).contiguous())
     return bool(((exchanged - S).abs() <= 1e-9 * size).all())

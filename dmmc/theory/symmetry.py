@@ -16,7 +16,7 @@ from dmmc import diagnostics
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.records import Record
 from dmmc.theory.actions import Action, Symmetry, declaration
-from dmmc.theory.evaluation import evaluate, force
+from dmmc.theory.evaluation import evaluate, size_of_terms
 
 N_TESTED = 256
 """How many fields of an ensemble the symmetry is tested on."""
@@ -102,9 +102,7 @@ def _z2_deviation(action: Action, phi: Tensor) -> tuple[float, int]:
     count = min(n, N_TESTED)
     fields = phi[torch.arange(count, device=phi.device) * n // count].double()
     S, mirrored = evaluate(action, fields), evaluate(action, -fields)
-    # S itself may be small by cancellation; |phi dS/dphi| summed over the sites has the size of the terms.
-    size = (fields * force(action, fields)).abs().flatten(1).sum(1)
-    relative = (S - mirrored).abs() / torch.maximum(size, S.abs()).clamp(min=1.0)
+    relative = (S - mirrored).abs() / size_of_terms(action, fields, S)
     return float(relative.nan_to_num(nan=torch.inf).max()), count
 
 

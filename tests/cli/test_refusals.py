@@ -21,6 +21,27 @@ from dmmc.studies.quickstart import QuickstartOptions
 from dmmc.theory.actions import Phi4
 from helpers import hmc_ensemble
 
+OWN_THEORY = """
+import numpy as np
+import dmmc
+
+class Theory: pass
+
+number = 7
+def total(x): return x.reshape(len(x), -1).sum(1)
+def plain(phi): return total(phi**2)
+def raises(phi): raise RuntimeError("no convergence")
+half = dmmc.action(plain, lambda phi: phi, name="half")
+nan = dmmc.action(lambda phi: total(phi) * np.nan, lambda phi: 2 * phi, name="nan")
+floats = dmmc.action(lambda phi: float(phi.sum()), lambda phi: 2 * phi, name="floats")
+in_place = dmmc.action(lambda phi: total(np.multiply(phi, phi, out=phi)), lambda phi: 2 * phi, name="in place")
+shape = dmmc.action(plain, lambda phi: total(phi), name="shape")
+mixes = dmmc.action(lambda phi: total(phi**2) + phi.sum(), lambda phi: 2 * phi, name="mixes")
+fails = dmmc.action(raises, lambda phi: 2 * phi, name="fails")
+symmetric = dmmc.action(lambda phi: total(phi**2 + phi), lambda phi: 2 * phi + 1, name="tilted", symmetry="z2")
+"""
+"""Actions that are wrong in one way each."""
+
 
 @pytest.fixture(scope="module")
 def bad(made, tmp_path_factory):
@@ -45,6 +66,7 @@ def bad(made, tmp_path_factory):
     np.savez(folder / "archive.npz", fields=fields)
     (folder / "broken_module.py").write_text("1 / 0\n")
     (folder / "own_module.py").write_text("\ndef wrong(phi, S):\n    return phi.sum(7)\n")
+    (folder / "own_theory.py").write_text(OWN_THEORY)
     (folder / "summary.json").write_text("{}")
     (folder / "plan.json").write_text('{"kind": "scan"}')
     (folder / "unfinished.safetensors.checkpoint").write_bytes(b"")
@@ -91,6 +113,38 @@ BAD = [
     (f"{FORM} --m2 nan --lam-mass 1", "m2 must be a finite number"),
     (f"{FORM} --m2 -4 --lam-mass 0", "lam_m must be positive"),
     (f"{FORM} --free-mass 0", "mass must be positive"),
+    (f"{BASE} --action own_theory:half", "one form"),
+    (f"{FORM} --action nothing", "an action is given as module:name, got 'nothing'"),
+    (f"{FORM} --action no_such_module:x", "an action 'no_such_module:x' cannot be loaded [ModuleNotFoundError"),
+    (f"{FORM} --action broken_module:x", "cannot be loaded [ZeroDivisionError"),
+    (f"{FORM} --action own_theory:nothing", "cannot be loaded [AttributeError"),
+    (f"{FORM} --action own_theory:number", "is of the type int; name an action"),
+    (f"{FORM} --action own_theory:Theory", "is a class; name an action"),
+    (f"{FORM} --action own_theory:plain", "HMC follows the gradient of the action, and 'plain' has none"),
+    (f"{FORM} --action own_theory:half", "is not the gradient of S"),
+    (f"{FORM} --action own_theory:nan", "is not finite (NaN, for 256 of 256 fields); put the action right"),
+    (f"{FORM} --action own_theory:floats", "must return an array of shape (256,), float64; got float"),
+    (f"{FORM} --action own_theory:in_place", "changes the fields that it is given; work on a copy"),
+    (f"{FORM} --action own_theory:shape", "'shape'.grad must return an array of shape (4, 4, 4), float64"),
+    (f"{FORM} --action own_theory:mixes", "mixes the fields of a batch"),
+    (f"{FORM} --action own_theory:fails", "[RuntimeError: no convergence]; put that right"),
+    (f"{LEARN} --ensemble good.npy --action own_theory:half", "is not the gradient of S"),
+    (f"{LEARN} --ensemble good.npy --action own_theory:plain", "the ensemble does not fit the action"),
+    (f"{LEARN} --ensemble hmc.h5 --action own_theory:plain", "leave the action out, or use an ensemble of that action"),
+    (f"{MODEL} --action own_theory:plain", "the model was trained for"),
+    ("scan --action own_theory:plain --sizes 4 --samplers hmc --out new", "HMC follows the gradient of the action"),
+    ("scan --action own_theory:half --kappas 0.2 --lam 0.1 --out new", "--kappas goes with --lam alone"),
+    (
+        "exactness --shape 2 --action own_theory:plain --out new",
+        "one of the variants, follows the gradient",
+    ),
+    ("check-action --shape 4 4", "say which action"),
+    ("check-action --action own_theory:plain", "say where to test the action"),
+    ("check-action --action own_theory:plain --shape 4 --ensemble hmc.h5", "say where to test the action"),
+    ("check-action --action own_theory:plain --shape 4 --fields 0", "on at least one field, got 0"),
+    ("check-action --action own_theory:half --shape 4 4", "does not keep its contract; see WRONG above"),
+    ("check-action --action own_theory:symmetric --shape 4 4", "does not keep its contract; see WRONG above"),
+    ("check-action --action own_theory:in_place --ensemble hmc.h5", "changes the fields that it is given"),
     # Lattices and lengths
     (f"ensemble --shape 0 4 --out new {ACTION}", "1 to 4 positive extents"),
     (f"ensemble --shape 4 -4 --out new {ACTION}", "1 to 4 positive extents"),

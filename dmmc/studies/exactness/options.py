@@ -12,7 +12,7 @@ from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.studies.exactness.results import LaboratoryPlan
 from dmmc.studies.exactness.variants import NAMES
 from dmmc.studies.given import load_named_model
-from dmmc.theory.actions import Action, Phi4, check_supported, declaration
+from dmmc.theory.actions import Action, Phi4, check_differentiable, check_supported, declaration
 from dmmc.theory.lattice import Lattice
 
 DRAWS, DRAWS_LARGE, LARGE = 98_304, 24_576, 256
@@ -65,6 +65,7 @@ class ExactnessOptions:
         if not self.variants or unknown or len(set(self.variants)) < len(self.variants):
             raise DmmcError(f"variants must be different ones of {', '.join(NAMES)}; got {list(self.variants)}")
         check_supported(self.action)
+        check_differentiable(self.action, "HMC, which is one of the variants,")
         if self.lattice.volume < 2:
             raise DmmcError("the laboratory needs two sites or more; with one there is no nonzero momentum")
         if self.lattice.volume > 2 and declaration(self.action).hopping is None:

@@ -22,7 +22,7 @@ from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.scan.options import ScanOptions
 from dmmc.studies.scan.points import Point
 from dmmc.studies.training import train
-from dmmc.theory.actions import Action, declaration
+from dmmc.theory.actions import Action, check_differentiable, declaration
 from dmmc.theory.symmetry import find_symmetry, is_broken
 
 BLOCK, DIFFUSION_BLOCK = 64, 16
@@ -197,11 +197,15 @@ SAMPLERS: dict[str, Sampler] = {
 def check_samplers(names: Sequence[str], points: Sequence[Point]) -> None:
     """Refuse samplers that do not exist, or that cannot sample one of the points.
 
+    All of them need HMC somewhere, the model for the ensemble that it is trained on.
+
     Raises:
         DmmcError: if there is one.
     """
     if not names or set(names) - SAMPLERS.keys() or len(set(names)) < len(names):
         raise DmmcError(f"the samplers must be different ones of {', '.join(SAMPLERS)}, got {list(names)}")
+    for point in points:
+        check_differentiable(point.action)
     for name in names:
         sampler = SAMPLERS[name]
         for point in points:

@@ -1,0 +1,60 @@
+/* A server of phi^4 for dmmc.interop.process: the fields come through shared memory; see own_action_process.py.
+
+       cc -O2 -ffp-contract=off -o phi4_server own_action_server.c
+       phi4_server KAPPA LAM FILE BYTES          (dmmc adds the last two)
+
+   Of an MPI program rank 0 does what main() does here. It hands each request on (MPI_Bcast) and distributes the fields
+   (MPI_Scatterv); every rank computes its share; and rank 0 collects the results (MPI_Gatherv) before it answers. */
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "own_action.c"
+
+#define MAX_DIM 4
+
+int main(int argc, char **argv) {
+    if (argc != 5) {
+        fprintf(stderr, "usage: phi4_server KAPPA LAM FILE BYTES\n");
+        return 2;
+    }
+    double parameters[] = {atof(argv[1]), atof(argv[2])};
+    size_t bytes = strtoull(argv[4], NULL, 10);
+    int file = open(argv[3], O_RDWR);
+    double *phi = file < 0 ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (phi == MAP_FAILED) {
+        perror(argv[3]);
+        return 1;
+    }
+    double *out = phi + bytes / 16; /* the second half */
+    puts("dmmc-action 1");
+    fflush(stdout);
+
+    char line[256];
+    while (fgets(line, sizeof line, stdin)) { /* what, number of the request, first field, n, shape */
+        char *next = strchr(line, ' ');
+        if (!next) {
+            puts("error a request that is none");
+            return 1;
+        }
+        *next++ = 0;
+        long number = strtol(next, &next, 10);
+        int64_t first = strtoll(next, &next, 10), n = strtoll(next, &next, 10), shape[MAX_DIM], dim = 0;
+        while (*next == ' ' && dim < MAX_DIM) shape[dim++] = strtoll(next, &next, 10);
+        int64_t begin = first * sites(dim, shape);
+        if (!strcmp(line, "S"))
+            phi4_action(phi + begin, n, dim, shape, parameters, out + first);
+        else if (!strcmp(line, "grad"))
+            phi4_grad(phi + begin, n, dim, shape, parameters, out + begin);
+        else {
+            printf("error no request is called %s\n", line);
+            return 1;
+        }
+        printf("%ld\n", number);
+        fflush(stdout);
+    }
+    return 0;
+}
