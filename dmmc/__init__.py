@@ -25,7 +25,9 @@ Parts, to be combined or replaced by your own:
 
 * :func:`flow_proposal`, :func:`path_proposal`: fields proposed by a model, with their density.
 * :class:`Independence`, :class:`Latent`, :class:`PathIndependence`, :class:`PathRefresh`, :class:`HMC`,
-  :class:`Cluster`, :class:`Cycle`: Markov kernels; :class:`Kernel` is the protocol for one of your own.
+  :class:`Cluster`: Markov kernels; :class:`Kernel` is the protocol for one of your own.
+* :func:`cycle` (which makes a :class:`Cycle`), :func:`mixture`: several kernels that take turns, or of which chance
+  chooses one.
 * :func:`run_chain`: runs chains of any kernel.
 * :func:`assert_invariant`: tests whether a kernel leaves ``exp(-S)`` invariant.
 * :class:`Network`, :func:`register_network`: networks of your own.
@@ -58,12 +60,14 @@ _HOMES = {
     "Phi4": "dmmc.theory.actions",
     "Run": "dmmc.studies.results",
     "assert_invariant": "dmmc.kernels.invariance",
+    "cycle": "dmmc.kernels.compose",
     "diagnostics": "dmmc",
     "flow_proposal": "dmmc.proposals.of_model",
     "load_model": "dmmc.studies.front",
     "load_pretrained": "dmmc.model.pretrained",
     "load_run": "dmmc.studies.results",
     "make_ensemble": "dmmc.studies.front",
+    "mixture": "dmmc.kernels.compose",
     "path_proposal": "dmmc.proposals.of_model",
     "pretrained_names": "dmmc.model.pretrained",
     "register_network": "dmmc.model.network",
@@ -93,12 +97,14 @@ __all__ = [
     "Run",
     "__version__",
     "assert_invariant",
+    "cycle",
     "diagnostics",
     "flow_proposal",
     "load_model",
     "load_pretrained",
     "load_run",
     "make_ensemble",
+    "mixture",
     "path_proposal",
     "pretrained_names",
     "register_network",
@@ -113,7 +119,7 @@ if TYPE_CHECKING:
     from dmmc.core.errors import DmmcError
     from dmmc.kernels.base import Kernel
     from dmmc.kernels.cluster import Cluster
-    from dmmc.kernels.compose import Cycle
+    from dmmc.kernels.compose import Cycle, cycle, mixture
     from dmmc.kernels.hmc import HMC
     from dmmc.kernels.independence import Independence
     from dmmc.kernels.invariance import assert_invariant

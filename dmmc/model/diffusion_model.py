@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ class DiffusionModel:
     """
 
     network: Network
-    action: Mapping[str, Any]
+    action: Mapping[str, Any] = field(hash=False)  # it has none, and a kernel with a model should have one
     two_sector: bool = False
     history: TrainingHistory | None = None
     symmetry: Symmetry = "none"

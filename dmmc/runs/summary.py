@@ -21,7 +21,7 @@ from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.diagnostics.slowing_down import cost_per_effective_sample
 from dmmc.proposals.certificate import Certificate
 from dmmc.runs.run import StoredRun
-from dmmc.runs.summary_records import Efficiency, EnergySummary, KlSummary, ObservableEstimate, RunSummary
+from dmmc.runs.summary_records import Efficiency, EnergySummary, KlSummary, ObservableEstimate, PartSummary, RunSummary
 from dmmc.theory.momenta import orbit_phat2
 
 SLOW = ("M", "M2")
@@ -141,6 +141,7 @@ def summarise(
         wall_seconds=dict(run.record.wall_seconds if wall is None else wall),
         notes=measured.notes,
         steps_discarded=run.header.discard,
+        parts=_parts(run),
     )
 
 
@@ -175,6 +176,16 @@ def _efficiency(run: StoredRun, means: Mapping[str, Estimate]) -> dict[str, Effi
                 bound=not means[name].resolved,
             )
     return costs
+
+
+def _parts(run: StoredRun) -> tuple[PartSummary, ...]:
+    made = []
+    for part in run.header.facts.parts:
+        accepted = np.asarray(run.stats.get(part.statistic, ()), dtype=np.float64)
+        accepted = accepted[~np.isnan(accepted)]
+        acceptance = float(accepted.mean()) if accepted.size else None
+        made.append(PartSummary(part.label, part.steps, acceptance, part.cost))
+    return tuple(made)
 
 
 def _kl(run: StoredRun) -> KlSummary | None:
