@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dmmc.cli.shared import add_json
+from dmmc.cli.shared import add_derived, add_json, derived_of
 from dmmc.pages.page import ReportSummary
 from dmmc.studies.reporting import write_report
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--discard", type=int, metavar="N", help="leave out the first N draws of each chain")
     parser.add_argument("--title", metavar="TEXT", help="heading of the page; by default the theory and the lattice")
+    add_derived(parser)
     add_json(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier page")
 
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> ReportSummary:
         reference=args.reference,
         title=args.title,
         discard=args.discard,
+        derived=derived_of(args),
         overwrite=args.overwrite,
     )
     for name, verdicts in summary.verdicts.items():

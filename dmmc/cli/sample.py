@@ -11,8 +11,10 @@ from dmmc.cli.shared import (
     action_of,
     add_action,
     add_common,
+    add_derived,
     add_observables,
     check_draws,
+    derived_of,
     device_of,
     observables_of,
     print_summary,
@@ -49,12 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 256, "keep_every": 8})
     add_observables(parser)
+    add_derived(parser)
     add_common(parser, resume=EXTENDS)
 
 
 def run(args: argparse.Namespace) -> RunSummary:
     """Run the chain and print its summary."""
     check_draws(args.draws)
+    derived = derived_of(args)
     options = fill(SampleOptions, args, kernel=fill(KernelOptions, args), run=fill(ChainOptions, args))
     device = device_of(args)
     if args.pretrained is None:
@@ -73,4 +77,4 @@ def run(args: argparse.Namespace) -> RunSummary:
         resume=args.resume,
         overwrite=args.overwrite,
     )
-    return print_summary(made)
+    return print_summary(made.deriving(derived))

@@ -52,13 +52,14 @@ def estimates(run: StoredRun) -> dict[str, Estimate]:
 def measurement(run: StoredRun) -> Measurement:
     """Every observable of a run with its error.
 
-    Recorded observables and functions of their means are there, each component of a vector by the name ``name[k]``.
-    The two-point function enters through the correlation length xi only, which is left out if M keeps away from zero
-    (:func:`dmmc.diagnostics.is_broken`). Warnings about short or constant series are kept quiet; the first of them are
-    among the notes.
+    Recorded observables and functions of their means are there, those of ``run.derived`` last, and each component of a
+    vector by the name ``name[k]``. The two-point function enters through the correlation length xi only, which is left
+    out if M keeps away from zero (:func:`dmmc.diagnostics.is_broken`). Warnings about short or constant series are kept
+    quiet; the first of them are among the notes.
 
     Raises:
-        DmmcError: if a standard observable is missing, or has fewer than four draws.
+        DmmcError: if a standard observable is missing, or has fewer than four draws; or as
+            :func:`dmmc.diagnostics.of_means`.
     """
     phat2 = float(orbit_phat2(run.lattice)[1]) if run.volume > 1 else None
     notes = []
@@ -73,6 +74,7 @@ def measurement(run: StoredRun) -> Measurement:
         warnings.simplefilter("always", DiagnosticsWarning)
         warnings.simplefilter("ignore", AxesWarning)  # the axes of a stored run are known
         means = diagnostics.summary(run.observables, run.volume, phat2)
+        means |= diagnostics.of_means(run.observables, run.derived)
     messages = [str(x.message) for x in caught if issubclass(x.category, DiagnosticsWarning)]
     notes += [f"{message}." for message in messages[:NOTES]]
     if len(messages) > NOTES:
