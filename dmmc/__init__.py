@@ -31,6 +31,7 @@ Parts, to be combined or replaced by your own:
 * :func:`run_chain`: runs chains of any kernel.
 * :func:`assert_invariant`: tests whether a kernel leaves ``exp(-S)`` invariant.
 * :class:`Network`, :func:`register_network`: networks of your own.
+* :func:`foreign` with a schedule :class:`VE` or :class:`VP`, :func:`trust_network`: networks of other codes.
 
 Everything that dmmc refuses raises a :class:`DmmcError`, whose message says what to do.
 """
@@ -59,10 +60,13 @@ _HOMES = {
     "PathRefresh": "dmmc.kernels.refresh",
     "Phi4": "dmmc.theory.actions",
     "Run": "dmmc.studies.results",
+    "VE": "dmmc.model.schedules",
+    "VP": "dmmc.model.schedules",
     "assert_invariant": "dmmc.kernels.invariance",
     "cycle": "dmmc.kernels.compose",
     "diagnostics": "dmmc",
     "flow_proposal": "dmmc.proposals.of_model",
+    "foreign": "dmmc.studies.foreign",
     "load_model": "dmmc.studies.front",
     "load_pretrained": "dmmc.model.pretrained",
     "load_run": "dmmc.studies.results",
@@ -75,11 +79,14 @@ _HOMES = {
     "run_chain": "dmmc.studies.front",
     "sample": "dmmc.studies.front",
     "train": "dmmc.studies.front",
+    "trust_network": "dmmc.model.foreign",
 }
 """The public names, and the modules that define them."""
 
 __all__ = [
     "HMC",
+    "VE",
+    "VP",
     "AutogradAction",
     "Cluster",
     "Cycle",
@@ -100,6 +107,7 @@ __all__ = [
     "cycle",
     "diagnostics",
     "flow_proposal",
+    "foreign",
     "load_model",
     "load_pretrained",
     "load_run",
@@ -112,6 +120,7 @@ __all__ = [
     "run_chain",
     "sample",
     "train",
+    "trust_network",
 ]
 
 if TYPE_CHECKING:
@@ -127,9 +136,12 @@ if TYPE_CHECKING:
     from dmmc.kernels.path import PathIndependence
     from dmmc.kernels.refresh import PathRefresh
     from dmmc.model.diffusion_model import DiffusionModel
+    from dmmc.model.foreign import trust_network
     from dmmc.model.network import Network, register_network
     from dmmc.model.pretrained import load_pretrained, pretrained_names
+    from dmmc.model.schedules import VE, VP
     from dmmc.proposals.of_model import flow_proposal, path_proposal
+    from dmmc.studies.foreign import foreign
     from dmmc.studies.front import load_model, make_ensemble, report, run_chain, sample, train
     from dmmc.studies.results import Run, load_run
     from dmmc.theory.actions import AutogradAction, FreeField, Phi4

@@ -116,6 +116,26 @@ def _named(texts: Sequence[str], option: str, what: str) -> Iterator[tuple[str, 
         yield name, load_object(place, f"{'an' if what[0] in 'aeiou' else 'a'} {what}")
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """The option that lets model files name networks of other codes."""
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE:CLASS",
+        help="import this class of torch modules, and let model files make networks of it; may be given several times",
+    )  # fmt: skip
+
+
+def trust(args: argparse.Namespace) -> None:
+    """Import the classes that the options name, and let model files name them.
+
+    Raises:
+        DmmcError: if one cannot be loaded, or is not a class of torch modules.
+    """
+    for text in args.trust:
+        from dmmc.model.foreign import trust_network
+
+        trust_network(load_object(text, "a network"))
+
+
 def load_object(text: str, what: str) -> Any:
     """The Python object that ``module:name`` names; modules are looked for in the working directory too.
 

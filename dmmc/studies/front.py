@@ -11,7 +11,7 @@ import torch
 from dmmc.diagnostics.means import OfMeans, check_functions
 from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel
-from dmmc.kernels.of_model import KernelOptions
+from dmmc.kernels.of_model import KernelOptions, usual_kernel
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.options import TrainingOptions
 from dmmc.pages.page import ReportSummary
@@ -160,7 +160,7 @@ def sample(
     path: str | Path,
     *,
     action: Action | None = None,
-    kernel: str | KernelOptions = "independence",
+    kernel: str | KernelOptions | None = None,
     chains: int = 64,
     draws: int = 256,
     keep_every: int = 8,
@@ -181,7 +181,8 @@ def sample(
         path: the HDF5 file.
         action: the action that is sampled; needed only where the model does not say it.
         kernel: ``independence``, ``latent``, ``path``, ``refresh`` or ``cycle``, or a
-            :class:`dmmc.kernels.of_model.KernelOptions` with the options of one of them.
+            :class:`dmmc.kernels.of_model.KernelOptions` with the options of one of them. By default ``independence``
+            for a network with the trace of its Jacobian, and ``path`` for any other.
         chains: parallel chains.
         draws: recorded draws of each chain.
         keep_every: the fields of every k-th draw are kept; 0 keeps none.
@@ -202,7 +203,7 @@ def sample(
     _check_derived(derived, observables)
     options = SampleOptions(
         chains=chains,
-        kernel=kernel if isinstance(kernel, KernelOptions) else KernelOptions(kernel),
+        kernel=kernel if isinstance(kernel, KernelOptions) else KernelOptions(kernel or usual_kernel(model)),
         run=ChainOptions(draws, steps_per_draw, keep_every, seed=seed),
         flow_steps=flow_steps,
         discard=discard,
