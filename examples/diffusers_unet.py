@@ -2,8 +2,8 @@
 
     python examples/diffusers_unet.py [--steps 300] [--out diffusers_unet]
 
-It predicts the noise of the discrete process of DDPM, and is told the number of its step. Here it is trained for a little
-while; a network that was trained in another program is used in the same way.
+It predicts the noise of the discrete process of DDPM, and is told the number of its step. Here it is trained for a
+little while; a network that was trained in another program is used in the same way.
 """
 
 from __future__ import annotations

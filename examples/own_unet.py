@@ -3,8 +3,8 @@
     python examples/own_unet.py [--minutes 1] [--out own_unet]
 
 The network predicts the noise, has no symmetry and no periodic trick but its padding, and knows nothing of dmmc. It is
-trained by plain denoising on fields from Hybrid Monte Carlo. dmmc makes paths of its reverse diffusion the proposals of a
-Metropolis chain, which corrects what the network has not learned: the acceptance depends on it, the averages do not.
+trained by plain denoising on fields from Hybrid Monte Carlo. dmmc makes paths of its reverse diffusion the proposals of
+a Metropolis chain, which corrects what the network has not learned: the acceptance depends on it, the averages do not.
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ class ForeignNetwork(Network):
 
     Args:
         reference: the Gaussian field; its largest noise is replaced by that of the schedule.
-        module: called with fields ``(m, 1, *lattice)`` and what it is told about their noise ``(m,)``; returns the shape
-            of its input, as a tensor or as the attribute ``sample`` of what it returns.
+        module: called with fields ``(m, 1, *lattice)`` and what it is told about their noise, ``(m,)``; returns the
+            shape of its input, as a tensor or as the attribute ``sample`` of what it returns.
         predicts: ``score``, ``eps``, ``x0`` or ``v``.
         schedule: the noise that it was trained with.
         arguments: with which its class makes it again, as JSON values; None for a network that is not to be saved.

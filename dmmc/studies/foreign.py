@@ -26,6 +26,9 @@ from dmmc.theory.symmetry import find_symmetry
 LEVELS, FIELDS = 16, 16
 """Noise levels, and fields at each, on which a network is tried."""
 
+WORSE = 1.0
+"""Path-space KL by which a network may be worse than none before something is said; its measurement has noise."""
+
 
 def foreign(
     net: nn.Module,
@@ -54,14 +57,14 @@ def foreign(
         ensemble: fields of the theory, from which the propagator is measured: a finished run, the path of a run or of
             another file with fields, or fields ``(n, *lattice)``.
         action: the action, where the ensemble does not say it.
-        arguments: with which the class of the network makes it again, as JSON values. They are needed to save the model.
+        arguments: with which the class of the network makes it again, as JSON values; needed to save the model.
         scale: of the fields that the network was trained on, in units of those of the ensemble.
         channel_axis: whether the network takes an axis of one channel; otherwise it takes ``(m, *lattice)``.
         say: is told if the network does not describe the ensemble, with the likely cause.
 
     Raises:
-        DmmcError: if an argument is not what it should be, the network fails, returns another shape or something that is
-            not finite, or couples the fields of a batch.
+        DmmcError: if an argument is not what it should be, the network fails, returns another shape or something that
+            is not finite, or couples the fields of a batch.
         MismatchError: if the ensemble does not fit its action.
     """
     given = read_ensemble(ensemble, action)
@@ -74,7 +77,7 @@ def foreign(
     given.check(finding.symmetry)
     trust_network(type(net))
     network.requires_grad_(False)
-    if not losses[predicts] < losses["nothing"]:
+    if losses[predicts] > losses["nothing"] + WORSE:
         say(f"note: {_likely(predicts, losses)}")
     return DiffusionModel(
         network,
@@ -130,9 +133,9 @@ def _losses(network: ForeignNetwork, phi: torch.Tensor) -> dict[str, float]:
 
 
 def _likely(predicts: str, losses: Mapping[str, float]) -> str:
-    better = [name for name, loss in losses.items() if name != "nothing" and loss < losses["nothing"]]
+    better = [name for name, loss in losses.items() if name != "nothing" and loss < losses["nothing"] + WORSE]
     said = f"as a prediction of {predicts!r} the network describes the ensemble worse than a Gaussian field does"
     if better:
         best = min(better, key=lambda name: losses[name])
-        return f"{said}, and as one of {best!r} it describes it better: probably it predicts that"
+        return f"{said}, and as one of {best!r} it does not: probably it predicts that"
     return f"{said}; it is not trained, or the schedule or the scale of its fields is another one"
