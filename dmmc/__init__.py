@@ -26,10 +26,13 @@ Parts, to be combined or replaced by your own:
 
 * :func:`flow_proposal`, :func:`path_proposal`: fields proposed by a model, with their density.
 * :class:`Independence`, :class:`Latent`, :class:`PathIndependence`, :class:`PathRefresh`, :class:`HMC`,
-  :class:`Cluster`, :class:`Cycle`: Markov kernels; :class:`Kernel` is the protocol for one of your own.
+  :class:`Cluster`: Markov kernels; :class:`Kernel` is the protocol for one of your own.
+* :func:`cycle` (which makes a :class:`Cycle`), :func:`mixture`: several kernels that take turns, or of which chance
+  chooses one.
 * :func:`run_chain`: runs chains of any kernel.
 * :func:`assert_invariant`: tests whether a kernel leaves ``exp(-S)`` invariant.
 * :class:`Network`, :func:`register_network`: networks of your own.
+* :func:`foreign` with a schedule :class:`VE` or :class:`VP`, :func:`trust_network`: networks of other codes.
 
 Everything that dmmc refuses raises a :class:`DmmcError`, whose message says what to do.
 """
@@ -58,14 +61,19 @@ _HOMES = {
     "PathRefresh": "dmmc.kernels.refresh",
     "Phi4": "dmmc.theory.actions",
     "Run": "dmmc.studies.results",
+    "VE": "dmmc.model.schedules",
+    "VP": "dmmc.model.schedules",
     "action": "dmmc.theory.own_action",
     "assert_invariant": "dmmc.kernels.invariance",
+    "cycle": "dmmc.kernels.compose",
     "diagnostics": "dmmc",
     "flow_proposal": "dmmc.proposals.of_model",
+    "foreign": "dmmc.studies.foreign",
     "load_model": "dmmc.studies.front",
     "load_pretrained": "dmmc.model.pretrained",
     "load_run": "dmmc.studies.results",
     "make_ensemble": "dmmc.studies.front",
+    "mixture": "dmmc.kernels.compose",
     "path_proposal": "dmmc.proposals.of_model",
     "pretrained_names": "dmmc.model.pretrained",
     "register_network": "dmmc.model.network",
@@ -73,11 +81,14 @@ _HOMES = {
     "run_chain": "dmmc.studies.front",
     "sample": "dmmc.studies.front",
     "train": "dmmc.studies.front",
+    "trust_network": "dmmc.model.foreign",
 }
 """The public names, and the modules that define them."""
 
 __all__ = [
     "HMC",
+    "VE",
+    "VP",
     "AutogradAction",
     "Cluster",
     "Cycle",
@@ -96,12 +107,15 @@ __all__ = [
     "__version__",
     "action",
     "assert_invariant",
+    "cycle",
     "diagnostics",
     "flow_proposal",
+    "foreign",
     "load_model",
     "load_pretrained",
     "load_run",
     "make_ensemble",
+    "mixture",
     "path_proposal",
     "pretrained_names",
     "register_network",
@@ -109,6 +123,7 @@ __all__ = [
     "run_chain",
     "sample",
     "train",
+    "trust_network",
 ]
 
 if TYPE_CHECKING:
@@ -116,7 +131,7 @@ if TYPE_CHECKING:
     from dmmc.core.errors import DmmcError
     from dmmc.kernels.base import Kernel
     from dmmc.kernels.cluster import Cluster
-    from dmmc.kernels.compose import Cycle
+    from dmmc.kernels.compose import Cycle, cycle, mixture
     from dmmc.kernels.hmc import HMC
     from dmmc.kernels.independence import Independence
     from dmmc.kernels.invariance import assert_invariant
@@ -124,9 +139,12 @@ if TYPE_CHECKING:
     from dmmc.kernels.path import PathIndependence
     from dmmc.kernels.refresh import PathRefresh
     from dmmc.model.diffusion_model import DiffusionModel
+    from dmmc.model.foreign import trust_network
     from dmmc.model.network import Network, register_network
     from dmmc.model.pretrained import load_pretrained, pretrained_names
+    from dmmc.model.schedules import VE, VP
     from dmmc.proposals.of_model import flow_proposal, path_proposal
+    from dmmc.studies.foreign import foreign
     from dmmc.studies.front import load_model, make_ensemble, report, run_chain, sample, train
     from dmmc.studies.results import Run, load_run
     from dmmc.theory.actions import AutogradAction, FreeField, Phi4

@@ -206,6 +206,7 @@ def test_a_kernel_of_ones_own(tmp_path):
     pytest.importorskip("arviz")
     kernel = GuidedWalk(dmmc.Phi4(0.2, 0.05), dmmc.Lattice((4, 4)), 0.2)
     how = {"chains": 8, "discard": 20, "keep_every": 4, "observables": {"wall": wall}}
+    how["derived"] = {"ratio": lambda mean: mean["wall"][1] ** 2 / mean["M2"]}
     whole = dmmc.run_chain(kernel, tmp_path / "whole.h5", draws=63, **how)
     # Blocks of 1, 2, 4, 8, 16, 16, ... draws: 31 is the end of one of them.
     dmmc.run_chain(kernel, tmp_path / "parts.h5", draws=31, **how)
@@ -217,13 +218,16 @@ def test_a_kernel_of_ones_own(tmp_path):
         np.testing.assert_array_equal(parts.stats[name], whole.stats[name])
     assert parts.header.facts.label == "guided walk" and parts.header.discard == 20
     summary = parts.summary()
-    assert {"wall[0]", "wall[3]"} <= summary.observables.keys() and "20 steps were discarded" in str(summary)
+    assert {"wall[0]", "wall[3]", "ratio"} <= summary.observables.keys() and "20 steps were discarded" in str(summary)
     arviz = parts.to_arviz()
     np.testing.assert_array_equal(arviz.posterior["wall"].values, parts.observables["wall"])
     np.testing.assert_array_equal(arviz.sample_stats["forward"].values, parts.stats["forward"])
-    dmmc.report(parts, out=tmp_path / "report.html")
+    with pytest.raises(dmmc.DmmcError, match="asks for the mean of 'nothing', which is not recorded"):
+        dmmc.run_chain(kernel, tmp_path / "none.h5", derived={"ratio": lambda mean: mean["nothing"]})
+    assert not list(tmp_path.glob("none*"))
+    dmmc.report(parts, dmmc.load_run(tmp_path / "whole.h5"), out=tmp_path / "report.html", derived=how["derived"])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "guided walk" in page and "wall<sub>3</sub>" in page
+    assert "guided walk" in page and "wall<sub>3</sub>" in page and ">ratio<" in page
     with pytest.raises(dmmc.DmmcError, match="the number of chains must be positive"):
         dmmc.run_chain(kernel, tmp_path / "none.h5", chains=0)
     with pytest.raises(dmmc.DmmcError, match="width"):

@@ -10,8 +10,10 @@ from dmmc.cli.shared import (
     action_of,
     add_action,
     add_common,
+    add_derived,
     add_observables,
     check_draws,
+    derived_of,
     device_of,
     observables_of,
     print_summary,
@@ -32,12 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, EnsembleOptions, skip=("run",), settings={"method": {"choices": list(METHODS)}})
     add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 240, "keep_every": 12})
     add_observables(parser)
+    add_derived(parser)
     add_common(parser, resume=EXTENDS)
 
 
 def run(args: argparse.Namespace) -> RunSummary:
     """Make the ensemble and print its summary."""
     check_draws(args.draws)
+    derived = derived_of(args)
     lattice = Lattice(tuple(args.shape))
     action = action_of(args, lattice.dim)
     if action is None:
@@ -52,4 +56,4 @@ def run(args: argparse.Namespace) -> RunSummary:
         overwrite=args.overwrite,
         device=device_of(args),
     )
-    return print_summary(made)
+    return print_summary(made.deriving(derived))

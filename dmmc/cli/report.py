@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dmmc.cli.shared import add_json
+from dmmc.cli.shared import add_derived, add_json, add_trust, derived_of, trust
 from dmmc.pages.page import ReportSummary
 from dmmc.studies.reporting import write_report
 
@@ -24,18 +24,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--discard", type=int, metavar="N", help="leave out the first N draws of each chain")
     parser.add_argument("--title", metavar="TEXT", help="heading of the page; by default the theory and the lattice")
+    add_derived(parser)
+    add_trust(parser)
     add_json(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier page")
 
 
 def run(args: argparse.Namespace) -> ReportSummary:
     """Write the page and print its verdicts."""
+    trust(args)
     summary = write_report(
         args.inputs,
         args.out,
         reference=args.reference,
         title=args.title,
         discard=args.discard,
+        derived=derived_of(args),
         overwrite=args.overwrite,
     )
     print(summary)

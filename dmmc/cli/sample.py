@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dmmc.cli.options import add_options, fill
+from dmmc.cli.options import add_options, attribute_texts, fill, help_text
 from dmmc.cli.shared import (
     EXTENDS,
     action_of,
     add_action,
     add_common,
+    add_derived,
     add_observables,
+    add_trust,
     check_draws,
+    derived_of,
     device_of,
     observables_of,
     print_summary,
     steps,
+    trust,
 )
-from dmmc.kernels.of_model import KERNELS, KernelOptions
+from dmmc.kernels.of_model import KERNELS, KernelOptions, usual_kernel
 from dmmc.model.pretrained import load_pretrained
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary_records import RunSummary
@@ -36,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape", type=int, nargs="+", metavar="L", help="extents of the lattice; checked against those of the model"
     )
-    add_options(parser, KernelOptions, settings={"kernel": {"choices": list(KERNELS)}})
+    by_default = "by default independence, or path for a network without the trace of its Jacobian"
+    kernel = {"choices": list(KERNELS), "help": f"{help_text(attribute_texts(KernelOptions)['kernel'])}; {by_default}"}
+    add_options(parser, KernelOptions, defaults={"kernel": None}, settings={"kernel": kernel})
     add_options(
         parser,
         SampleOptions,
@@ -50,18 +56,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 256, "keep_every": 8})
     add_observables(parser)
+    add_derived(parser)
+    add_trust(parser)
     add_common(parser, resume=EXTENDS)
 
 
 def run(args: argparse.Namespace) -> RunSummary:
     """Run the chain and print its summary."""
     check_draws(args.draws)
-    options = fill(SampleOptions, args, kernel=fill(KernelOptions, args), run=fill(ChainOptions, args))
+    derived = derived_of(args)
+    trust(args)
     device = device_of(args)
     if args.pretrained is None:
         model = load_named_model(args.model, device=device)
     else:
         model = load_pretrained(args.pretrained, device=device)
+    kernel = fill(KernelOptions, args, kernel=args.kernel or usual_kernel(model))
+    options = fill(SampleOptions, args, kernel=kernel, run=fill(ChainOptions, args))
     action = action_of(args, model.lattice.dim)
     model.check_fits(action, Lattice(tuple(args.shape)) if args.shape else None)
     made = sample(
@@ -74,4 +85,4 @@ def run(args: argparse.Namespace) -> RunSummary:
         resume=args.resume,
         overwrite=args.overwrite,
     )
-    return print_summary(made, args.reference)
+    return print_summary(made.deriving(derived), args.reference)

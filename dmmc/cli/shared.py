@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,14 +93,69 @@ def observables_of(args: argparse.Namespace) -> dict[str, Any]:
         DmmcError: if one of them cannot be loaded, or two have the same name.
     """
     observables: dict[str, Any] = {}
-    for text in args.observable:
-        name, equals, place = text.partition("=")
-        if not equals:
-            raise DmmcError(f"--observable is given as NAME=MODULE:FUNCTION, got {text!r}")
+    for name, function in _named(args.observable, "--observable", "observable"):
         if name in observables:
             raise DmmcError(f"two observables are called {name!r}; give each of them a name of its own")
-        observables[name] = _in_one_line(name, load_object(place, "an observable"))
+        observables[name] = _in_one_line(name, function)
     return observables
+
+
+def add_derived(parser: argparse.ArgumentParser) -> None:
+    """The option that adds functions of means."""
+    parser.add_argument(
+        "--derived", action="append", default=[], metavar="NAME=MODULE:FUNCTION",
+        help="show this function of means too, such as a ratio: it gets the means by name and returns one number; may "
+        "be given several times",
+    )  # fmt: skip
+
+
+def derived_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The functions of means that the options ask for, by name.
+
+    Raises:
+        DmmcError: if one of them cannot be loaded, or two have the same name; or, where the command says what it will
+            record, as :func:`dmmc.diagnostics.means.check_functions`.
+    """
+    derived: dict[str, Any] = {}
+    for name, function in _named(args.derived, "--derived", "derived observable"):
+        if name in derived:
+            raise DmmcError(f"two derived observables are called {name!r}; give each of them a name of its own")
+        derived[name] = function
+    if derived and "observable" in args:
+        from dmmc.diagnostics.means import check_functions
+        from dmmc.theory.observables import STANDARD
+
+        check_functions(derived, (*STANDARD, *(text.partition("=")[0] for text in args.observable)))
+    return derived
+
+
+def _named(texts: Sequence[str], option: str, what: str) -> Iterator[tuple[str, Any]]:
+    """The objects of options of the form ``NAME=MODULE:FUNCTION``, with their names."""
+    for text in texts:
+        name, equals, place = text.partition("=")
+        if not equals:
+            raise DmmcError(f"{option} is given as NAME=MODULE:FUNCTION, got {text!r}")
+        yield name, load_object(place, f"{'an' if what[0] in 'aeiou' else 'a'} {what}")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """The option that lets model files name networks of other codes."""
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE:CLASS",
+        help="import this class of torch modules, and let model files make networks of it; may be given several times",
+    )  # fmt: skip
+
+
+def trust(args: argparse.Namespace) -> None:
+    """Import the classes that the options name, and let model files name them.
+
+    Raises:
+        DmmcError: if one cannot be loaded, or is not a class of torch modules.
+    """
+    for text in args.trust:
+        from dmmc.model.foreign import trust_network
+
+        trust_network(load_object(text, "a network"))
 
 
 def load_object(text: str, what: str) -> Any:

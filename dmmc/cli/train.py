@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmmc.cli.options import add_options, fill
-from dmmc.cli.shared import GOES_ON, action_of, add_action, add_common, device_of
+from dmmc.cli.shared import GOES_ON, action_of, add_action, add_common, add_trust, device_of, trust
 from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.model.options import TrainingOptions
@@ -87,11 +87,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(
         parser, TrainingOptions, skip=("steps", "minutes", "seed", "average", "validation_every", "checkpoint_seconds")
     )
+    add_trust(parser)
     add_common(parser, resume=GOES_ON)
 
 
 def run(args: argparse.Namespace) -> TrainSummary:
     """Train the model and say what was made."""
+    trust(args)
     check_training(args.out, args.resume, args.overwrite)
     device, stages = device_of(args), Stages()
     given = read_ensemble(args.ensemble)

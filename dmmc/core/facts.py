@@ -11,6 +11,23 @@ from dmmc.core.records import Record
 
 
 @dataclass(frozen=True)
+class PartFacts(Record):
+    """What reports need to know about one of the kernels that a kernel is put together from.
+
+    Attributes:
+        label: what people call it.
+        statistic: name of the sample statistic that says whether its steps were accepted; NaN where it made none.
+        steps: its steps in one step of the whole, on average.
+        cost: what these cost: evaluations by name.
+    """
+
+    label: str
+    statistic: str
+    steps: float
+    cost: dict[str, float]
+
+
+@dataclass(frozen=True)
 class KernelFacts(Record):
     """What reports and diagnostics need to know about a kernel.
 
@@ -23,6 +40,7 @@ class KernelFacts(Record):
         model_free: whether the kernel works without a trained model, so that its averages are an independent check of
             those of a model.
         inexact: why the chain does not sample ``exp(-S)``; empty for an exact kernel.
+        parts: the kernels that this one is put together from; empty for most.
     """
 
     name: str
@@ -30,6 +48,7 @@ class KernelFacts(Record):
     independent_weights: bool = False
     model_free: bool = False
     inexact: str = ""
+    parts: tuple[PartFacts, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.label:

@@ -37,6 +37,7 @@ from dmmc.diagnostics.free_energy import (
     lower_bound,
     upper_bound,
 )
+from dmmc.diagnostics.means import of_means
 from dmmc.diagnostics.observables import (
     binder,
     chi2,
@@ -124,6 +125,7 @@ __all__ = [
     "mcse",
     "mode_balance",
     "n_zero_weight",
+    "of_means",
     "pareto_k",
     "primary",
     "propagator",

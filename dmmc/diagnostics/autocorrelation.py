@@ -349,13 +349,7 @@ def gamma_derived(
     value = evaluate(function, *means)
     projected = np.zeros_like(series[0])
     noise = 0.0
-    for k, (mean, column) in enumerate(zip(means, series, strict=True)):
-        small, unit = scaled(column)
-        step = 0.1 * unit * float(small.std()) / math.sqrt(n)
-        if step <= 4 * np.finfo(float).eps * abs(mean):
-            continue  # a constant does not fluctuate, so it adds no error
-        up, down = (evaluate(function, *means[:k], mean + sign * step, *means[k + 1 :]) for sign in (1, -1))
-        slope = (up - down) / (2 * step)
+    for mean, column, slope in zip(means, series, gradient(function, series), strict=True):
         projected += slope * (column - mean)
         noise += 4 * np.finfo(float).eps * abs(slope) * largest(column)
     if not (math.isfinite(value) and np.isfinite(projected).all()):
@@ -366,6 +360,30 @@ def gamma_derived(
         )
         return unknown(n)
     return _estimate(value, projected, noise, S, tau_exp, name)
+
+
+def gradient(function: Callable[..., float], series: Sequence[Array]) -> list[float]:
+    """Derivatives of a function of means, by central differences over a small part of the error of each mean.
+
+    Args:
+        function: takes one float for each series.
+        series: the records, ``(chain, draw)`` float64 each.
+
+    Returns:
+        the derivative with respect to each mean. It is zero for a constant series, which does not fluctuate, so that it
+        adds no error.
+    """
+    means = [float(column.mean()) for column in series]
+    slopes = []
+    for k, (mean, column) in enumerate(zip(means, series, strict=True)):
+        small, unit = scaled(column)
+        step = 0.1 * unit * float(small.std()) / math.sqrt(column.size)
+        if step <= 4 * np.finfo(float).eps * abs(mean):
+            slopes.append(0.0)
+            continue
+        up, down = (evaluate(function, *means[:k], mean + sign * step, *means[k + 1 :]) for sign in (1, -1))
+        slopes.append((up - down) / (2 * step))
+    return slopes
 
 
 def autocorrelation_function(x: ArrayLike, max_lag: int, estimate: Estimate | None = None) -> tuple[Array, Array]:

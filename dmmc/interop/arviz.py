@@ -70,9 +70,12 @@ def to_arviz(run: StoredRun | str | Path) -> Any:
     ``log_w_ratio``      log of ``w' / w`` of the last proposal, which it was accepted by (partial paths)
     ``noise_variance``   variance of the estimated difference of log q (penalty method)
     ``n_clusters``       number of clusters in the last sweep (cluster)
+    ``part``             number of the kernel that made the last step (mixture)
     ===================  =====================================================================================
 
     What the second and later kernels of a cycle report begins with the name of the kernel, as in ``hmc_energy_error``.
+    So does what a mixture reports of its kernels, ``accepted`` and ``acceptance_rate``; it is NaN for a kernel that did
+    not make the last step.
 
     Attributes, the same on the whole and on each group: ArviZ's own (``created_at``, ``inference_library`` ...),
     ``run_id``, ``kernel``, ``seed``, ``steps_per_draw``, and as JSON ``action``, ``lattice`` and everything that the

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 
 from dmmc.core.errors import DmmcError
+from dmmc.diagnostics.autocorrelation import gradient
+from dmmc.diagnostics.means import of_columns
 from dmmc.runs.run import StoredRun, load_run
 
 MIN_DRAWS = 5
@@ -41,7 +43,9 @@ def to_pyerrors(run: StoredRun | str | Path, ensemble: str | None = None) -> dic
         ``two_point`` ``(chain, draw, orbit)`` or one of the user's own, gives an array of Obs of its trailing shape.
         The order of momentum orbits is that of :mod:`dmmc.theory.momenta`. Replica are called ``"<ensemble>|r0001"``,
         ``r0002`` ... in the order of the chains, draws are configurations 1, 2 ..., and ``tag`` is the name of the
-        observable. Derived quantities are written as formulas; ``gamma_method()`` of the result gives its error.
+        observable. The functions of means in ``run.derived`` are there too, with the gradients of our
+        own errors. Other
+        derived quantities are written as formulas; ``gamma_method()`` of the result gives its error.
 
     Raises:
         FileError: as :func:`dmmc.runs.run.load_run`.
@@ -62,11 +66,14 @@ def to_pyerrors(run: StoredRun | str | Path, ensemble: str | None = None) -> dic
         raise DmmcError(f"pyerrors needs {MIN_DRAWS} draws per chain or more, {run.path} has {run.n_draws}; run longer")
     replica = [f"{ensemble}|r{chain + 1:04d}" for chain in range(run.n_chains)]
 
+    primaries: dict[str, Any] = {}
+
     def obs(series: np.ndarray[Any, Any], tag: str) -> Any:
         if not np.isfinite(series).all():
             raise DmmcError(f"{tag} of {run.path} has NaN or infinite values; find the draws that made them")
         made = pe.Obs(list(series.astype(np.float64)), replica)
         made.tag = tag
+        primaries[tag] = made
         return made
 
     observables: dict[str, Any] = {}
@@ -78,4 +85,10 @@ def to_pyerrors(run: StoredRun | str | Path, ensemble: str | None = None) -> dic
         for index in np.ndindex(parts.shape):
             parts[index] = obs(array[:, :, *index], f"{name}[{','.join(map(str, index))}]")
         observables[name] = parts
+    for name, function in run.derived.items():
+        value, columns = of_columns(run.observables, name, function)
+        slopes = gradient(value, [column.astype(np.float64) for column in columns.values()])
+        means = [primaries[label] for label in columns]
+        observables[name] = pe.derived_observable(lambda x, f=value, **_: np.float64(f(*x)), means, man_grad=slopes)
+        observables[name].tag = name
     return observables

@@ -105,12 +105,15 @@ class Kernel(Protocol[StateT]):
         ...
 
     @property
-    def cost(self) -> Mapping[str, int]:
-        """What one step of one chain costs: evaluations of the ``force`` dS/dphi, or of the ``network``, by name."""
+    def cost(self) -> Mapping[str, float]:
+        """What one step of one chain costs: evaluations of the ``force`` dS/dphi, or of the ``network``, by name.
+
+        Where a step does one thing or another, this is the mean.
+        """
         return {}
 
     @property
-    def start_cost(self) -> Mapping[str, int]:
+    def start_cost(self) -> Mapping[str, float]:
         """What :meth:`start` costs for each chain, in the same units; a cycle starts each of its parts again."""
         return {}
 

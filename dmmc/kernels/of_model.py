@@ -127,6 +127,11 @@ KERNELS: dict[str, KernelEntry] = {
 """The kernels by name."""
 
 
+def usual_kernel(model: DiffusionModel) -> str:
+    """The kernel for a model where none is asked for: one that its network can serve."""
+    return "independence" if callable(getattr(model.network, "with_trace", None)) else "path"
+
+
 def make_kernel(
     options: KernelOptions, action: Action, model: DiffusionModel, flow: LatentProposal | None
 ) -> Kernel[Any]:

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,19 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.core.records import Record
 from dmmc.core.version import VERSION
+from dmmc.model import foreign as _foreign  # noqa: F401 - registers networks of other codes
 from dmmc.model import interaction as _interaction  # noqa: F401 - registers the network of the package
 from dmmc.model.file import read_tensors, write_tensors
 from dmmc.model.history import TrainingHistory
-from dmmc.model.network import Network, is_registered, make_network, network_class, restore_network
+from dmmc.model.network import (
+    Network,
+    UnknownNetworkError,
+    check_config,
+    is_registered,
+    make_network,
+    network_class,
+    restore_network,
+)
 from dmmc.model.reference import GaussianReference
 from dmmc.theory.actions import (
     Action,
@@ -115,7 +124,7 @@ class DiffusionModel:
     """
 
     network: Network
-    action: Mapping[str, Any]
+    action: Mapping[str, Any] = field(hash=False)  # it has none, and a kernel with a model should have one
     two_sector: bool = False
     history: TrainingHistory | None = None
     symmetry: Symmetry = "none"
@@ -278,13 +287,15 @@ class DiffusionModel:
 
         Raises:
             FileError: if the file cannot be written.
-            DmmcError: if the class of the network is not registered, so that the file could not be read again.
+            DmmcError: if the class of the network is not registered, or its configuration cannot be written, so that
+                the file could not be read again.
         """
         if not is_registered(self.network):
             raise DmmcError(
                 f"{type(self.network).__name__} cannot be saved, since no name is registered for it: put "
                 '@register_network("a-name") before its class, and define its config()'
             )
+        check_config(self.network)
         header = ModelHeader(
             action=dict(self.action),
             lattice=self.lattice.shape,
@@ -334,6 +345,8 @@ class DiffusionModel:
             model = cls(
                 network, header.action, header.two_sector, header.history, header.symmetry, header.symmetry_evidence
             )
+        except UnknownNetworkError as error:
+            raise FileError(f"{path} cannot be loaded: {error}") from None
         except (DmmcError, KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise FileError(f"{path} is not a complete model file: {error}; restore it or train again") from None
         model.check_fits(action, lattice)

@@ -39,6 +39,10 @@ WEIGHT_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _REGISTRY: dict[str, type[Network]] = {}
 
 
+class UnknownNetworkError(DmmcError):
+    """The network of a file is not known in this process."""
+
+
 class Network(nn.Module):
     """The interaction part ``D N`` of a diffusion model, for one Gaussian reference.
 
@@ -205,10 +209,10 @@ def network_class(name: str) -> type[Network]:
     """The class that is registered under a name.
 
     Raises:
-        DmmcError: if there is none.
+        UnknownNetworkError: if there is none.
     """
     if not isinstance(name, str) or name not in _REGISTRY:
-        raise DmmcError(
+        raise UnknownNetworkError(
             f"no network {name!r} is registered (there are {', '.join(network_names())}); "
             "import the module that registers it first"
         )

@@ -37,6 +37,7 @@ from dmmc.model.network import Network, check_config, drawing_from
 from dmmc.model.options import TrainingOptions
 from dmmc.model.posterior import PosteriorSampler, tune
 from dmmc.model.reference import GaussianReference
+from dmmc.model.separation import check_separate
 from dmmc.model.trainer import Trainer, trainable_copy
 from dmmc.theory.actions import Action, check_supported
 
@@ -74,7 +75,8 @@ def fit(
         the model with averaged weights. Its history has the losses of N = 0 and of the model on fixed validation noise.
 
     Raises:
-        DmmcError: on a bad ensemble, a network without parameters, a network or an action whose description could not
+        DmmcError: on a bad ensemble, a network without parameters or one that couples the fields of a batch, a network
+            or an action whose description could not
             be written to a file, or a loss that is not finite.
         MismatchError: if ``checkpoint`` belongs to another run.
     """
@@ -107,6 +109,7 @@ def _fit(
     held, phi = phi[:n_held], phi[n_held:]
 
     trainer = Trainer(trainable_copy(model.network), options)
+    check_separate(trainer.network)
     sampler = PosteriorSampler.measure(model.reference, action, phi, options.trajectories, options.posterior_steps)
     identity = {
         "options": {

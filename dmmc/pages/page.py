@@ -157,6 +157,7 @@ def _of_runs(given: Sequence[StoredRun], reference: str | None) -> tuple[dict[st
         "taus": taus(runs, estimates),
         "priced": observables,
         "efficiency": [efficiency(name, of_run, observables) for name, of_run in summaries.items()],
+        "parts": [(name, part) for name, of_run in summaries.items() for part in of_run.parts],
         "pictures": pictures,
         "provenance": [provenance(name, run) for name, run in runs.items()],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.separation import check_separate
 from dmmc.proposals import path
 from dmmc.proposals.base import Paths, Steppable
 from dmmc.proposals.divergence import TRACTABLE, Divergence
@@ -27,8 +28,9 @@ def flow_proposal(
         n_steps, method, divergence, chunk_sites: as in :class:`dmmc.proposals.flow.FlowProposal`.
 
     Raises:
-        DmmcError: as :class:`dmmc.proposals.flow.FlowProposal`.
+        DmmcError: as :class:`dmmc.proposals.flow.FlowProposal`, or if the network couples the fields of a batch.
     """
+    check_separate(model.network)
     flow = FlowProposal(model, n_steps, chunk_sites, divergence, method)
     if not model.two_sector:
         return flow
@@ -44,7 +46,8 @@ def path_proposal(model: DiffusionModel, n_steps: int = path.DEFAULT_STEPS) -> P
         n_steps: steps of a path.
 
     Raises:
-        DmmcError: if ``n_steps`` is not a positive integer.
+        DmmcError: if ``n_steps`` is not a positive integer, or the network couples the fields of a batch.
     """
+    check_separate(model.network)
     paths = PathProposal.of(model, n_steps)
     return SymmetrisedPath(paths) if model.two_sector else paths

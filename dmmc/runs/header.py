@@ -50,7 +50,7 @@ class RunHeader(Record):
 
     kernel: dict[str, Any]
     facts: KernelFacts
-    cost: dict[str, int]
+    cost: dict[str, float]
     action: dict[str, Any]
     lattice: tuple[int, ...]
     seed: int

@@ -17,6 +17,7 @@ does not import torch.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmmc.core.errors import DmmcError, FileError
+from dmmc.diagnostics.means import OfMeans, check_functions
 from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.runs import format1
 from dmmc.runs.fields import load_fields
@@ -64,6 +66,8 @@ class StoredRun:
         format_version: version of the layout of its file.
         discarded: draws at the start of each chain that were left out, see :meth:`discarding`.
         cfg_rows: row in the file of each kept configuration, ``(N,)``.
+        derived: functions of means that stand in every table of the run, by name, see :meth:`deriving`. They are not in
+            the file.
     """
 
     path: Path
@@ -80,6 +84,7 @@ class StoredRun:
     format_version: int = FORMAT_VERSION
     discarded: int = 0
     cfg_rows: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    derived: Mapping[str, OfMeans] = field(default_factory=dict)
 
     @property
     def n_chains(self) -> int:
@@ -115,6 +120,40 @@ class StoredRun:
         """
         cfgs = load_fields(self.path)
         return cfgs if len(self.cfg_rows) == len(cfgs) else cfgs[self.cfg_rows]
+
+    def fields(self) -> NDArray[np.float64]:
+        """The kept configurations, ``(chain, draw, *lattice)``, read and verified at each call.
+
+        They are those of the draws :attr:`field_draws`, the same of every chain.
+
+        Raises:
+            FileError: if none were kept, or they are damaged.
+            DmmcError: if they are not of the same draws of every chain; take :meth:`cfgs` with ``cfg_index`` then.
+        """
+        cfgs, draws = self.cfgs(), self.field_draws
+        order = np.lexsort((self.cfg_index[:, 1], self.cfg_index[:, 0]))
+        chains = np.unique(self.cfg_index[:, 0])
+        expected = np.stack(np.meshgrid(chains, draws, indexing="ij"), -1).reshape(-1, 2)
+        if not np.array_equal(self.cfg_index[order], expected):
+            raise DmmcError(f"{self.path} does not hold the same draws of every chain; use cfgs() and cfg_index")
+        return cfgs[order].reshape(len(chains), len(draws), *self.lattice)
+
+    @property
+    def field_draws(self) -> Array:
+        """The draws whose configurations were kept, ``(n,)``: the second axis of :meth:`fields`."""
+        return np.unique(self.cfg_index[:, 1])
+
+    def deriving(self, functions: Mapping[str, OfMeans]) -> StoredRun:
+        """The run with functions of means in its summary, and in every table that it is part of.
+
+        Args:
+            functions: by name; each takes the means by name, as in ``lambda mean: mean["M4"] / mean["M2"] ** 2``.
+
+        Raises:
+            DmmcError: as :func:`dmmc.diagnostics.means.check_functions`.
+        """
+        check_functions(functions, self.observables)
+        return replace(self, derived={**self.derived, **functions})
 
     def discarding(self, n: int) -> StoredRun:
         """The run without the first ``n`` draws of each chain; the file stays as it is.

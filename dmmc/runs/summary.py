@@ -21,7 +21,7 @@ from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.diagnostics.slowing_down import cost_per_effective_sample
 from dmmc.proposals.certificate import Certificate
 from dmmc.runs.run import StoredRun
-from dmmc.runs.summary_records import Efficiency, EnergySummary, KlSummary, ObservableEstimate, RunSummary
+from dmmc.runs.summary_records import Efficiency, EnergySummary, KlSummary, ObservableEstimate, PartSummary, RunSummary
 from dmmc.theory.momenta import orbit_phat2
 
 SLOW = ("M", "M2")
@@ -52,13 +52,14 @@ def estimates(run: StoredRun) -> dict[str, Estimate]:
 def measurement(run: StoredRun) -> Measurement:
     """Every observable of a run with its error.
 
-    Recorded observables and functions of their means are there, each component of a vector by the name ``name[k]``.
-    The two-point function enters through the correlation length xi only, which is left out if M keeps away from zero
-    (:func:`dmmc.diagnostics.is_broken`). Warnings about short or constant series are kept quiet; the first of them are
-    among the notes.
+    Recorded observables and functions of their means are there, those of ``run.derived`` last, and each component of a
+    vector by the name ``name[k]``. The two-point function enters through the correlation length xi only, which is left
+    out if M keeps away from zero (:func:`dmmc.diagnostics.is_broken`). Warnings about short or constant series are kept
+    quiet; the first of them are among the notes.
 
     Raises:
-        DmmcError: if a standard observable is missing, or has fewer than four draws.
+        DmmcError: if a standard observable is missing, or has fewer than four draws; or as
+            :func:`dmmc.diagnostics.of_means`.
     """
     phat2 = float(orbit_phat2(run.lattice)[1]) if run.volume > 1 else None
     notes = []
@@ -73,6 +74,7 @@ def measurement(run: StoredRun) -> Measurement:
         warnings.simplefilter("always", DiagnosticsWarning)
         warnings.simplefilter("ignore", AxesWarning)  # the axes of a stored run are known
         means = diagnostics.summary(run.observables, run.volume, phat2)
+        means |= diagnostics.of_means(run.observables, run.derived)
     messages = [str(x.message) for x in caught if issubclass(x.category, DiagnosticsWarning)]
     notes += [f"{message}." for message in messages[:NOTES]]
     if len(messages) > NOTES:
@@ -141,6 +143,7 @@ def summarise(
         wall_seconds=dict(run.record.wall_seconds if wall is None else wall),
         notes=measured.notes,
         steps_discarded=run.header.discard,
+        parts=_parts(run),
     )
 
 
@@ -175,6 +178,16 @@ def _efficiency(run: StoredRun, means: Mapping[str, Estimate]) -> dict[str, Effi
                 bound=not means[name].resolved,
             )
     return costs
+
+
+def _parts(run: StoredRun) -> tuple[PartSummary, ...]:
+    made = []
+    for part in run.header.facts.parts:
+        accepted = np.asarray(run.stats.get(part.statistic, ()), dtype=np.float64)
+        accepted = accepted[~np.isnan(accepted)]
+        acceptance = float(accepted.mean()) if accepted.size else None
+        made.append(PartSummary(part.label, part.steps, acceptance, part.cost))
+    return tuple(made)
 
 
 def _kl(run: StoredRun) -> KlSummary | None:

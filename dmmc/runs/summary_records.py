@@ -101,6 +101,27 @@ class EnergySummary(Record):
     ran_away: int
 
 
+@dataclass(frozen=True)
+class PartSummary(Record):
+    """One of the kernels that a kernel is put together from.
+
+    Attributes:
+        label: what people call it.
+        steps: its steps in one step of the whole, on average.
+        acceptance: fraction of its steps that were accepted; None if none was recorded.
+        cost: what its steps cost in one step of the whole: evaluations by name.
+    """
+
+    label: str
+    steps: float
+    acceptance: float | None
+    cost: dict[str, float]
+
+    def __str__(self) -> str:
+        cost = "".join(f", {n:.4g} {kind} evaluations" for kind, n in self.cost.items())
+        return f"acceptance {number(self.acceptance)}, {self.steps:.3g} of its steps in one of the chain{cost}"
+
+
 @dataclass(frozen=True, repr=False)
 class RunSummary(Record):
     """The summary of a run; ``str`` of it is a table for people. What does not apply is None.
@@ -132,6 +153,7 @@ class RunSummary(Record):
         wall_seconds: wall time by stage.
         notes: remarks for people, one sentence or more each.
         steps_discarded: steps of each chain before its first draw, which were not recorded.
+        parts: the kernels that the kernel is put together from; empty for most.
     """
 
     file: str
@@ -159,6 +181,7 @@ class RunSummary(Record):
     wall_seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     steps_discarded: int = 0
+    parts: tuple[PartSummary, ...] = ()
 
     def __str__(self) -> str:
         tables = [aligned(rows) for rows in (self._observable_rows(), self._efficiency_rows()) if len(rows) > 1]
@@ -222,6 +245,8 @@ class RunSummary(Record):
                 "" if self.expected_acceptance is None else f" (from the weights {self.expected_acceptance:.3f})"
             )
             yield "acceptance", f"{self.acceptance:.3f}{predicted}"
+        for part in self.parts:
+            yield f"part {part.label}", str(part)
         if self.ess_fraction is not None:
             spread = "" if self.std_log_w is None else f", std(log w) {self.std_log_w:.3f}"
             yield "weights", f"ESS/N {self.ess_fraction:.3f}{spread}"

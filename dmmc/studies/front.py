@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from dmmc.diagnostics.means import OfMeans, check_functions
 from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel
-from dmmc.kernels.of_model import KernelOptions
+from dmmc.kernels.of_model import KernelOptions, usual_kernel
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.options import TrainingOptions
 from dmmc.pages.page import ReportSummary
@@ -27,9 +28,15 @@ from dmmc.studies.sampling import FlowSteps, SampleOptions
 from dmmc.studies.training import Asked, Sectors
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
-from dmmc.theory.observables import Observable
+from dmmc.theory.observables import STANDARD, Observable
 
 Observables = Mapping[str, Observable]
+Derived = Mapping[str, OfMeans]
+
+
+def _check_derived(derived: Derived | None, observables: Observables | None) -> None:
+    """Refuse what could not be derived from the observables, before anything is done."""
+    check_functions(derived or {}, (*STANDARD, *(observables or {})))
 
 
 def make_ensemble(
@@ -45,6 +52,7 @@ def make_ensemble(
     thermalise: int = 200,
     trajectory: float = hmc.LENGTH,
     observables: Observables | None = None,
+    derived: Derived | None = None,
     seed: int = 1,
     resume: bool = False,
     overwrite: bool = False,
@@ -65,6 +73,8 @@ def make_ensemble(
         trajectory: length of HMC trajectories, for a field in the normalisation of the hopping form.
         observables: what is measured beside the standard observables: functions of the fields ``(n, *lattice)`` and
             their actions ``(n,)`` that return ``(n, ...)``, by name.
+        derived: functions of means that the summary and every table of the run show, by name, as in
+            ``{"U4": lambda mean: 1 - mean["M4"] / (3 * mean["M2"] ** 2)}``. They are not stored in the file.
         seed: seed of all random numbers.
         resume: go on with an interrupted run, or extend a finished one; where nothing was saved, begin afresh.
         overwrite: replace a finished file.
@@ -73,6 +83,7 @@ def make_ensemble(
     Raises:
         DmmcError: as :func:`dmmc.studies.ensemble.make_ensemble`.
     """
+    _check_derived(derived, observables)
     length = ChainOptions(draws, steps_per_draw, keep_every, seed=seed)
     made = ensembles.make_ensemble(
         action,
@@ -84,7 +95,7 @@ def make_ensemble(
         overwrite=overwrite,
         device=device,
     )
-    return Run.of(made)
+    return Run.of(made).deriving(derived or {})
 
 
 def train(
@@ -149,7 +160,7 @@ def sample(
     path: str | Path,
     *,
     action: Action | None = None,
-    kernel: str | KernelOptions = "independence",
+    kernel: str | KernelOptions | None = None,
     chains: int = 64,
     draws: int = 256,
     keep_every: int = 8,
@@ -158,6 +169,7 @@ def sample(
     discard: int | None = None,
     reference: Source | None = None,
     observables: Observables | None = None,
+    derived: Derived | None = None,
     seed: int = 1,
     resume: bool = False,
     overwrite: bool = False,
@@ -169,7 +181,8 @@ def sample(
         path: the HDF5 file.
         action: the action that is sampled; needed only where the model does not say it.
         kernel: ``independence``, ``latent``, ``path``, ``refresh`` or ``cycle``, or a
-            :class:`dmmc.kernels.of_model.KernelOptions` with the options of one of them.
+            :class:`dmmc.kernels.of_model.KernelOptions` with the options of one of them. By default ``independence``
+            for a network with the trace of its Jacobian, and ``path`` for any other.
         chains: parallel chains.
         draws: recorded draws of each chain.
         keep_every: the fields of every k-th draw are kept; 0 keeps none.
@@ -179,6 +192,7 @@ def sample(
         discard: steps discarded before the first draw; by default five rejection times, as predicted from the weights.
         reference: an ensemble of another sampler; the weights of its fields show whether the model misses some.
         observables: what is measured beside the standard observables, by name.
+        derived: functions of means that the summary and every table of the run show, by name; not stored in the file.
         seed: seed of all random numbers.
         resume: go on with an interrupted run, or extend a finished one; where nothing was saved, begin afresh.
         overwrite: replace a finished file.
@@ -186,9 +200,10 @@ def sample(
     Raises:
         DmmcError: as :func:`dmmc.studies.sampling.sample`.
     """
+    _check_derived(derived, observables)
     options = SampleOptions(
         chains=chains,
-        kernel=kernel if isinstance(kernel, KernelOptions) else KernelOptions(kernel),
+        kernel=kernel if isinstance(kernel, KernelOptions) else KernelOptions(kernel or usual_kernel(model)),
         run=ChainOptions(draws, steps_per_draw, keep_every, seed=seed),
         flow_steps=flow_steps,
         discard=discard,
@@ -203,7 +218,7 @@ def sample(
         resume=resume,
         overwrite=overwrite,
     )
-    return Run.of(made)
+    return Run.of(made).deriving(derived or {})
 
 
 def run_chain(
@@ -217,6 +232,7 @@ def run_chain(
     discard: int = WARM_UP,
     tune: bool = True,
     observables: Observables | None = None,
+    derived: Derived | None = None,
     seed: int = 1,
     resume: bool = False,
     overwrite: bool = False,
@@ -234,6 +250,7 @@ def run_chain(
         discard: steps discarded before the first draw.
         tune: whether to call ``kernel.tune`` before the chains begin.
         observables: what is measured beside the standard observables, by name.
+        derived: functions of means that the summary and every table of the run show, by name; not stored in the file.
         seed: seed of all random numbers.
         resume: go on with an interrupted run, or extend a finished one; where nothing was saved, begin afresh.
         overwrite: replace a finished file.
@@ -242,6 +259,7 @@ def run_chain(
     Raises:
         DmmcError: as :func:`dmmc.studies.chain.run_chain`.
     """
+    _check_derived(derived, observables)
     made = chain.run_chain(
         kernel,
         path,
@@ -254,7 +272,7 @@ def run_chain(
         overwrite=overwrite,
         device=device,
     )
-    return Run.of(made)
+    return Run.of(made).deriving(derived or {})
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> DiffusionModel:
@@ -272,6 +290,7 @@ def report(
     reference: str | None = None,
     title: str | None = None,
     discard: int | None = None,
+    derived: Derived | None = None,
     overwrite: bool = False,
 ) -> ReportSummary:
     """Write one self-contained HTML page about runs, models, scans and exactness laboratories.
@@ -282,10 +301,13 @@ def report(
         reference: the run that the others are compared with: its label, such as ``HMC``, or its file.
         title: heading of the page.
         discard: number of draws to leave out at the beginning of each chain.
+        derived: functions of means that are shown of every run, by name.
         overwrite: replace an earlier page.
 
     Raises:
         DmmcError: as :func:`dmmc.studies.reporting.write_report`.
     """
     sources: Sequence[StoredRun | str | Path] = inputs
-    return reporting.write_report(sources, out, reference=reference, title=title, discard=discard, overwrite=overwrite)
+    return reporting.write_report(
+        sources, out, reference=reference, title=title, discard=discard, derived=derived, overwrite=overwrite
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.files import check_place, replace_file
+from dmmc.diagnostics.means import OfMeans
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.file import is_tensor_file
 from dmmc.pages import figures
@@ -32,6 +33,7 @@ def write_report(
     reference: str | None = None,
     title: str | None = None,
     discard: int | None = None,
+    derived: Mapping[str, OfMeans] | None = None,
     overwrite: bool = False,
 ) -> ReportSummary:
     """Write a page about runs and studies; it appears complete or not at all.
@@ -44,6 +46,8 @@ def write_report(
             first run whose kernel works without a trained model.
         title: heading of the page; None makes one.
         discard: how many draws to leave out at the beginning of each chain.
+        derived: functions of means by name that every run is to show, see
+            :meth:`dmmc.runs.run.StoredRun.deriving`.
         overwrite: replace an earlier page.
 
     Returns:
@@ -52,8 +56,8 @@ def write_report(
     Raises:
         FileError: if an input is missing, unfinished, foreign or damaged, or ``out`` is in the way or cannot be made.
         MismatchError: if the runs are of different lattices or actions.
-        DmmcError: if there is no input, an input is named twice, there is no such reference, or ``discard`` leaves
-            nothing of a run.
+        DmmcError: if there is no input, an input is named twice, there is no such reference, ``discard`` leaves
+            nothing of a run, or a run has not recorded what a derived observable needs.
     """
     out = Path(out)
     if out.is_dir():
@@ -64,6 +68,7 @@ def write_report(
         raise FileError(f"there is no directory {out.parent}; make it first")
     check_place(out)
     runs, sections = _read([one if isinstance(one, StoredRun) else Path(one) for one in inputs], discard)
+    runs = [run.deriving(derived or {}) for run in runs]
     page = render(runs, sections=sections, reference=reference, title=title)
     # A file name need not be text; what is not is shown as a character that no font has.
     replace_file(out, lambda path: path.write_text(page.html, encoding="utf-8", errors="xmlcharrefreplace"))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
+from dmmc.diagnostics.means import OfMeans
 from dmmc.runs.run import StoredRun
 from dmmc.runs.run import load_run as load_stored_run
 from dmmc.runs.summary import summarise
@@ -24,6 +25,9 @@ class Run(StoredRun):
 
     def discarding(self, n: int) -> Self:
         return type(self).of(super().discarding(n))
+
+    def deriving(self, functions: Mapping[str, OfMeans]) -> Self:
+        return type(self).of(super().deriving(functions))
 
     def summary(self) -> RunSummary:
         """Every observable with its error and autocorrelation time, acceptance, weights and the bound on the bias."""
@@ -69,7 +73,7 @@ class Run(StoredRun):
         """
         from dmmc.studies.reporting import write_report
 
-        write_report([self, *beside], out, reference=reference, title=title, overwrite=overwrite)
+        write_report([self, *beside], out, reference=reference, title=title, derived=self.derived, overwrite=overwrite)
         return Path(out)
 
     def _repr_html_(self) -> str:

@@ -92,10 +92,13 @@ def check_names(extra: Mapping[str, Observable]) -> None:
 def _checked(name: str, value: object, phi: Tensor) -> Tensor:
     n = phi.shape[0]
     if not isinstance(value, Tensor):
-        raise DmmcError(f"the observable {name!r} must return a torch.Tensor, got {type(value).__name__}")
+        raise DmmcError(
+            f"the observable {name!r} must return a torch.Tensor, got {type(value).__name__}; use torch functions"
+        )
     if value.ndim < 1 or value.shape[0] != n:
         raise DmmcError(
-            f"the observable {name!r} must return shape ({n}, ...), one entry for each field; got {tuple(value.shape)}"
+            f"the observable {name!r} must return shape ({n}, ...), one entry for each field; got "
+            f"{tuple(value.shape)}: the first axis of phi {tuple(phi.shape)} counts fields, and is to be kept"
         )
     if value.is_complex():
         raise DmmcError(f"the observable {name!r} must return real numbers, got {value.dtype}; return two observables")

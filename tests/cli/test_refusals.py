@@ -255,6 +255,11 @@ BAD = [
     (f"{MODEL} --reference mass.npy", "normalisation of the mass form"),
     (f"{MODEL} --discard -1", "discard must not be negative"),
     # Observables
+    (f"{MODEL} --derived U4", "--derived is given as NAME=MODULE:FUNCTION, got 'U4'"),
+    (f"{MODEL} --derived U4=missing:f", "a derived observable 'missing:f' cannot be loaded [ModuleNotFoundError"),
+    (f"{MODEL} --derived a=math:pi", "must be a function of the means"),
+    (f"{MODEL} --derived M2=math:sin", "belongs to another observable"),
+    (f"{MODEL} --derived a=math:sin --derived a=math:cos", "two derived observables are called 'a'"),
     (f"{MODEL} --observable kinetic", "is given as NAME=MODULE:FUNCTION"),
     (f"{MODEL} --observable a=b", "is given as module:name"),
     (f"{MODEL} --observable a=missing:f", "cannot be loaded [ModuleNotFoundError: No module named 'missing']"),

@@ -23,6 +23,10 @@ def kinetic(phi, S):
 
 def slices(phi, S):
     return phi.mean(2)
+
+
+def ratio(mean):
+    return mean["slices"][1] ** 2 / mean["kinetic"]
 """
 
 
@@ -64,14 +68,18 @@ def test_observables_of_ones_own(made, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(Path.cwd()))])
     out, record = tmp_path / "chain.h5", tmp_path / "chain.json"
     own = [*("--observable", "kinetic=own_observables:kinetic"), *("--observable", "slices=own_observables:slices")]
+    own += ["--derived", "ratio=own_observables:ratio"]
     sample = [*SAMPLE, "--model", made / "model.safetensors", "--draws", 40, *own]
     assert dmmc(*sample, "--out", out, "--json", record) == 0
-    parts = {"kinetic", *(f"slices[{k}]" for k in range(4))}
+    parts = {"kinetic", "ratio", *(f"slices[{k}]" for k in range(4))}
     run = check_run_summary(RunSummary.from_json(summary(record)), out, 8, 40, extra=parts)
     assert run.header.observables == ("kinetic", "slices")
     np.testing.assert_allclose(run.observables["slices"].mean(-1), run.observables["M"], rtol=0, atol=1e-12)
     printed = capsys.readouterr().out
     assert all(name in printed for name in parts)
+    wanted = ["--derived", "ratio=own_observables:ratio"]
+    assert dmmc("report", out, "--out", tmp_path / "page.html", *wanted) == 0
+    assert ">ratio<" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_the_beginning_of_the_chain(made, tmp_path, capsys):

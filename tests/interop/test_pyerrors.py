@@ -66,6 +66,17 @@ def test_extra_observables(tmp_path):
     assert obs["parity"].value == pytest.approx(record["parity"].mean())
 
 
+def test_functions_of_means(one_chain):
+    run = one_chain.deriving({"U4": DERIVED["binder"], "ratio": lambda mean: mean["two_point"][1] / mean["M2"]})
+    obs = to_pyerrors(run)
+    for name, expected in (("U4", DERIVED["binder"](obs)), ("ratio", obs["two_point"][1] / obs["M2"])):
+        for x in (obs[name], expected):
+            x.gamma_method()
+        assert obs[name].tag == name and obs[name].value == pytest.approx(expected.value)
+        # Its gradient is a central difference, see test_errors_by_its_arithmetic_are_ours.
+        assert obs[name].dvalue == pytest.approx(expected.dvalue, rel=1e-4)
+
+
 def test_two_runs_are_two_ensembles(one_chain, four_chains):
     a, b = to_pyerrors(one_chain)["M2"], to_pyerrors(four_chains)["M2"]
     difference = a - b

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -105,6 +106,21 @@ def test_without_the_first_draws(tmp_path):
     for n in (4 * DRAWS - 3, 4 * DRAWS):  # with three the diagnostics could do nothing
         with pytest.raises(DmmcError, match=rf"{n} of the 20 draws .*run.h5 cannot be discarded: at least 4 must"):
             run.discarding(n)
+
+
+def test_fields_by_chain_and_draw(tmp_path):
+    run = load_run(write(tmp_path / "run.h5", 4))
+    fields = run.fields()
+    assert fields.shape == (CHAINS, 4, *LATTICE)
+    np.testing.assert_array_equal(run.field_draws, [4, 9, 14, 19])
+    for (chain, draw), cfg in zip(run.cfg_index, run.cfgs(), strict=True):
+        np.testing.assert_array_equal(fields[chain, list(run.field_draws).index(draw)], cfg)
+    later = run.discarding(7)
+    np.testing.assert_array_equal(later.fields(), fields[:, 1:])
+    np.testing.assert_array_equal(later.field_draws, [2, 7, 12])
+    ragged = replace(run, cfg_index=run.cfg_index[1:], cfg_rows=run.cfg_rows[1:])
+    with pytest.raises(DmmcError, match=r"not hold the same draws of every chain; use cfgs\(\) and cfg_index"):
+        ragged.fields()
 
 
 def test_repr(tmp_path):

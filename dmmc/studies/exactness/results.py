@@ -113,7 +113,7 @@ class VariantResult(Record):
     draws: int
     acceptance: float
     tau_int_M2: float | None
-    cost: dict[str, int]
+    cost: dict[str, float]
     observables: dict[str, BiasResult]
     agreement: Agreement
     worst: str
