@@ -23,7 +23,8 @@ Results:
 
 Parts, to be combined or replaced by your own:
 
-* :func:`flow_proposal`, :func:`path_proposal`: fields proposed by a model, with their density.
+* :func:`flow_proposal`, :func:`path_proposal`: fields proposed by a model, with their density; :func:`propose` streams
+  them to a Metropolis loop of your own.
 * :class:`Independence`, :class:`Latent`, :class:`PathIndependence`, :class:`PathRefresh`, :class:`HMC`,
   :class:`Cluster`, :class:`Cycle`: Markov kernels; :class:`Kernel` is the protocol for one of your own.
 * :func:`run_chain`: runs chains of any kernel.
@@ -66,6 +67,7 @@ _HOMES = {
     "make_ensemble": "dmmc.studies.front",
     "path_proposal": "dmmc.proposals.of_model",
     "pretrained_names": "dmmc.model.pretrained",
+    "propose": "dmmc.proposals.of_model",
     "register_network": "dmmc.model.network",
     "report": "dmmc.studies.front",
     "run_chain": "dmmc.studies.front",
@@ -101,6 +103,7 @@ __all__ = [
     "make_ensemble",
     "path_proposal",
     "pretrained_names",
+    "propose",
     "register_network",
     "report",
     "run_chain",
@@ -123,7 +126,7 @@ if TYPE_CHECKING:
     from dmmc.model.diffusion_model import DiffusionModel
     from dmmc.model.network import Network, register_network
     from dmmc.model.pretrained import load_pretrained, pretrained_names
-    from dmmc.proposals.of_model import flow_proposal, path_proposal
+    from dmmc.proposals.of_model import flow_proposal, path_proposal, propose
     from dmmc.studies.front import load_model, make_ensemble, report, run_chain, sample, train
     from dmmc.studies.results import Run, load_run
     from dmmc.theory.actions import AutogradAction, FreeField, Phi4
