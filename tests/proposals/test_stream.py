@@ -1,4 +1,4 @@
-"""Streams of proposals for loops outside of dmmc: their bits, their thread, what they refuse, and that they are exact."""
+"""Streams of proposals for loops outside of dmmc: bits, threads, exactness, and what is refused."""
 
 import itertools
 import math
