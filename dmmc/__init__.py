@@ -24,7 +24,8 @@ Results:
 
 Parts, to be combined or replaced by your own:
 
-* :func:`flow_proposal`, :func:`path_proposal`: fields proposed by a model, with their density.
+* :func:`flow_proposal`, :func:`path_proposal`: fields proposed by a model, with their density; :func:`propose` streams
+  them to a Metropolis loop of your own.
 * :class:`Independence`, :class:`Latent`, :class:`PathIndependence`, :class:`PathRefresh`, :class:`HMC`,
   :class:`Cluster`: Markov kernels; :class:`Kernel` is the protocol for one of your own.
 * :func:`cycle` (which makes a :class:`Cycle`), :func:`mixture`: several kernels that take turns, or of which chance
@@ -76,6 +77,7 @@ _HOMES = {
     "mixture": "dmmc.kernels.compose",
     "path_proposal": "dmmc.proposals.of_model",
     "pretrained_names": "dmmc.model.pretrained",
+    "propose": "dmmc.proposals.of_model",
     "register_network": "dmmc.model.network",
     "report": "dmmc.studies.front",
     "run_chain": "dmmc.studies.front",
@@ -118,6 +120,7 @@ __all__ = [
     "mixture",
     "path_proposal",
     "pretrained_names",
+    "propose",
     "register_network",
     "report",
     "run_chain",
@@ -143,7 +146,7 @@ if TYPE_CHECKING:
     from dmmc.model.network import Network, register_network
     from dmmc.model.pretrained import load_pretrained, pretrained_names
     from dmmc.model.schedules import VE, VP
-    from dmmc.proposals.of_model import flow_proposal, path_proposal
+    from dmmc.proposals.of_model import flow_proposal, path_proposal, propose
     from dmmc.studies.foreign import foreign
     from dmmc.studies.front import load_model, make_ensemble, report, run_chain, sample, train
     from dmmc.studies.results import Run, load_run

@@ -1,4 +1,4 @@
-"""Diffusion-model proposals as a move of emcee.
+"""Diffusion-model proposals as moves of emcee.
 
 ::
 
@@ -6,14 +6,25 @@
 
     sampler = emcee.EnsembleSampler(n_walkers, ndim, log_prob, moves=DiffusionMove(proposal))
 
+======================  =========================================  =====================================
+move                    the kernel                                 what it needs
+======================  =========================================  =====================================
+:class:`DiffusionMove`  whole fields, independent of the walkers   a proposal with a density of fields
+:class:`LatentMove`     fields near those of the walkers           a map of latents: the flow of a model
+:class:`PathMove`       whole paths, independent of the walkers    paths of a model, any network
+:class:`RefreshMove`    walkers noised and denoised again          paths of a model, any network
+======================  =========================================  =====================================
+
 emcee: D. Foreman-Mackey et al., PASP 125 (2013) 306. Its autocorrelation times are ``1 + 2 sum rho``, twice those of
 :mod:`dmmc.diagnostics`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import emcee
@@ -24,7 +35,8 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.rng import stream
-from dmmc.proposals.base import Proposal
+from dmmc.proposals.base import LatentProposal, Paths, Proposal
+from dmmc.proposals.checked import checked_log_q
 from dmmc.theory.actions import Action
 from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
@@ -36,94 +48,288 @@ Array = NDArray[np.float64]
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
-class DiffusionMove(emcee.moves.Move):  # type: ignore[misc]  # emcee has no annotations
-    """Independence Metropolis: every walker gets a proposal that does not depend on where it is.
+class FieldMove(emcee.moves.Move):  # type: ignore[misc]  # emcee has no annotations
+    """What the moves of this module share: proposed fields, a decision for each walker, and what is rejected.
 
-    A proposal x' for the walker at x is accepted with ``min(1, p(x') q(x) / [p(x) q(x')])`` (L. Tierney, Ann. Statist.
-    22 (1994) 1701). Walkers do not see each other, so that their number is free; more of them make larger batches,
-    which cost less per walker. If there are fewer walkers than dimensions, as on a lattice, emcee's test of the initial
-    state must be skipped: ``run_mcmc(..., skip_initial_state_check=True)``. The move mixes with other moves in any
-    proportion, and works with ``vectorize``, pools, blobs and backends.
+    Walkers do not see each other, so that their number is free; more of them make larger batches, which cost less per
+    walker. If there are fewer walkers than dimensions, as on a lattice, emcee's test of the initial state must be
+    skipped: ``run_mcmc(..., skip_initial_state_check=True)``. The moves mix with other moves in any proportion, and
+    work with ``vectorize``, pools, blobs and backends. Fields ``(n, *lattice)`` are walkers ``(n, ndim)`` in C order,
+    where ndim is the number of sites.
 
-    **A resumed chain equals an uninterrupted one, bit for bit** (on the same machine, with the same number of threads).
-    emcee stores positions, log_prob and the state of its random generator, but not log q, which is computed afresh
-    after an interruption. Therefore log q must not depend on how a walker got to its place. The value that
-    ``proposal.sample`` reports does: it differs from ``proposal.log_q`` by rounding and by the irreversibility of the
-    integrator. It is not used here. In floating point, ``proposal.log_q`` may also depend on the size of a batch and on
-    a field's row in it (where vector instructions end, where a matrix product has its edge), though not on the other
-    rows. Therefore log q of walker k is always that of row k in a batch of all walkers, even if a single walker has
-    moved. The price is a second integration of each proposal, and one of all walkers after a step of another move; the
-    values of the walkers are kept in between.
+    Everything random comes from emcee's generator: the seed of what is proposed, and the decisions.
 
     **Pools.** The processes of a pool evaluate the log_prob function, and the proposal works in the process of the
     sampler. A process that is forked after torch has used several threads would wait for ever for threads that it did
     not inherit; therefore importing this module lets torch use one thread in every forked process. Import it before the
     pool is made, or use ``multiprocessing.get_context("spawn").Pool()``.
 
-    Everything random comes from emcee's generator: the seed for ``proposal.sample``, and the decisions.
-
-    Args:
-        proposal: where proposals come from. Its fields ``(n, *lattice)`` are walkers ``(n, ndim)`` in C order, where
-            ndim is the number of sites.
-        device: where the proposal draws its random numbers and gets its fields.
-
-    Raises:
-        DmmcError: if log q of the proposal is only an estimate. In a run: if ndim is not the number of sites, log_q
-            has a wrong shape, or log_q of a walker is NaN or ``+inf``.
-
     A proposal that is not finite, or whose log_prob or log_q is not, is rejected. If the log_prob function itself gives
     NaN, emcee raises an error; let it return ``-inf`` instead.
     """
 
-    def __init__(self, proposal: Proposal, device: str | torch.device = "cpu") -> None:
+    def __init__(self, proposal: Any, device: str | torch.device) -> None:
         if reason := getattr(proposal, "inexact", ""):
             raise DmmcError(f"these walkers would not sample their target: {reason}; use an exact divergence")
         self.proposal = proposal
         self.device = torch.device(device)
-        self._known: tuple[Array, Array] | None = None  # positions of the walkers, and their log q
 
     def propose(self, model: Any, state: emcee.State) -> tuple[emcee.State, NDArray[np.bool_]]:
         """One step of all walkers, called by emcee: the new state, and which walkers have moved ``(n_walkers,)``."""
-        n, ndim = state.coords.shape
         seed = int(model.random.randint(2**63, dtype=np.uint64))
-        phi, _ = self.proposal.sample(n, stream(seed, "emcee", device=self.device))
+        with torch.no_grad():
+            coords, log_ratio = self._proposed(state.coords, stream(seed, "emcee", device=self.device))
+        log_prob, blobs = model.compute_log_prob_fn(coords)
+        with np.errstate(invalid="ignore"):  # a walker may begin where log_prob is -inf, or outside what is proposed
+            log_ratio = (log_prob - state.log_prob) + log_ratio
+        accepted = np.isfinite(log_prob) & (-model.random.standard_exponential(len(coords)) < log_ratio)
+        state = self.update(state, emcee.State(coords, log_prob=log_prob, blobs=blobs), accepted)
+        self._decided(state.coords.copy(), accepted)  # a copy, since emcee changes its array in place
+        return state, accepted
+
+    def _proposed(self, coords: Array, generator: torch.Generator) -> tuple[Array, Array]:
+        """New positions, all finite, and what the log of the acceptance ratio has beside log_prob.
+
+        The latter is ``-inf`` where a walker must not move.
+        """
+        raise NotImplementedError
+
+    def _decided(self, coords: Array, accepted: NDArray[np.bool_]) -> None:
+        """Learn where the walkers are after the step, and which of them have moved there."""
+
+    def _fields(self, coords: Array, shape: tuple[int, ...]) -> Tensor:
+        # A copy, because rounding may depend on the alignment of the memory, and torch always aligns its own alike.
+        return torch.tensor(coords, dtype=torch.float64, device=self.device).view(len(coords), *shape)
+
+    def _on_lattice(self, coords: Array) -> Tensor:
+        lattice = self.proposal.lattice
+        if coords.shape[1] != lattice.volume:
+            raise DmmcError(
+                f"the lattice {lattice.shape} has {lattice.volume} sites, and walkers have {coords.shape[1]} "
+                "dimensions; ndim is the number of sites"
+            )
+        return self._fields(coords, lattice.shape)
+
+
+def _finite_walkers(phi: Tensor, coords: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Fields as positions, the present ones in place of those that are not finite; and which of them are."""
+    new = phi.flatten(1).to("cpu", torch.float64).numpy().copy()
+    finite = np.isfinite(new).all(1)
+    new[~finite] = coords[~finite]  # emcee and the proposal take finite numbers only
+    return new, finite
+
+
+def _log_ratio(here: Array, there: Array, possible: NDArray[np.bool_]) -> Array:
+    """``log q`` of the present fields less that of the proposed ones; ``-inf`` where a walker must not move."""
+    with np.errstate(invalid="ignore"):
+        return np.where(possible & np.isfinite(there), here - there, -np.inf)
+
+
+def _numbers(log_q: Any, n: int) -> Array:
+    return checked_log_q(log_q, n).to("cpu", torch.float64).numpy()
+
+
+def _of_walkers(log_q: Array) -> Array:
+    if np.isnan(log_q).any() or (log_q == np.inf).any():
+        raise DmmcError("log q of a walker is NaN or infinite; check the proposal, or start from other positions")
+    return log_q
+
+
+class DiffusionMove(FieldMove):
+    """Independence Metropolis: every walker gets a proposal that does not depend on where it is.
+
+    A proposal x' for the walker at x is accepted with ``min(1, p(x') q(x) / [p(x) q(x')])`` (L. Tierney, Ann. Statist.
+    22 (1994) 1701). What holds for all moves is said at :class:`FieldMove`.
+
+    **A resumed chain equals an uninterrupted one, bit for bit** (on the same machine, with the same number of threads).
+    emcee stores positions, log_prob and the state of its random generator, but not log q, which is computed afresh
+    after an interruption. Therefore log q must not depend on how a walker got to its place. The value that
+    ``proposal.sample`` reports does: it differs from ``proposal.log_q`` by rounding and by the irreversibility of the
+    integrator. It is not used. In floating point, ``proposal.log_q`` may also depend on the size of a batch and on
+    a field's row in it (where vector instructions end, where a matrix product has its edge), though not on the other
+    rows. Therefore log q of walker k is always that of row k in a batch of all walkers, even if a single walker has
+    moved. The price is a second integration of each proposal, and one of all walkers after a step of another move; the
+    values of the walkers are kept in between.
+
+    With ``resumable=False`` the reported value is used, and a step costs a single integration. The chain is as exact.
+    As long as sampler and move live, it also goes on bit for bit; only what a new process makes of a file of a backend
+    differs from what the old one would have made of it.
+
+    Args:
+        proposal: where proposals come from.
+        device: where the proposal draws its random numbers and gets its fields.
+        resumable: whether log q depends on the positions alone.
+
+    Raises:
+        DmmcError: if log q of the proposal is only an estimate. In a run: if ndim is not the number of sites, log_q
+            has a wrong shape, or log_q of a walker is NaN or ``+inf``.
+    """
+
+    def __init__(self, proposal: Proposal, device: str | torch.device = "cpu", *, resumable: bool = True) -> None:
+        super().__init__(proposal, device)
+        self.resumable = resumable
+        self._known: tuple[Array, Array] | None = None  # positions of the walkers, and their log q
+        self._asked: tuple[Array, Array] | None = None  # log q of the walkers in this step, and of their proposals
+
+    def _proposed(self, coords: Array, generator: torch.Generator) -> tuple[Array, Array]:
+        n, ndim = coords.shape
+        phi, reported = self.proposal.sample(n, generator)
         if len(phi) != n or phi[0].numel() != ndim:
             raise DmmcError(
                 f"the proposal makes {len(phi)} fields of {tuple(phi.shape[1:])}, which are not {n} walkers of "
                 f"{ndim} dimensions; ndim is the number of sites"
             )
-        coords = phi.flatten(1).to("cpu", torch.float64).numpy().copy()
-        finite = np.isfinite(coords).all(1)
-        coords[~finite] = state.coords[~finite]  # emcee and the proposal take finite numbers only
+        new, finite = _finite_walkers(phi, coords)
+        here = self._log_q_of_walkers(coords, phi.shape)
+        there = self._log_q(new, phi.shape) if self.resumable else _numbers(reported, n)
+        self._asked = here, there
+        return new, _log_ratio(here, there, finite)
 
-        here = self._log_q_of_walkers(state.coords, phi.shape)
-        there = self._log_q(coords, phi.shape)
-        log_prob, blobs = model.compute_log_prob_fn(coords)
-        possible = finite & np.isfinite(log_prob) & np.isfinite(there)
-        with np.errstate(invalid="ignore"):  # a walker may begin where log_prob is -inf, or outside what is proposed
-            log_ratio = (log_prob - there) - (state.log_prob - here)
-        accepted = possible & (-model.random.standard_exponential(n) < log_ratio)
-
-        state = self.update(state, emcee.State(coords, log_prob=log_prob, blobs=blobs), accepted)
-        self._known = state.coords.copy(), np.where(accepted, there, here)  # emcee changes its array in place
-        return state, accepted
+    def _decided(self, coords: Array, accepted: NDArray[np.bool_]) -> None:
+        assert self._asked is not None
+        here, there = self._asked
+        self._known = coords, np.where(accepted, there, here)
 
     def _log_q_of_walkers(self, coords: Array, shape: torch.Size) -> Array:
         if self._known is not None and np.array_equal(self._known[0], coords):
             return self._known[1]
-        log_q = self._log_q(coords, shape)
-        if np.isnan(log_q).any() or (log_q == np.inf).any():
-            raise DmmcError("log q of a walker is NaN or infinite; check the proposal, or start from other positions")
-        return log_q
+        return _of_walkers(self._log_q(coords, shape))
 
     def _log_q(self, coords: Array, shape: torch.Size) -> Array:
-        # A copy, because rounding may depend on the alignment of the memory, and torch always aligns its own alike.
-        phi = torch.tensor(coords, dtype=torch.float64, device=self.device).view(shape)
-        log_q = self.proposal.log_q(phi)
-        if not isinstance(log_q, Tensor) or log_q.shape != shape[:1]:
-            got = tuple(log_q.shape) if isinstance(log_q, Tensor) else type(log_q).__name__
-            raise DmmcError(f"the proposal must report log_q of shape {tuple(shape[:1])}, one per field; got {got}")
-        return log_q.to("cpu", torch.float64).numpy()
+        return _numbers(self.proposal.log_q(self._fields(coords, shape[1:])), len(coords))
+
+
+class LatentMove(FieldMove):
+    """Latent Metropolis: every walker is mapped to its latents, which are rotated into fresh noise and mapped back.
+
+    The kernel is that of :class:`dmmc.Latent`, where the acceptance is derived. Small angles are accepted at any
+    volume. What holds for all moves is said at :class:`FieldMove`.
+
+    Latents and log q of a walker are those of ``proposal.pull`` of its position, in a batch of all walkers, so that a
+    resumed chain equals an uninterrupted one bit for bit, at the price of a second integration in each step (a third
+    for the two sectors of a broken phase, where the latents of a position are drawn). With ``resumable=False`` a walker
+    keeps the latents that it was made of, as in the kernel, and a step costs one integration; see
+    :class:`DiffusionMove`.
+
+    Args:
+        proposal: the map from latents to fields, such as :func:`dmmc.flow_proposal` of a model.
+        theta: angle of the rotation, ``0 < theta <= pi/2``. :meth:`dmmc.Latent.tune` finds a good one.
+        device: where random numbers are drawn.
+        resumable: whether latents and log q depend on the positions alone.
+
+    Raises:
+        DmmcError: if the angle is out of its range, log q is only an estimate, or the proposal is no map of latents. In
+            a run: as :class:`DiffusionMove`.
+    """
+
+    def __init__(
+        self, proposal: LatentProposal, theta: float, device: str | torch.device = "cpu", *, resumable: bool = True
+    ) -> None:
+        super().__init__(proposal, device)
+        if not 0 < theta <= math.pi / 2:
+            raise DmmcError(f"theta must lie between 0 and pi/2 (an independent proposal), got {theta}")
+        if not hasattr(proposal, "pull"):
+            raise DmmcError(f"{type(proposal).__name__} is no map of latents; use dmmc.flow_proposal(model)")
+        self.theta, self.resumable = theta, resumable
+        self._known: tuple[Array, Tensor, Array] | None = None  # positions of the walkers, their latents and log q
+        self._asked: tuple[Pulled, Pulled] | None = None  # of the walkers in this step, and of their proposals
+
+    def _proposed(self, coords: Array, generator: torch.Generator) -> tuple[Array, Array]:
+        n = len(coords)
+        phi_here = self._on_lattice(coords)
+        if self._known is not None and np.array_equal(self._known[0], coords):
+            here = Pulled(*self._known[1:], False)
+        else:
+            here = self._pulled(phi_here, generator)
+            _of_walkers(here.log_q)
+        rotated = self.proposal.rotate(here.latents, self.theta, generator)
+        phi, reported = self.proposal.push(rotated, generator)
+        new, finite = _finite_walkers(phi, coords)
+        there = Pulled(rotated, _numbers(reported, n), False)
+        if self.resumable:
+            there = self._pulled(self._on_lattice(new), generator)
+        self._asked = here, there
+        return new, _log_ratio(here.log_q, there.log_q, finite)
+
+    def _decided(self, coords: Array, accepted: NDArray[np.bool_]) -> None:
+        assert self._asked is not None
+        here, there = self._asked
+        if there.drawn:  # after an interruption they would be drawn again
+            self._known = None
+            return
+        moved = torch.from_numpy(accepted).to(here.latents.device)
+        latents = torch.where(moved.view(-1, *(1,) * (here.latents.ndim - 1)), there.latents, here.latents)
+        self._known = coords, latents, np.where(accepted, there.log_q, here.log_q)
+
+    def _pulled(self, phi: Tensor, generator: torch.Generator) -> Pulled:
+        before = generator.get_state()
+        latents, log_q = self.proposal.pull(phi, generator)
+        return Pulled(latents, _numbers(log_q, len(phi)), not torch.equal(before, generator.get_state()))
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """Latents of fields, their log q ``(n,)``, and whether random numbers were used to find them."""
+
+    latents: Tensor
+    log_q: Array
+    drawn: bool
+
+
+class PathMove(FieldMove):
+    """Path Metropolis: whole paths of the reverse diffusion are proposed, whatever the network.
+
+    The kernel is that of :class:`dmmc.PathIndependence`, except that every step draws a new path to the present field
+    from its conditional law, which is exact as well. A step costs two paths, and needs nothing but the positions, so
+    that a resumed chain equals an uninterrupted one bit for bit. What holds for all moves is said at
+    :class:`FieldMove`.
+
+    Args:
+        paths: :func:`dmmc.path_proposal` of a model, best calibrated:
+            ``paths.calibrated(paths.rough_fields(512, generator), generator)``.
+        device: where random numbers are drawn.
+
+    Raises:
+        DmmcError: if the weight of a path is only an estimate. In a run: if ndim is not the number of sites.
+    """
+
+    def __init__(self, paths: Paths, device: str | torch.device = "cpu") -> None:
+        super().__init__(paths, device)
+
+    def _proposed(self, coords: Array, generator: torch.Generator) -> tuple[Array, Array]:
+        n = len(coords)
+        here = _of_walkers(_numbers(self.proposal.draw_log_q(self._on_lattice(coords), generator), n))
+        phi, log_q = self.proposal.sample(n, generator)
+        new, finite = _finite_walkers(phi, coords)
+        return new, _log_ratio(here, _numbers(log_q, n), finite)
+
+
+class RefreshMove(FieldMove):
+    """Partial refresh: every walker is noised up to some level, and denoised again.
+
+    The kernel is that of :class:`dmmc.PathRefresh`. It needs nothing but the positions, so that a resumed chain equals
+    an uninterrupted one bit for bit. What holds for all moves is said at :class:`FieldMove`.
+
+    Args:
+        paths: as for :class:`PathMove`.
+        level: noise level in (0, 1]; small ones are accepted more often and change less.
+        device: where random numbers are drawn.
+
+    Raises:
+        DmmcError: if the level is not in the paths, or the weight of a path is only an estimate. In a run: if ndim is
+            not the number of sites.
+    """
+
+    def __init__(self, paths: Paths, level: float, device: str | torch.device = "cpu") -> None:
+        super().__init__(paths, device)
+        self.level = level
+        self._part = paths.up_to(level)
+
+    def _proposed(self, coords: Array, generator: torch.Generator) -> tuple[Array, Array]:
+        phi, log_paths = self._part.refresh(self._on_lattice(coords), generator)
+        new, finite = _finite_walkers(phi, coords)
+        log_ratio = _numbers(log_paths, len(coords))
+        return new, np.where(finite & ~np.isnan(log_ratio), log_ratio, -np.inf)
 
 
 def lattice_log_prob(action: Action, lattice: Lattice, device: str | torch.device = "cpu") -> Callable[[Array], Array]:

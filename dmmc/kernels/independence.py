@@ -15,8 +15,9 @@ from torch import Tensor
 
 from dmmc.core.facts import KernelFacts
 from dmmc.kernels.base import Kernel, WeightedState, refuse_inexact, start_state
-from dmmc.kernels.weighted import WeightedInfo, begun, checked_log_q, independent_steps, weigh, weighted
+from dmmc.kernels.weighted import WeightedInfo, begun, independent_steps, weigh, weighted
 from dmmc.proposals.base import Proposal
+from dmmc.proposals.checked import checked_log_q
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 

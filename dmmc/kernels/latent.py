@@ -31,13 +31,13 @@ from dmmc.kernels.base import Kernel, WeightedState, refuse_inexact, start_state
 from dmmc.kernels.weighted import (
     WeightedInfo,
     begun,
-    checked_log_q,
     independent_steps,
     weigh,
     weighted,
     weighted_step,
 )
 from dmmc.proposals.base import LatentProposal
+from dmmc.proposals.checked import checked_log_q
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.kernels.base import Info, WeightedState, log_weight, metropolis, uniform, valid_or_rejected
+from dmmc.proposals.checked import checked_sample
 from dmmc.theory.actions import Action
 from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
@@ -46,10 +47,7 @@ def weigh(action: Action, lattice: Lattice, phi: Tensor, log_q: Tensor, n: int) 
     Raises:
         DmmcError: if fields or log_q have a wrong shape.
     """
-    if not isinstance(phi, Tensor) or phi.shape != (n, *lattice.shape):
-        got = tuple(phi.shape) if isinstance(phi, Tensor) else type(phi).__name__
-        raise DmmcError(f"the proposal must return fields of shape {(n, *lattice.shape)}; got {got}")
-    phi, log_q = phi.to(torch.float64), checked_log_q(log_q, n).to(torch.float64)
+    phi, log_q = checked_sample(phi, log_q, n, lattice)
     S = evaluate(action, phi)
     return WeightedState(phi, S, log_q, valid_or_rejected(log_weight(S, log_q), phi))
 
@@ -102,15 +100,3 @@ def begun(proposals: WeightedT) -> WeightedT:
     if not bool(torch.isfinite(proposals.log_w).all()):
         raise DmmcError("the weight of an initial proposal is not finite; check the model, or start from fields")
     return proposals
-
-
-def checked_log_q(log_q: Tensor, n: int) -> Tensor:
-    """``log_q``, if it has shape ``(n,)``.
-
-    Raises:
-        DmmcError: if it has not.
-    """
-    if not isinstance(log_q, Tensor) or log_q.shape != (n,):
-        got = tuple(log_q.shape) if isinstance(log_q, Tensor) else type(log_q).__name__
-        raise DmmcError(f"the proposal must report log_q of shape ({n},), one number per field; got {got}")
-    return log_q

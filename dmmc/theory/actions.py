@@ -219,7 +219,8 @@ class Phi4:
 
     ``S = sum_x [-hop sum_mu phi phi_mu + quad phi^2 + quart phi^4]`` with the three coefficients of the
     chosen normalisation. ``Phi4(kappa, lam)`` is the hopping form; :meth:`from_mass` and
-    :meth:`from_textbook` take the couplings and the field of the other two.
+    :meth:`from_textbook` take the couplings and the field of the other two, and ``from_gpt``, ``from_normflow``,
+    ``from_neumc``, ``from_anvil`` and ``from_hasenbusch`` those of other codes.
 
     Args:
         kappa: hopping parameter, > 0.
@@ -268,6 +269,77 @@ class Phi4:
         """Textbook form: ``mu0sq = m2`` and ``lam_t = lam / kappa^2``, field ``sqrt(2 kappa) phi_hop``."""
         mass = cls.from_mass(mu0sq, lam_t, dim)
         return cls(kappa=mass.kappa, lam=mass.lam, scale=math.sqrt(2 * mass.kappa))
+
+    @classmethod
+    def from_gpt(cls, kappa: float, lam: float) -> Phi4:
+        """``g.qcd.scalar.action.phi4(kappa, lam)`` of the Grid Python Toolkit (github.com/lehner/gpt), real field.
+
+        ``S_GPT = sum_x [-2 kappa sum_mu phi phi_mu + phi^2 + lam (phi^2 - 1)^2]``: the hopping form and its field.
+        S is smaller than ``S_GPT`` by the constant ``lam V``, so that log Z is larger by it; no weight changes.
+
+        Raises:
+            DmmcError: as :class:`Phi4`.
+        """
+        return cls(kappa, lam)
+
+    @classmethod
+    def from_hasenbusch(cls, beta: float, lam: float) -> Phi4:
+        """Hasenbusch (hep-lat/9902026), and "bosetti2015" of anvil: ``beta = 2 kappa``, field of the hopping form.
+
+        ``S = sum_x [-beta sum_mu phi phi_mu + phi^2 + lam (phi^2 - 1)^2]``, up to the constant ``lam V``.
+
+        Raises:
+            DmmcError: as :class:`Phi4`.
+        """
+        _finite(beta=beta)
+        return cls(beta / 2, lam)
+
+    @classmethod
+    def from_normflow(cls, m_sq: float, lambd: float, dim: int, kappa: float = 1.0) -> Phi4:
+        """``ScalarPhi4Action(m_sq=, lambd=, kappa=)`` of normflow (github.com/jkomijani/normflow), field as there.
+
+        ``S = sum_x [kappa/2 sum_mu (phi_mu - phi)^2 + m_sq/2 phi^2 + lambd phi^4]``. This kappa multiplies the kinetic
+        term, and is not that of the hopping form.
+
+        Raises:
+            DmmcError: if a coupling is not finite, or ``lambd`` or ``kappa`` is not positive.
+        """
+        _finite(m_sq=m_sq, lambd=lambd, kappa=kappa)
+        if lambd <= 0:
+            raise DmmcError(f"lambd must be positive, got {lambd}; for a theory without interaction use FreeField")
+        if kappa <= 0:
+            raise DmmcError(f"kappa must be positive, got {kappa}; it multiplies the kinetic term here")
+        textbook = cls.from_textbook(m_sq / kappa, 4 * lambd / kappa**2, dim)
+        return textbook.rescaled(textbook.scale / math.sqrt(kappa))
+
+    @classmethod
+    def from_neumc(cls, m2: float, lam: float, dim: int, kappa: float = 1.0) -> Phi4:
+        """``ScalarPhi4Action(m2, lam, kappa)`` of neumc (github.com/nmcmc/neumc), field as there.
+
+        ``S = sum_x [kappa/2 sum_mu (phi_mu - phi)^2 + m2/2 phi^2 + lam/4! phi^4]``; kappa as in :meth:`from_normflow`.
+
+        Raises:
+            DmmcError: if a coupling is not finite, or ``lam`` or ``kappa`` is not positive.
+        """
+        _finite(lam=lam)
+        if lam <= 0:
+            raise DmmcError(f"lam must be positive, got {lam}; for a theory without interaction use FreeField")
+        return cls.from_normflow(m2, lam / 24, dim, kappa)
+
+    @classmethod
+    def from_anvil(cls, m_sq: float, g: float) -> Phi4:
+        """The "standard" parameterisation of anvil (github.com/marshrossney/anvil), which is two-dimensional.
+
+        ``S = sum_x [1/2 sum_mu (phi_mu - phi)^2 + m_sq/2 phi^2 + g/4! phi^4]``, field as there. Of its others,
+        "albergo2019" is :meth:`from_mass`, "nicoli2020" the hopping form, "bosetti2015" :meth:`from_hasenbusch`.
+
+        Raises:
+            DmmcError: if a coupling is not finite, or ``g`` is not positive.
+        """
+        _finite(g=g)
+        if g <= 0:
+            raise DmmcError(f"g must be positive, got {g}; for a theory without interaction use FreeField")
+        return cls.from_normflow(m_sq, g / 24, 2)
 
     def m2(self, dim: int) -> float:
         """Bare mass squared of the mass (and textbook) form in ``dim`` dimensions."""

@@ -48,6 +48,31 @@ def textbook(phi, mu0sq, lam_t):
     return total(sum((up - phi) ** 2 for up in links(phi)) / 2 + mu0sq * phi**2 / 2 + lam_t * phi**4 / 4)
 
 
+def quartic(phi, kinetic, quad, quart):
+    """``kinetic`` times the squared differences, and a potential: the order in which most codes write S."""
+    return total(kinetic * sum((up - phi) ** 2 for up in links(phi)) + quad * phi**2 + quart * phi**4)
+
+
+def around_one(phi, hop, lam):
+    """``-hop sum phi phi_mu + phi^2 + lam (phi^2 - 1)^2``, the form of GPT and of Hasenbusch."""
+    return total(-hop * phi * sum(links(phi)) + phi**2 + lam * (phi**2 - 1) ** 2)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 6), (3, 2, 4)], ids=str)
+def test_the_conventions_of_other_codes(shape):
+    phi, dim, volume = field(shape), len(shape), math.prod(shape)
+    close = torch.testing.assert_close
+    close(Phi4.from_gpt(0.27, 0.022)(phi) + 0.022 * volume, around_one(phi, 2 * 0.27, 0.022))
+    close(Phi4.from_hasenbusch(0.375, 1.1)(phi) + 1.1 * volume, around_one(phi, 0.375, 1.1))
+    close(Phi4.from_normflow(-1.2, 0.3, dim)(phi), quartic(phi, 0.5, -0.6, 0.3))
+    close(Phi4.from_normflow(-1.2, 0.3, dim, 0.6)(phi), quartic(phi, 0.3, -0.6, 0.3))
+    close(Phi4.from_neumc(-1.2, 7.0, dim)(phi), quartic(phi, 0.5, -0.6, 7.0 / 24))
+    close(Phi4.from_neumc(1.2, 7.0, dim, 2.0)(phi), quartic(phi, 1.0, 0.6, 7.0 / 24))
+    if dim == 2:  # as anvil writes it: -1, (4 + m_sq) / 2 and g / 24
+        S = total(-phi * sum(links(phi)) + (4 - 1.2) / 2 * phi**2 + 7.0 / 24 * phi**4)
+        close(Phi4.from_anvil(-1.2, 7.0)(phi), S)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_three_forms_are_one_theory(shape):
     phi, dim = field(shape), len(shape)
@@ -137,6 +162,12 @@ def test_autograd_action():
         lambda: Phi4.from_mass(0.0, 0.0, 2),
         lambda: Phi4.from_mass(1.0, -0.1, 2),
         lambda: Phi4.from_textbook(-1.0, 0.0, 2),
+        lambda: Phi4.from_gpt(0.2, -0.1),
+        lambda: Phi4.from_hasenbusch(math.nan, 0.1),
+        lambda: Phi4.from_normflow(1.0, 0.0, 2),
+        lambda: Phi4.from_normflow(1.0, 0.1, 2, kappa=0.0),
+        lambda: Phi4.from_neumc(1.0, -6.0, 2),
+        lambda: Phi4.from_anvil(1.0, 0.0),
         lambda: FreeField(0.0),
         lambda: FreeField(-1.0),
         lambda: FreeField(math.nan),
