@@ -142,7 +142,8 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     """The option that lets model files name networks of other codes."""
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE:CLASS",
-        help="import this class of torch modules, and let model files make networks of it; may be given several times",
+        help="import this class of torch modules, such as a registered network of your own, and let model files make "
+        "networks of it; may be given several times",
     )  # fmt: skip
 
 

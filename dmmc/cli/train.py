@@ -80,8 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of M",
     )  # fmt: skip
     parser.add_argument(
-        "--network", default="interaction", metavar="NAME", help="name of a registered network, for a new model"
-    )
+        "--network", default="interaction", metavar="NAME",
+        help="name of a registered network, for a new model; --trust imports the class of one of your own",
+    )  # fmt: skip
     for name, text in SIZES.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
     add_options(
