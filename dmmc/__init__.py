@@ -46,12 +46,12 @@ from typing import TYPE_CHECKING, Any
 from dmmc.core.version import VERSION as __version__
 
 _HOMES = {
-    "AutogradAction": "dmmc.theory.actions",
+    "AutogradAction": "dmmc.theory.function_action",
     "Cluster": "dmmc.kernels.cluster",
     "Cycle": "dmmc.kernels.compose",
     "DiffusionModel": "dmmc.model.diffusion_model",
     "DmmcError": "dmmc.core.errors",
-    "FreeField": "dmmc.theory.actions",
+    "FreeField": "dmmc.theory.free_field",
     "HMC": "dmmc.kernels.hmc",
     "Independence": "dmmc.kernels.independence",
     "Kernel": "dmmc.kernels.base",
@@ -60,7 +60,7 @@ _HOMES = {
     "Network": "dmmc.model.network",
     "PathIndependence": "dmmc.kernels.path",
     "PathRefresh": "dmmc.kernels.refresh",
-    "Phi4": "dmmc.theory.actions",
+    "Phi4": "dmmc.theory.phi4",
     "Run": "dmmc.studies.results",
     "VE": "dmmc.model.schedules",
     "VP": "dmmc.model.schedules",
@@ -150,9 +150,11 @@ if TYPE_CHECKING:
     from dmmc.studies.foreign import foreign
     from dmmc.studies.front import load_model, make_ensemble, report, run_chain, sample, train
     from dmmc.studies.results import Run, load_run
-    from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+    from dmmc.theory.free_field import FreeField
+    from dmmc.theory.function_action import AutogradAction
     from dmmc.theory.lattice import Lattice
     from dmmc.theory.own_action import action
+    from dmmc.theory.phi4 import Phi4
 
 
 def __getattr__(name: str) -> Any:

@@ -48,7 +48,7 @@ from dmmc.studies.scan.points import Point, flow_benchmark, grid
 from dmmc.studies.scan.results import ScanResult
 from dmmc.studies.scan.run import scan
 from dmmc.theory.momenta import orbit_phat2
-from dmmc.theory.symmetry import align
+from dmmc.theory.sectors import align
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,8 +16,8 @@ import torch
 from dmmc.kernels import invariance as testing
 from dmmc.kernels.base import advance
 from dmmc.theory import draws as exact
-from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, Grid, noise, random_model, rng
 
 CHANCE = 2 * scipy.stats.norm.sf(SIGMA)

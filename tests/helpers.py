@@ -12,8 +12,8 @@ from dmmc.kernels.hmc import HMC
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.interaction import InteractionNetwork, NetworkSize
 from dmmc.model.reference import GaussianReference
-from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 
 SIGMA = 5.0
 """Bound on z-scores: two-sided 5.7e-7, so a few hundred of them fail by chance for one seed in several thousand."""
@@ -36,7 +36,7 @@ def z_scores(samples, exact=0.0):
 
 
 def free_reference(lattice, mass=0.7, **options):
-    """The propagator of :class:`dmmc.theory.actions.FreeField`."""
+    """The propagator of :class:`dmmc.theory.free_field.FreeField`."""
     return GaussianReference(lattice, 1 / (lattice.orbit_phat2 + mass**2), **options)
 
 

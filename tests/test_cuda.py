@@ -23,9 +23,10 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.training import train
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import measure
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, free_draws, free_reference, hmc_ensemble, noise, random_model, z_scores
 
 pytestmark = pytest.mark.cuda

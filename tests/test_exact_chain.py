@@ -27,8 +27,8 @@ from dmmc.runs.summary import bias_bound_sigma, estimates
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.training import train
-from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, Grid, rng
 
 LATTICE = Lattice((8, 8))

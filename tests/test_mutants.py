@@ -46,9 +46,10 @@ from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import load_run
 from dmmc.theory import ensemble, observables, symmetry
-from dmmc.theory.actions import AutogradAction, Phi4
 from dmmc.theory.ensemble import check_ensemble
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from dmmc.theory.symmetry import find_symmetry
 from helpers import SIGMA, Grid, free_draws, free_reference, random_model, rng, z_scores
 

@@ -1,6 +1,6 @@
 """Theories as a user would write them, which declare nothing, on lattices where everything is known by quadrature."""
 
-from dmmc.theory.actions import AutogradAction
+from dmmc.theory.function_action import AutogradAction
 from helpers import Grid
 
 TILT = 0.1

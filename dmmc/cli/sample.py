@@ -26,7 +26,7 @@ from dmmc.kernels.of_model import KERNELS, KernelOptions, usual_kernel
 from dmmc.model.pretrained import load_pretrained
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary_records import RunSummary
-from dmmc.studies.given import load_named_model
+from dmmc.studies.models import load_named_model
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.theory.lattice import Lattice
 

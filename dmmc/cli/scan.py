@@ -13,7 +13,7 @@ from dmmc.studies.scan.results import ScanResult
 from dmmc.studies.scan.run import results_of, scan
 from dmmc.studies.scan.samplers import SAMPLERS
 from dmmc.studies.scan.table import table
-from dmmc.theory.actions import Phi4
+from dmmc.theory.phi4 import Phi4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,8 @@ def action_of(args: argparse.Namespace, dim: int) -> Any:
     Raises:
         DmmcError: if they give it in two forms, or incompletely, or an action of one's own cannot be loaded.
     """
-    from dmmc.theory.actions import FreeField, Phi4
+    from dmmc.theory.free_field import FreeField
+    from dmmc.theory.phi4 import Phi4
 
     forms = {
         "--kappa --lam": (args.kappa, args.lam),

@@ -12,7 +12,8 @@ from dmmc.cli.shared import GOES_ON, action_of, add_action, add_common, add_trus
 from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.model.options import TrainingOptions
-from dmmc.studies.given import load_named_model, read_ensemble
+from dmmc.studies.given import read_ensemble
+from dmmc.studies.models import load_named_model
 from dmmc.studies.resumption import check_training
 from dmmc.studies.stages import Stages
 from dmmc.studies.training import train

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
-from dmmc.core.rng import stream
+from dmmc.core.rng import integers, stream
 from dmmc.proposals.base import Proposal
 from dmmc.proposals.checked import checked_log_q, checked_sample
 from dmmc.theory.actions import Action, Symmetry, declaration
@@ -185,7 +185,7 @@ class JaxProposal(Proposal):
     evaluations = 1
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        seed = int(torch.randint(2**32, (), generator=generator, device=generator.device))
+        seed = int(integers(2**32, (), generator))
         phi, log_q = self.draw(n, jax.random.key(seed))
         return _from_jax(phi), _from_jax(log_q)
 

@@ -10,7 +10,7 @@
 normflow is not on PyPI, and is not imported here. What is needed of it are call signatures, which were read in its
 sources at commit 19e6a33; this module has been tested against a stand-in that has them.
 
-For their phi^4, :meth:`dmmc.theory.actions.Phi4.from_normflow` makes the action of the package, which is faster and
+For their phi^4, :meth:`dmmc.theory.phi4.Phi4.from_normflow` makes the action of the package, which is faster and
 known by name when files are read.
 """
 
@@ -26,7 +26,8 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.core.rng import integers
 from dmmc.proposals.base import LatentProposal, Proposal
-from dmmc.theory.actions import Action, AutogradAction, Symmetry
+from dmmc.theory.actions import Action, Symmetry
+from dmmc.theory.function_action import AutogradAction
 
 
 def action_from(theirs: Any, name: str | None = None, *, symmetry: Symmetry | None = None) -> AutogradAction:

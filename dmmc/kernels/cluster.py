@@ -15,18 +15,16 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from dmmc.core.errors import DmmcError, MismatchError
+from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
-from dmmc.core.rng import integers, signs, stream, uniform
+from dmmc.core.rng import integers, uniform
 from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.hmc import HMC, HMCInfo
-from dmmc.theory.actions import Action, declaration
+from dmmc.kernels.hopping import check_hopping, declared_hopping
+from dmmc.theory.actions import Action
 from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
-
-PROBED = 4
-"""Fields on which a declared hopping term is tested."""
 
 
 @dataclass(frozen=True)
@@ -145,51 +143,3 @@ def freezing_probability(hopping: float, phi: Tensor, neighbour: Tensor) -> Tens
     if ``hopping`` is positive, and between equal ones if it is negative.
     """
     return -torch.expm1(-2 * hopping * phi * neighbour)
-
-
-@torch.no_grad()
-def check_hopping(action: Action, lattice: Lattice) -> None:
-    """Test the hopping term that the action declares: changes of signs must change S by what they change that term.
-
-    With signs ``s(x)``, ``S(s phi) - S(phi) = -hopping sum_x,mu [s(x) s(x+mu) - 1] phi(x) phi(x+mu)``, since the rest
-    of S is even functions of single sites.
-
-    Raises:
-        DmmcError: if it declares none.
-        MismatchError: if it has another one.
-    """
-    hopping = declared_hopping(action)
-    generator = stream(0, "test of a hopping term")
-    phi = hmc.first_fields(action, lattice, PROBED, generator)
-    flips = signs(phi.shape, generator)
-
-    def links(phi: Tensor) -> Tensor:
-        products = torch.stack([phi * phi.roll(-1, axis) for axis in lattice.axes])
-        return products.movedim(0, 1).flatten(1).sum(1)
-
-    S, flipped = evaluate(action, phi), evaluate(action, flips * phi)
-    found, expected = flipped - S, -hopping * (links(flips * phi) - links(phi))
-    size = 1 + S.abs() + flipped.abs() + abs(hopping) * links(phi.abs())
-    if bool(((found - expected).abs() > 1e-9 * size).any()):
-        k = int(((found - expected).abs() / size).argmax())
-        raise MismatchError(
-            f"the action {action.describe().get('name')!r} declares hopping = {hopping}, but S is not "
-            "-hopping sum phi(x) phi(x+mu) plus even functions of single sites: with other signs of a field it changes "
-            f"by {float(found[k]):.6g} instead of {float(expected[k]):.6g}; correct the declaration, or use HMC"
-        )
-
-
-def declared_hopping(action: Action) -> float:
-    """The hopping coefficient that the action declares.
-
-    Raises:
-        DmmcError: if it declares none.
-    """
-    hopping = declaration(action).hopping
-    if hopping is None:
-        name = action.describe().get("name")
-        raise DmmcError(
-            "cluster updates need an action that declares its hopping term, such as Phi4, "
-            f"and {name!r} does not; use HMC"
-        )
-    return hopping

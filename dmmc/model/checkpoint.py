@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dmmc.core.errors import DmmcError, FileError, MismatchError
-from dmmc.core.numbers import check_count
 from dmmc.core.records import Record
+from dmmc.core.scalars import check_count
 from dmmc.model.file import read_tensors, write_tensors
 from dmmc.model.history import TrainingRecord
 from dmmc.model.trainer import Trainer

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
-from dmmc.core.numbers import check_count
+from dmmc.core.scalars import check_count
 from dmmc.model import splines
 from dmmc.model.interaction import activation
 from dmmc.model.network import Network, register_network

@@ -34,14 +34,8 @@ from dmmc.model.network import (
     restore_network,
 )
 from dmmc.model.reference import GaussianReference
-from dmmc.theory.actions import (
-    Action,
-    Symmetry,
-    action_from_description,
-    action_label,
-    declaration,
-    same_action,
-)
+from dmmc.theory.actions import Action, Symmetry, declaration
+from dmmc.theory.descriptions import action_from_description, action_label, same_action
 from dmmc.theory.lattice import Lattice
 
 FORMAT = "dmmc-model"

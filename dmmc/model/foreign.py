@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.records import json_text
-from dmmc.model.network import Network, UnknownNetworkError, drawing_from, refuse_context, register_network
+from dmmc.model.initialisation import drawing_from
+from dmmc.model.network import Network, UnknownNetworkError, refuse_context, register_network
 from dmmc.model.reference import GaussianReference
 from dmmc.model.schedules import Schedule, schedule_of
 from dmmc.theory.lattice import Lattice

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmmc.core.errors import DmmcError
-from dmmc.core.numbers import check_count
 from dmmc.core.records import Record
+from dmmc.core.scalars import check_count
 from dmmc.model.options import TrainingOptions
 
 

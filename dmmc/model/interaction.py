@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
-from dmmc.core.numbers import check_count
+from dmmc.core.scalars import check_count
 from dmmc.model import shells, splines
 from dmmc.model.memo import LevelMemo, Prepared
 from dmmc.model.network import Network, refuse_context, register_network

@@ -19,9 +19,7 @@ imported first.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -29,7 +27,7 @@ from torch import Tensor, nn
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.records import json_text
-from dmmc.core.rng import stream
+from dmmc.model.initialisation import drawing_from, usual_defaults
 from dmmc.model.reference import GaussianReference
 from dmmc.theory.lattice import Lattice
 
@@ -141,7 +139,7 @@ class Network(nn.Module):
         Raises:
             DmmcError: if the weights do not fit there.
         """
-        with _usual_defaults():
+        with usual_defaults():
             network = type(self).from_config(reference, self.config())
         network.to(device=self.device, dtype=self.dtype)
         try:
@@ -210,8 +208,11 @@ def network_class(name: str) -> type[Network]:
 
     Raises:
         UnknownNetworkError: if there is none.
+        DmmcError: if the name is not text.
     """
-    if not isinstance(name, str) or name not in _REGISTRY:
+    if not isinstance(name, str):
+        raise DmmcError(f"the name of a network must be text, got {name!r}")
+    if name not in _REGISTRY:
         raise UnknownNetworkError(
             f"no network {name!r} is registered (there are {', '.join(network_names())}); "
             "import the module that registers it first"
@@ -241,7 +242,7 @@ def make_network(
     """
     cls = network_class(name)
     try:
-        with _usual_defaults():
+        with usual_defaults():
             network = cls.from_config(reference, config, generator)
     except DmmcError:
         raise
@@ -302,42 +303,3 @@ def check_config(network: Network) -> None:
     """
     if is_registered(network):
         json_text(network.config(), f"the config() of the network {network.name!r}")
-
-
-@contextmanager
-def _usual_defaults() -> Iterator[None]:
-    """Make a network as torch does by itself, in float32 on the CPU and outside inference mode.
-
-    In another type the same generator would give other numbers, and weights made in inference mode have no derivatives.
-    """
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.device("cpu"), torch.inference_mode(False):
-            yield
-    finally:
-        torch.set_default_dtype(default)
-
-
-@contextmanager
-def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Let torch's global generators continue the stream of ``generator``, and restore them afterwards.
-
-    Ordinary torch modules draw their initial weights, and dropout its masks, from the global generator of their device.
-    Within this context these numbers are reproducible, and the caller's global streams are left alone. The CPU
-    continues ``generator`` itself, and the CUDA devices in use draw from streams that its state determines.
-
-    Args:
-        generator: a CPU generator, which advances by what is drawn on the CPU; None for a stream of a fixed seed.
-    """
-    source = stream(0, "network") if generator is None else generator
-    state = source.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices):
-        torch.set_rng_state(state)
-        if devices:
-            torch.cuda.manual_seed_all(int.from_bytes(hashlib.sha256(state.numpy().tobytes()).digest()[:7], "little"))
-        try:
-            yield
-        finally:
-            source.set_state(torch.get_rng_state())

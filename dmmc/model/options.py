@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from dmmc.core.errors import DmmcError
-from dmmc.core.numbers import check_count
 from dmmc.core.rng import check_seed
+from dmmc.core.scalars import check_count
 
 
 @dataclass(frozen=True)

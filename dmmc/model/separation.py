@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.rng import normal, stream
-from dmmc.model.network import Network, drawing_from
+from dmmc.model.initialisation import drawing_from
+from dmmc.model.network import Network
 
 LEVELS = (0.3, 0.7)
 """Noise levels at which a network is tried."""

@@ -32,8 +32,9 @@ from dmmc.core.rng import integers, stream, uniform
 from dmmc.model.checkpoint import read_checkpoint, write_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.history import TrainingHistory, TrainingRecord
+from dmmc.model.initialisation import drawing_from
 from dmmc.model.loss import path_loss
-from dmmc.model.network import Network, check_config, drawing_from
+from dmmc.model.network import Network, check_config
 from dmmc.model.options import TrainingOptions
 from dmmc.model.posterior import PosteriorSampler, tune
 from dmmc.model.reference import GaussianReference

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.runs.run import StoredRun
-from dmmc.theory.actions import action_from_description, declaration, same_action
+from dmmc.theory.actions import declaration
+from dmmc.theory.descriptions import action_from_description, same_action
 
 Runs = Mapping[str, StoredRun]
 

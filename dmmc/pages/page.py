@@ -23,7 +23,7 @@ from dmmc.pages.section import Section, fill
 from dmmc.pages.wording import extent
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import measurement, summarise
-from dmmc.theory.actions import action_label
+from dmmc.theory.descriptions import action_label
 
 
 @dataclass(frozen=True)

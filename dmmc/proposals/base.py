@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from dmmc.core.numbers import check_count
 from dmmc.core.rng import normal
+from dmmc.core.scalars import check_count
 from dmmc.theory.lattice import Lattice
 
 # Read-only attributes are declared as properties to the type checker alone. At run time a property of a base class

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
-from dmmc.core.numbers import check_count
+from dmmc.core.scalars import check_count
 from dmmc.proposals.base import Measurable
 from dmmc.proposals.certificate import Certificate
 

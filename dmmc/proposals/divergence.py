@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
-from dmmc.core.numbers import check_count
 from dmmc.core.rng import normal, signs
+from dmmc.core.scalars import check_count
 from dmmc.model.network import Network
 
 Trace = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.linalg import log_abs_det
-from dmmc.core.numbers import check_count
+from dmmc.core.scalars import check_count
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals import ode
 from dmmc.proposals.base import Steppable

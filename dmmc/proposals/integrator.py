@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
-from dmmc.core.numbers import check_count
+from dmmc.core.scalars import check_count
 from dmmc.proposals.runge_kutta import METHODS, RungeKutta
 
 DEFAULT_STEPS = 30

@@ -35,9 +35,9 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
-from dmmc.core.numbers import check_count
 from dmmc.core.progress import progress
 from dmmc.core.rng import normal
+from dmmc.core.scalars import check_count
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals import ode
 from dmmc.proposals.base import Paths

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
-from dmmc.core.numbers import check_count
 from dmmc.core.rng import check_seed, stream
+from dmmc.core.scalars import check_count
 from dmmc.proposals.base import Paths, Proposal
 from dmmc.proposals.checked import checked_log_q, checked_sample
 

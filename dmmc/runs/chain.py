@@ -25,7 +25,7 @@ from dmmc.core.rng import check_seed, stream
 from dmmc.kernels.base import Info, Kernel, State, advance, identity, in_pieces
 from dmmc.runs.header import RunHeader, RunRecord
 from dmmc.runs.journal import RunWriter
-from dmmc.theory.evaluation import check_action
+from dmmc.theory.action_check import check_action
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import STANDARD, Observable, check_names, measure
 

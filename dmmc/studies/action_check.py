@@ -14,8 +14,10 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.core.rng import stream
 from dmmc.kernels.hmc import first_fields
-from dmmc.theory.actions import Action, action_label, check_supported, differentiable
-from dmmc.theory.evaluation import PROBED, Finding, evaluate, examine, force
+from dmmc.theory.action_check import PROBED, Finding, examine
+from dmmc.theory.actions import Action, check_supported, differentiable
+from dmmc.theory.descriptions import action_label
+from dmmc.theory.evaluation import evaluate, force
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.symmetry import find_symmetry
 

@@ -16,8 +16,8 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.remarks import Say, note
 from dmmc.studies.resumption import resumes_run
+from dmmc.theory.action_check import check_action
 from dmmc.theory.actions import check_supported
-from dmmc.theory.evaluation import check_action
 from dmmc.theory.observables import Observable
 
 WARM_UP = 60

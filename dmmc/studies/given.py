@@ -1,4 +1,4 @@
-"""What a user brings: ensembles in run files, arrays and files of other programs, and models by name or file."""
+"""Ensembles that a user brings: in run files, in arrays, and in files of other programs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError, MismatchError
-from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.pretrained import load_pretrained, pretrained_names
 from dmmc.runs.fields import load_fields
 from dmmc.runs.run import StoredRun, load_run, stored_header
-from dmmc.theory.actions import Action, Symmetry, action_from_description, same_action
+from dmmc.theory.actions import Action, Symmetry
+from dmmc.theory.descriptions import action_from_description, same_action
 from dmmc.theory.ensemble import MIN_DISTINCT, EnsembleCheck, check_ensemble
 from dmmc.theory.lattice import Lattice
 
@@ -158,18 +157,3 @@ def _checked(phi: Tensor) -> Tensor:
         raise DmmcError(f"an ensemble must be real floating point, got {phi.dtype}")
     Lattice(tuple(phi.shape[1:])).check(phi, "ensemble")
     return phi.detach().to("cpu", torch.float64)
-
-
-def load_named_model(name: str | Path, device: str | torch.device = "cpu") -> DiffusionModel:
-    """A model that comes with dmmc, or else the model in a file.
-
-    Args:
-        name: the name of a pretrained model, or a file.
-        device: where to put it.
-
-    Raises:
-        FileError: if there is neither.
-    """
-    if str(name) in pretrained_names():
-        return load_pretrained(str(name), device=device)
-    return DiffusionModel.load(name, device=device)

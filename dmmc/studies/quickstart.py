@@ -26,8 +26,8 @@ from dmmc.studies.sampling import FlowSteps, SampleOptions, sample
 from dmmc.studies.stages import Stages
 from dmmc.studies.training import train
 from dmmc.theory import momenta
-from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 
 KEEP_EVERY = 12
 """Draws of HMC between two fields of the training ensemble."""

@@ -34,8 +34,8 @@ from dmmc.studies.given import Source, read_ensemble
 from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
+from dmmc.theory.action_check import check_action
 from dmmc.theory.actions import Action, check_supported
-from dmmc.theory.evaluation import check_action
 from dmmc.theory.observables import Observable
 
 FlowSteps = int | tuple[int, ...] | Literal["auto"]

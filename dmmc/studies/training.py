@@ -22,7 +22,8 @@ from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import check_training, checkpoint_of, say_whether, training_lock
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, Symmetry, check_supported, differentiable
-from dmmc.theory.symmetry import align, find_symmetry, is_broken
+from dmmc.theory.sectors import align, is_broken
+from dmmc.theory.symmetry import find_symmetry
 
 Asked = Literal["auto", "none", "z2"]
 Sectors = Literal["auto", "one", "two"]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.rng import normal, uniform
-from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 
 
 def phi4_draws(action: Phi4, lattice: Lattice, n: int, generator: torch.Generator, c: float | None = None) -> Tensor:

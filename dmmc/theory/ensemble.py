@@ -22,10 +22,11 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.records import Record
 from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value, gamma_method
+from dmmc.theory.action_check import PROBED, check_action
 from dmmc.theory.actions import Action, Symmetry, check_supported, declaration, differentiable
-from dmmc.theory.evaluation import PROBED, check_action, evaluate, force, size_of_terms
+from dmmc.theory.evaluation import evaluate, force, size_of_terms
 from dmmc.theory.lattice import Lattice
-from dmmc.theory.symmetry import magnetisation
+from dmmc.theory.sectors import magnetisation
 
 Z_VIRIAL = 5.0
 """Bound on the z-score of the Schwinger-Dyson equation.

@@ -191,3 +191,11 @@ def both_neighbours(x: Tensor, axis: int, distance: int = 1) -> Tensor:
     torch.add(x.narrow(axis, n - m, m), x.narrow(axis, m, m), out=out.narrow(axis, 0, m))
     torch.add(x.narrow(axis, n - 2 * m, m), x.narrow(axis, 0, m), out=out.narrow(axis, n - m, m))
     return out
+
+
+def neighbours(phi: Tensor) -> Tensor:
+    """``sum_mu [phi(x + mu) + phi(x - mu)]`` of fields ``(n, *lattice)``, the same shape."""
+    total = both_neighbours(phi, 1)
+    for axis in range(2, phi.ndim):
+        total = total + both_neighbours(phi, axis)
+    return total

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.records import json_text
-from dmmc.theory.actions import AutogradAction, FunctionAction, Symmetry
+from dmmc.theory.actions import Symmetry
+from dmmc.theory.function_action import AutogradAction, FunctionAction
 
 Array = NDArray[np.float64]
 Backend = Literal["numpy", "torch", "ctypes"]

@@ -1,4 +1,4 @@
-"""The symmetry phi -> -phi of a theory, and the two sectors of its broken phase.
+"""The symmetry phi -> -phi of a theory: whether it is declared, asked for, or seen on fields.
 
 Networks are odd, ensembles aligned and sectors mirrored only under a symmetry that holds: one that the action declares
 or the user asks for, and that the fields of the ensemble do not contradict; or one that these fields show.
@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dmmc import diagnostics
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.records import Record
 from dmmc.theory.actions import Action, Symmetry, declaration
@@ -104,22 +103,3 @@ def _z2_deviation(action: Action, phi: Tensor) -> tuple[float, int]:
     S, mirrored = evaluate(action, fields), evaluate(action, -fields)
     relative = (S - mirrored).abs() / size_of_terms(action, fields, S)
     return float(relative.nan_to_num(nan=torch.inf).max()), count
-
-
-def magnetisation(phi: Tensor) -> Tensor:
-    """Mean field M of each configuration, ``(n, *lattice) -> (n,)`` float64."""
-    return phi.double().flatten(1).mean(1)
-
-
-def is_broken(phi: Tensor) -> bool:
-    """Whether the histogram of M has two narrow peaks, from an ensemble ``(n, *lattice)`` of a symmetric theory.
-
-    One Gaussian reference centred at zero is then a poor one, and a two-sector model the better choice.
-    """
-    return diagnostics.is_broken(magnetisation(phi).cpu().numpy())
-
-
-def align(phi: Tensor) -> Tensor:
-    """Flip the fields with M < 0, ``(n, *lattice)``: an ensemble of the sector M > 0."""
-    negative = (magnetisation(phi) < 0).view(-1, *(1,) * (phi.ndim - 1))
-    return torch.where(negative, -phi, phi)

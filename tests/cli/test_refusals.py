@@ -18,7 +18,7 @@ from dmmc.runs.fields import load_fields
 from dmmc.runs.journal import RunWriter
 from dmmc.runs.run import load_run
 from dmmc.studies.quickstart import QuickstartOptions
-from dmmc.theory.actions import Phi4
+from dmmc.theory.phi4 import Phi4
 from helpers import hmc_ensemble
 
 OWN_THEORY = """

@@ -22,9 +22,9 @@ from dmmc.diagnostics import (
     rhat,
 )
 from dmmc.kernels.hmc import HMC
-from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import measure
+from dmmc.theory.phi4 import Phi4
 from helpers import ar1
 
 

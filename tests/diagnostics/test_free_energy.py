@@ -13,8 +13,9 @@ from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import LogZ
 from dmmc.kernels.hmc import HMC
 from dmmc.kernels.independence import propose
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, Grid, free_draws, free_reference, rng
 
 ONE_SITE, TWO_SITES = Phi4.from_mass(-2.5, 1.0, 1), Phi4(0.25, 0.1)

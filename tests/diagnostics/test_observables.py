@@ -9,7 +9,7 @@ import torch
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import DiagnosticsWarning
-from dmmc.theory import symmetry
+from dmmc.theory import sectors
 from helpers import ar1
 
 CHAINS, DRAWS = 8, 500
@@ -62,7 +62,7 @@ def test_broken_and_symmetric_magnetisations():
     assert not diagnostics.is_broken(sign * (1 + 0.4 * rng.normal(size=(CHAINS, DRAWS))))
     # Ensembles of fields are judged by the same number.
     phi = torch.from_numpy(sign * (1 + 0.1 * rng.normal(size=(CHAINS, DRAWS)))).view(-1, 1)
-    assert symmetry.is_broken(phi) and not symmetry.is_broken(phi - phi.mean().sign() * phi.abs())
+    assert sectors.is_broken(phi) and not sectors.is_broken(phi - phi.mean().sign() * phi.abs())
 
 
 @pytest.mark.filterwarnings("ignore::dmmc.diagnostics.DiagnosticsWarning")

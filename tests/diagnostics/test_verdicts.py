@@ -13,9 +13,12 @@ from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.kernels.hmc import HMC
 from dmmc.kernels.independence import Independence
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4, declaration
+from dmmc.theory.actions import declaration
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import measure
+from dmmc.theory.phi4 import Phi4
 from helpers import Grid, free_draws, free_reference, rng
 
 BROKEN = Phi4.from_mass(-5.0, 1.0, 1)  # on two sites: wells at +-1.6 with a barrier of 12.5 between them

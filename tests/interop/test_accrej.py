@@ -18,8 +18,9 @@ from dmmc.core.errors import DmmcError
 from dmmc.interop import gpt
 from dmmc.interop.accrej import Metropolis, Update, array_metropolis
 from dmmc.proposals.stream import Proposer
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from toys import ShiftedGaussian
 
 ACTION = Phi4(0.22, 0.1)

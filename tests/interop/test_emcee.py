@@ -21,8 +21,9 @@ from dmmc.proposals import dense
 from dmmc.proposals.base import Proposal
 from dmmc.proposals.divergence import Hutchinson
 from dmmc.proposals.flow import FlowProposal
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import Grid, free_reference, random_model
 
 ACTION = Phi4(0.22, 0.1)

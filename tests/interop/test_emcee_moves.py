@@ -11,8 +11,9 @@ from dmmc.core.errors import DmmcError
 from dmmc.interop.emcee import DiffusionMove, LatentMove, PathMove, RefreshMove, lattice_log_prob
 from dmmc.proposals.divergence import Hutchinson
 from dmmc.proposals.symmetrised import Symmetrised
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import free_reference, random_model
 from toys import OneNoise, ShiftedGaussian
 

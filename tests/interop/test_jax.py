@@ -9,9 +9,9 @@ from checks import bonferroni, mean_shift, observables, phi4_draws
 from dmmc.core.errors import DmmcError
 from dmmc.kernels.base import advance
 from dmmc.proposals.divergence import Hutchinson
-from dmmc.theory.actions import Phi4
-from dmmc.theory.evaluation import check_action
+from dmmc.theory.action_check import check_action
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import Grid, free_reference, noise, random_model, rng
 from toys import ShiftedGaussian
 

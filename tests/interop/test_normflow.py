@@ -11,9 +11,9 @@ from dmmc.core.errors import DmmcError
 from dmmc.interop.normflow import ActionFor, action_from, model_parts_for, proposal_from
 from dmmc.kernels.base import advance
 from dmmc.proposals.divergence import Hutchinson
-from dmmc.theory.actions import Phi4
-from dmmc.theory.evaluation import check_action
+from dmmc.theory.action_check import check_action
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import Grid, free_reference, noise, random_model, rng
 from toys import OneNoise, ShiftedGaussian
 

@@ -13,9 +13,9 @@ from dmmc.interop.process import Server
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import load_run
-from dmmc.theory.actions import Phi4
-from dmmc.theory.evaluation import check_action
+from dmmc.theory.action_check import check_action
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import noise
 from own_actions import COMPILER, EXAMPLES, c_library, needs_a_compiler, phi4_of
 from user_kernel import GuidedWalk

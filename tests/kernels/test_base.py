@@ -33,8 +33,10 @@ from dmmc.kernels.base import (
     valid_or_rejected,
 )
 from dmmc.kernels.invariance import assert_invariant, check_invariance
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, noise, rng, z_scores
 from user_kernel import GuidedInfo, GuidedState, GuidedWalk
 

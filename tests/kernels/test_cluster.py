@@ -12,11 +12,14 @@ import torch
 
 from checks import chain_averages, quadrature
 from dmmc.core.errors import DmmcError, MismatchError
-from dmmc.kernels.cluster import Cluster, ClusterInfo, declared_hopping, freezing_probability
+from dmmc.kernels.cluster import Cluster, ClusterInfo, freezing_probability
 from dmmc.kernels.hmc import HMC
+from dmmc.kernels.hopping import declared_hopping
 from dmmc.kernels.invariance import assert_invariant
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, Grid, free_draws, free_reference, noise, rng, z_scores
 
 

@@ -16,7 +16,7 @@ import dmmc
 from checks import Gaussian, inject, invariance, phi4_draws
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.rng import stream
-from dmmc.kernels.base import State, choose
+from dmmc.kernels.base import Info, State, choose
 from dmmc.kernels.cluster import Cluster
 from dmmc.kernels.compose import Cycle, CycleInfo, Mixture, cycle, mixture
 from dmmc.kernels.hmc import HMC
@@ -28,8 +28,8 @@ from dmmc.kernels.refresh import PathRefresh
 from dmmc.model.reference import GaussianReference
 from dmmc.proposals.of_model import flow_proposal, path_proposal
 from dmmc.runs.summary_records import RunSummary
-from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import random_model, rng
 from user_kernel import GuidedWalk
 
@@ -123,7 +123,7 @@ def test_stale_weights_would_be_found():
             return None
 
         def steps(self, _, n, generator):
-            yield state, None
+            yield state, Info(torch.ones(len(state.phi)), torch.ones(len(state.phi)))
 
     assert invariance(Done(), draws()) > 2
 

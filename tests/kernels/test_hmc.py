@@ -15,8 +15,10 @@ from checks import CHANCE, chain_averages, quadrature
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.energy import DIVERGED
 from dmmc.kernels.hmc import HMC, HMCInfo, first_fields, kinetic_energy
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, free_draws, free_reference, noise, rng, z_scores
 
 # The integrator

@@ -20,8 +20,10 @@ from dmmc.kernels.independence import Independence, propose
 from dmmc.kernels.weighted import WeightedInfo
 from dmmc.model.reference import GaussianReference
 from dmmc.proposals.of_model import flow_proposal
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, Grid, free_draws, free_reference, random_model, rng, z_scores
 
 TWO_SITES = Lattice((2,))

@@ -34,9 +34,12 @@ from dmmc.model.reference import GaussianReference
 from dmmc.proposals import symmetrised
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.proposals.symmetrised import Symmetrised
-from dmmc.theory.actions import Action, AutogradAction, FreeField, Phi4
+from dmmc.theory.actions import Action
 from dmmc.theory.draws import phi4_draws
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import Grid, free_draws, free_reference, rng, z_scores
 
 ALPHA = 1e-6

@@ -26,8 +26,10 @@ from dmmc.proposals.divergence import Hutchinson
 from dmmc.proposals.flow import FlowProposal
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.proposals.symmetrised import Symmetrised, column
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import Grid, free_draws, free_reference, random_model, rng
 from toys import ShiftedGaussian
 

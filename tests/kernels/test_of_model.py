@@ -10,8 +10,8 @@ from dmmc.kernels.invariance import assert_invariant
 from dmmc.kernels.of_model import KERNELS, KernelOptions, make_kernel
 from dmmc.proposals.flow import FlowProposal
 from dmmc.proposals.of_model import flow_proposal
-from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, Grid, free_reference, random_model, rng
 
 # Two sites, with a model far from perfect; everything exact is exact for it as well.

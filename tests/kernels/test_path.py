@@ -24,8 +24,9 @@ from dmmc.model.sites import SiteNetwork
 from dmmc.proposals.of_model import path_proposal
 from dmmc.proposals.path import PathProposal
 from dmmc.proposals.symmetrised import SymmetrisedPath
-from dmmc.theory.actions import AutogradAction, Phi4
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import Grid, random_model, rng
 from toys import OneNoise
 

@@ -19,8 +19,9 @@ from dmmc.kernels.independence import Independence
 from dmmc.kernels.penalty import Penalty, PenaltyInfo, penalty
 from dmmc.proposals.divergence import Hutchinson
 from dmmc.proposals.flow import FlowProposal
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, free_reference, random_model, rng, z_scores
 
 TWO_SITES, PHI4 = Lattice((2,)), Phi4(0.22, 0.1)

@@ -22,8 +22,9 @@ from dmmc.model.sites import SiteNetwork
 from dmmc.proposals.of_model import path_proposal
 from dmmc.proposals.path import PathProposal
 from dmmc.proposals.symmetrised import SymmetrisedPath, column
-from dmmc.theory.actions import AutogradAction, Phi4
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, Grid, random_model, rng, z_scores
 from toys import OneNoise
 

@@ -23,8 +23,8 @@ from dmmc.model.options import TrainingOptions
 from dmmc.model.trainer import Trainer
 from dmmc.proposals import dense, whitened
 from dmmc.proposals.whitened import DenseProposal
-from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SMALL, free_reference, random_model, rng
 
 REFERENCE = free_reference(Lattice((4, 4)))

@@ -23,8 +23,10 @@ from dmmc.model.interaction import InteractionNetwork, NetworkSize
 from dmmc.model.options import TrainingOptions
 from dmmc.model.pretrained import load_pretrained, pretrained_names
 from dmmc.proposals.flow import FlowProposal
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SMALL, free_reference, noise, random_model, rng
 
 ACTION = Phi4(0.27, 0.022)

@@ -12,8 +12,9 @@ from dmmc.core.errors import DmmcError, FileError
 from dmmc.kernels.base import State
 from dmmc.kernels.cluster import Cluster
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.initialisation import drawing_from
 from dmmc.model.interaction import InteractionNetwork
-from dmmc.model.network import Network, drawing_from, make_network, network_class, network_names, register_network
+from dmmc.model.network import Network, make_network, network_class, network_names, register_network
 from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference
 from dmmc.model.sites import SiteNetwork
@@ -22,8 +23,10 @@ from dmmc.proposals.certify import certify
 from dmmc.proposals.divergence import BruteForce
 from dmmc.proposals.flow import FlowProposal
 from dmmc.proposals.path import PathProposal
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SMALL, free_reference, hmc_ensemble, noise, rng
 
 SHAPE, ACTION = (4, 4), Phi4(0.25, 0.1)

@@ -14,8 +14,9 @@ import torch
 
 from dmmc.model.posterior import PosteriorSampler, mean_curvature, tune
 from dmmc.model.reference import GaussianReference, posterior_covariance, wiener
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, Grid, free_draws, free_reference, hmc_ensemble, rng, z_scores
 
 N = 8000

@@ -7,8 +7,10 @@ import torch
 
 from dmmc.core.errors import DmmcError
 from dmmc.model.reference import GaussianReference, posterior_covariance, wiener
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, free_draws, free_reference, hmc_ensemble, noise, z_scores
 
 SHAPES = [(1,), (5,), (4, 4), (6, 3), (2, 3, 4), (2, 2, 3, 2)]

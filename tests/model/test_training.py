@@ -26,9 +26,11 @@ from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference, wiener
 from dmmc.model.training import fit
 from dmmc.proposals.flow import FlowProposal
-from dmmc.theory import symmetry as sectors
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+from dmmc.theory import sectors
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, SMALL, Grid, free_draws, free_reference, hmc_ensemble, noise, random_model, rng
 
 SHAPE, ACTION = (4, 4), Phi4(0.25, 0.1)

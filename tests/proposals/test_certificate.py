@@ -21,8 +21,9 @@ from dmmc.proposals.certify import certify
 from dmmc.proposals.divergence import Hutchinson
 from dmmc.proposals.flow import FlowProposal
 from dmmc.proposals.of_model import flow_proposal
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, SMALL, Grid, free_reference, noise, random_model, rng
 
 

@@ -21,7 +21,7 @@ from dmmc.proposals.base import Proposal
 from dmmc.proposals.certify import measure_delta
 from dmmc.proposals.dense import train_on_samples
 from dmmc.proposals.whitened import DenseProposal
-from dmmc.theory.actions import AutogradAction
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
 from helpers import randomise, rng
 

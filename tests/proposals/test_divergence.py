@@ -22,8 +22,9 @@ from dmmc.proposals.base import Proposal
 from dmmc.proposals.certify import measure_delta
 from dmmc.proposals.divergence import BruteForce, Hutchinson, Tractable
 from dmmc.proposals.flow import FlowProposal
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, exact_log_q, free_draws, free_reference, noise, random_model, rng, z_scores
 
 ACTION = Phi4(0.2, 0.022)

@@ -20,7 +20,7 @@ from dmmc.model.reference import GaussianReference
 from dmmc.proposals.certify import measure_delta
 from dmmc.proposals.flow import FlowProposal
 from dmmc.proposals.symmetrised import Symmetrised
-from dmmc.theory.actions import FreeField
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
 from helpers import SIGMA, SMALL, Grid, exact_log_q, free_reference, noise, random_model, rng, z_scores
 

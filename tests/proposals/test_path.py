@@ -21,8 +21,9 @@ from dmmc.proposals.calibration import Calibration, fit_precision
 from dmmc.proposals.flow import FlowProposal
 from dmmc.proposals.path import ROUGH_STEPS, PathProposal
 from dmmc.proposals.symmetrised import SymmetrisedPath
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, Grid, free_reference, noise, random_model, rng, z_scores
 from toys import OneNoise
 

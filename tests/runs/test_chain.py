@@ -24,9 +24,9 @@ from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.header import RunHeader
 from dmmc.runs.run import StoredRun, begun_header, load_run
-from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import measure
+from dmmc.theory.phi4 import Phi4
 from helpers import free_reference, random_model, rng
 
 LATTICE, ACTION, CHAINS = Lattice((4, 3)), Phi4(0.2, 0.1), 6

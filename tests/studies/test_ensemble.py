@@ -10,8 +10,9 @@ from dmmc.runs.summary import summarise
 from dmmc.studies import ensemble
 from dmmc.studies.ensemble import METHODS, EnsembleOptions, make_ensemble
 from dmmc.studies.stages import Stages
-from dmmc.theory.actions import AutogradAction, Phi4
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA
 from theories import TILTED, exact_mean
 

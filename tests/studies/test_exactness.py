@@ -45,8 +45,10 @@ from dmmc.studies.exactness.analysis import SEEN
 from dmmc.studies.exactness.truth import odd_is_zero
 from dmmc.studies.exactness.wrong import Collapsed, Declared, Pool, Unadjusted
 from dmmc.studies.folder import PLAN, remove
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, Grid, random_model, rng
 
 PHI4, TWO_SITES = Phi4(0.3, 0.3), Lattice((2,))

@@ -11,8 +11,8 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import load_run
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
 from dmmc.studies.given import read_ensemble
-from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import hmc_ensemble
 
 ACTION, SHAPE = Phi4(0.27, 0.022), (8, 8)

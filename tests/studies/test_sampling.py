@@ -18,8 +18,9 @@ from dmmc.studies import sampling
 from dmmc.studies.chain import WARM_UP
 from dmmc.studies.sampling import SampleOptions, predicted_discard, sample
 from dmmc.studies.stages import Stages
-from dmmc.theory.actions import FreeField, Phi4
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, SMALL, Grid, free_draws, free_reference, random_model, rng
 
 # Two sites, with a model far from perfect.

@@ -26,7 +26,10 @@ from dmmc.studies.scan.results import COSTED, RESULT, TAUS, UNKNOWN, Measured, P
 from dmmc.studies.scan.run import analyse, scan
 from dmmc.studies.scan.samplers import SAMPLERS
 from dmmc.studies.scan.table import table
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4, register_action
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
+from dmmc.theory.phi4 import Phi4
+from dmmc.theory.registry import register_action
 
 
 def words(text):

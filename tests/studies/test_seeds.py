@@ -10,8 +10,8 @@ from dmmc.kernels.of_model import KernelOptions
 from dmmc.runs.chain import ChainOptions
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
 from dmmc.studies.sampling import SampleOptions, sample
-from dmmc.theory.actions import Phi4
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import SIGMA, free_reference, random_model
 
 CHAINS = 32

@@ -17,8 +17,8 @@ from dmmc.runs.summary import summarise
 from dmmc.studies import training
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.training import train
-from dmmc.theory.actions import Phi4
-from dmmc.theory.symmetry import is_broken
+from dmmc.theory.phi4 import Phi4
+from dmmc.theory.sectors import is_broken
 from helpers import SIGMA, hmc_ensemble, rng
 from theories import EVEN, GRID, TILTED, exact_mean
 

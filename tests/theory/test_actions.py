@@ -7,18 +7,13 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError
-from dmmc.theory.actions import (
-    Action,
-    AutogradAction,
-    FreeField,
-    Phi4,
-    action_from_description,
-    action_label,
-    check_supported,
-    declaration,
-    register_action,
-)
+from dmmc.theory.actions import Action, check_supported, declaration
+from dmmc.theory.descriptions import action_from_description, action_label
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
+from dmmc.theory.registry import register_action
 
 SHAPES = [(1,), (2,), (7,), (4, 4), (5, 3), (1, 4), (3, 2, 4), (2, 3, 2, 4)]
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4
-from dmmc.theory.evaluation import check_action, evaluate, force
+from dmmc.theory.action_check import check_action
+from dmmc.theory.evaluation import evaluate, force
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from helpers import noise
 
 LATTICE = Lattice((4, 3))

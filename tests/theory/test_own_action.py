@@ -16,10 +16,13 @@ from dmmc.kernels.independence import Independence
 from dmmc.model.posterior import PosteriorSampler
 from dmmc.model.reference import GaussianReference
 from dmmc.proposals.of_model import flow_proposal
-from dmmc.theory.actions import AutogradAction, Phi4, declaration, differentiable
+from dmmc.theory.action_check import check_action
+from dmmc.theory.actions import declaration, differentiable
 from dmmc.theory.ensemble import check_ensemble
-from dmmc.theory.evaluation import check_action, evaluate, force, size_of_terms
+from dmmc.theory.evaluation import evaluate, force, size_of_terms
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 from dmmc.theory.symmetry import find_symmetry
 from helpers import SIGMA, hmc_ensemble, noise, random_model, rng
 from own_actions import S_numpy, c_library, dS_numpy, needs_a_compiler, numpy_phi4, phi4_of

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError, MismatchError
-from dmmc.theory.actions import AutogradAction, FreeField, Phi4
-from dmmc.theory.symmetry import N_TESTED, SymmetryFinding, align, find_symmetry, is_broken, magnetisation
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.function_action import AutogradAction
+from dmmc.theory.phi4 import Phi4
+from dmmc.theory.sectors import align, is_broken, magnetisation
+from dmmc.theory.symmetry import N_TESTED, SymmetryFinding, find_symmetry
 from helpers import rng
 
 ACTION = Phi4(0.27, 0.022)

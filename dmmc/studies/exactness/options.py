@@ -11,9 +11,10 @@ from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.studies.exactness.results import LaboratoryPlan
 from dmmc.studies.exactness.variants import NAMES
-from dmmc.studies.given import load_named_model
-from dmmc.theory.actions import Action, Phi4, check_differentiable, check_supported, declaration
+from dmmc.studies.models import load_named_model
+from dmmc.theory.actions import Action, check_differentiable, check_supported, declaration
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 
 DRAWS, DRAWS_LARGE, LARGE = 98_304, 24_576, 256
 """Draws of each variant by default, and on :data:`LARGE` sites or more, where they cost more."""

@@ -16,7 +16,7 @@ from dmmc.studies.exactness import figures as exactness_figures
 from dmmc.studies.exactness.analysis import OBSERVABLES, SEEN
 from dmmc.studies.exactness.results import RESULT, LaboratoryResult, VariantResult
 from dmmc.studies.exactness.table import missed, shown_bias, shown_sigma, shown_value, table
-from dmmc.theory.actions import action_label
+from dmmc.theory.descriptions import action_label
 
 FALSE_ALARM = 1e-4
 """The exact kernels are said to disagree with the truth below this p-value, as in the verdicts on chains."""

@@ -24,7 +24,7 @@ from dmmc.proposals.of_model import flow_proposal, path_proposal
 from dmmc.studies.exactness.wrong import Collapsed, Declared, Pool, SdeWithFlowDensity, Unadjusted
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
-from dmmc.theory.symmetry import magnetisation
+from dmmc.theory.sectors import magnetisation
 
 HUTCHINSON_STEPS = 5
 """Steps of the flow where its density is estimated: the noise dwarfs the error of the integrator."""

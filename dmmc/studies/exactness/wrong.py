@@ -22,7 +22,7 @@ from dmmc.kernels.base import Info, Kernel, State, start_state
 from dmmc.proposals.base import LatentProposal, Proposal
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
-from dmmc.theory.symmetry import magnetisation
+from dmmc.theory.sectors import magnetisation
 
 _ATTEMPTS = 40
 """How often proposals are made in place of those that were dropped."""

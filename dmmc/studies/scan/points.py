@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dmmc.core.errors import DmmcError
-from dmmc.theory.actions import Action, Phi4
+from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.phi4 import Phi4
 
 Along = Literal["L", "kappa"]
 """What changes along a line of points: the size of the lattice, or the coupling ``kappa`` of the action."""

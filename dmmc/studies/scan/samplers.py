@@ -23,7 +23,8 @@ from dmmc.studies.scan.options import ScanOptions
 from dmmc.studies.scan.points import Point
 from dmmc.studies.training import train
 from dmmc.theory.actions import Action, check_differentiable, declaration
-from dmmc.theory.symmetry import find_symmetry, is_broken
+from dmmc.theory.sectors import is_broken
+from dmmc.theory.symmetry import find_symmetry
 
 BLOCK, DIFFUSION_BLOCK = 64, 16
 """Draws between two writes to disk."""

@@ -1,7 +1,8 @@
-"""Checks of numbers that a user gives."""
+"""Single numbers: checks of those that a user gives, and their text."""
 
 from __future__ import annotations
 
+import math
 import operator
 
 from dmmc.core.errors import DmmcError
@@ -26,3 +27,24 @@ def check_count(value: object, name: str, minimum: int = 1) -> int:
         wanted = "a positive integer" if minimum == 1 else f"an integer of at least {minimum}"
         raise DmmcError(f"{name} must be {wanted}, got {value!r}")
     return number
+
+
+def is_finite(value: object) -> bool:
+    """Whether this is a finite real number, and no boolean."""
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def check_finite(**parameters: float) -> None:
+    """Refuse numbers that are not finite.
+
+    Raises:
+        DmmcError: for the first of them, by its name.
+    """
+    for name, value in parameters.items():
+        if not is_finite(value):
+            raise DmmcError(f"{name} must be a finite number, got {value!r}")
+
+
+def number_text(x: float) -> str:
+    """A coupling without the noise of its last digits, with a minus sign in place of the hyphen."""
+    return f"{x:.10g}".replace("-", "−")

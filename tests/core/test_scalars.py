@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError
-from dmmc.core.numbers import check_count
+from dmmc.core.scalars import check_count
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), torch.tensor(3)])
