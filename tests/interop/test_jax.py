@@ -1,5 +1,9 @@
 """bijx and blackjax: actions and samplers both ways, with these packages; skipped where they are not installed."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -169,3 +173,10 @@ def test_our_distribution_is_one_of_theirs():
 def test_what_does_not_fit_is_refused(attempt, message):
     with pytest.raises(DmmcError, match=message):
         attempt()
+
+
+def test_the_example_runs():
+    script = Path(__file__).parents[2] / "examples" / "blackjax_and_bijx.py"
+    small = ("--shape", "2", "2", "--train-steps", "4", "--steps", "40")
+    ended = subprocess.run([sys.executable, "-W", "ignore", script, *small], capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stdout.count("<phi^2> = ") == 3, ended.stderr
