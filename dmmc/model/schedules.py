@@ -168,7 +168,9 @@ class VP:
     @cached_property
     def _sigmas(self) -> Tensor:
         """sigma of each discrete step."""
-        kept = 1 - torch.linspace(self.beta_min, self.beta_max, self.steps, dtype=torch.float64) / self.steps
+        kept = (
+            1 - torch.linspace(self.beta_min, self.beta_max, self.steps, dtype=torch.float64, device="cpu") / self.steps
+        )
         return (1 / kept.cumprod(0) - 1).sqrt()
 
 
