@@ -41,7 +41,7 @@ def check_separate(network: Network) -> None:
     trial.fused = False
     generator = stream(0, "separation")
     reference = network.reference
-    level = torch.tensor(LEVELS, dtype=torch.float64)
+    level = torch.tensor(LEVELS, dtype=torch.float64, device="cpu")
     v = reference.variance(level)
     white = normal((len(LEVELS), FIELDS, *network.lattice.shape), generator)
     spread = reference.c(white) + v.view(-1, 1, *(1,) * network.lattice.dim)

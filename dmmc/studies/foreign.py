@@ -104,7 +104,7 @@ def _losses(network: ForeignNetwork, phi: torch.Tensor) -> dict[str, float]:
     generator = rng.stream(0, "foreign")
     reference = network.reference
     phi = phi[rng.integers(len(phi), (LEVELS, FIELDS), generator)].to(network.dtype)
-    level = (torch.arange(LEVELS, dtype=torch.float64) + 0.5).to(phi) / LEVELS
+    level = (torch.arange(LEVELS, dtype=torch.float64, device="cpu") + 0.5).to(phi) / LEVELS
     noisy, target, _ = PosteriorSampler.measure(reference, None, phi.flatten(0, 1)).targets(phi, level, generator)
     losses = {"nothing": float(path_loss(lambda modes, v: torch.zeros_like(modes), reference, noisy, target, level))}
     predicted = network.predicts

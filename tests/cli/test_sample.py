@@ -1,5 +1,6 @@
 """``dmmc sample``."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 
 from commands import SAMPLE, dmmc, summary
 from dmmc.model.pretrained import pretrained_names
+from dmmc.model.schedules import VE
 from dmmc.runs.run import load_run
 from dmmc.runs.summary_records import RunSummary
+from dmmc.studies.foreign import foreign
 from records import check_run_summary
 
 OBSERVABLES = """
@@ -132,3 +135,37 @@ def test_pretrained_models_are_known_by_name(capsys, tmp_path):
         for command in (["sample", "--pretrained", name], ["sample", "--model", name], ["exactness", "--model", name]):
             assert dmmc(*command, "--shape", 3, "--out", tmp_path / "new") == 2
             assert "was trained" in capsys.readouterr().err
+
+
+NET = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(1, 1)
+
+    def forward(self, x, sigma):
+        return self.linear(x.unsqueeze(-1)).squeeze(-1)
+"""
+
+
+def test_networks_of_other_codes(made, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_net.py").write_text(NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    net = importlib.import_module("own_net").Net()
+    run = load_run(made / "hmc.h5")
+    model = foreign(net, predicts="eps", schedule=VE(5.0), ensemble=run, arguments={}, say=lambda text: None)
+    model.save(tmp_path / "net.safetensors")
+    monkeypatch.setattr("dmmc.model.foreign._TRUSTED", {})
+    sample = ["sample", "--chains", 4, "--draws", 8, "--discard", 0, "--model", tmp_path / "net.safetensors"]
+    assert dmmc(*sample, "--out", tmp_path / "chain.h5") == 2
+    assert "pass it to dmmc.trust_network first (on the command line: --trust MODULE:CLASS)" in capsys.readouterr().err
+    wanted = ["--trust", "own_net:Net", "--path-steps", 2]
+    assert dmmc(*sample, *wanted, "--out", tmp_path / "chain.h5") == 0
+    assert load_run(tmp_path / "chain.h5").header.facts.name == "path"
+    for text, message in (("own_net:Missing", "cannot be loaded"), ("math:pi", "takes a class of torch modules")):
+        assert dmmc(*sample, "--trust", text, "--out", tmp_path / "none.h5") == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("none*"))

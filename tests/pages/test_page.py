@@ -459,6 +459,7 @@ def test_in_a_browser(browser, page, tmp_path, scheme, width):
     out.write_text(page.html, encoding="utf-8")
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     shown = context.new_page()
+    shown.set_default_timeout(600_000)  # milliseconds: of a machine that is busy with other things
     trouble, requests = [], []
     shown.on("console", lambda message: trouble.append(message.text))
     shown.on("pageerror", lambda error: trouble.append(str(error)))
