@@ -190,8 +190,9 @@ def test_right_ensembles_of_few_or_correlated_fields_are_accepted():
         fields = free_draws(reference, 60 * draws, seed=3).view(60, draws, 4).clone()
         for k in range(1, draws * correlated):
             fields[:, k] = a * fields[:, k - 1] + math.sqrt(1 - a * a) * fields[:, k]
-        checks = [check_ensemble(one, FreeField(0.5)) for one in fields]
-        assert any("independent ones" in note for check in checks for note in check.notes) == correlated
+        worth = sorted(check_ensemble(one, FreeField(0.5)).effective for one in fields)
+        # 24, but for noise of the estimate; and 100 / 19, which so short a chain cannot see to the full.
+        assert 4 < worth[30] < 25
 
 
 def test_float32_and_chunks_do_not_matter(phi, monkeypatch):
