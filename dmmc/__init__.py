@@ -8,6 +8,7 @@ A theory and its ensemble:
 * :class:`Lattice`: the lattice that a theory lives on.
 * :class:`Phi4`, :class:`FreeField`, :class:`AutogradAction`: actions; the last makes one of any torch function.
 * :func:`make_ensemble`: runs HMC or cluster chains of a theory.
+* :func:`import_fields`, :func:`export_fields`: configurations from another code, and for one.
 
 A model and its chain:
 
@@ -59,7 +60,9 @@ _HOMES = {
     "Run": "dmmc.studies.results",
     "assert_invariant": "dmmc.kernels.invariance",
     "diagnostics": "dmmc",
+    "export_fields": "dmmc.studies.front",
     "flow_proposal": "dmmc.proposals.of_model",
+    "import_fields": "dmmc.studies.front",
     "load_model": "dmmc.studies.front",
     "load_pretrained": "dmmc.model.pretrained",
     "load_run": "dmmc.studies.results",
@@ -94,7 +97,9 @@ __all__ = [
     "__version__",
     "assert_invariant",
     "diagnostics",
+    "export_fields",
     "flow_proposal",
+    "import_fields",
     "load_model",
     "load_pretrained",
     "load_run",
@@ -124,7 +129,16 @@ if TYPE_CHECKING:
     from dmmc.model.network import Network, register_network
     from dmmc.model.pretrained import load_pretrained, pretrained_names
     from dmmc.proposals.of_model import flow_proposal, path_proposal
-    from dmmc.studies.front import load_model, make_ensemble, report, run_chain, sample, train
+    from dmmc.studies.front import (
+        export_fields,
+        import_fields,
+        load_model,
+        make_ensemble,
+        report,
+        run_chain,
+        sample,
+        train,
+    )
     from dmmc.studies.results import Run, load_run
     from dmmc.theory.actions import AutogradAction, FreeField, Phi4
     from dmmc.theory.lattice import Lattice

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import json
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -38,10 +39,16 @@ COMMANDS = {
     "sample": "run the exact Metropolis chain of a trained model",
     "scan": "compare samplers over lattice sizes or couplings: critical slowing down, costs, Binder crossing",
     "exactness": "compare ways to put a model into Metropolis, exact or not, with a known truth",
+    "import": "make a run of configurations of another code, checked against their action",
+    "export": "write the configurations of a run for another code",
     "report": "write one self-contained HTML page about runs, models and studies: verdicts, comparison, figures",
     "quickstart": "show the whole idea once: 16 x 16 near criticality, in under 6 minutes on 2 cores",
 }
 """The commands and what they do; each is a module of this package with ``add_arguments`` and ``run``."""
+
+
+def _module(command: str) -> Any:
+    return importlib.import_module(f"dmmc.cli.{command}{'_' if keyword.iskeyword(command) else ''}")
 
 
 class _Help(argparse.HelpFormatter):
@@ -66,7 +73,7 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
         description = f"{text[0].upper()}{text[1:]}."
         command = commands.add_parser(name, help=text, description=description, formatter_class=_Help)
         if name == wanted:
-            importlib.import_module(f"dmmc.cli.{name}").add_arguments(command)
+            _module(name).add_arguments(command)
     return parser
 
 
@@ -98,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_json(args)
         _set_threads(args)
         keep_freed_memory()
-        summary: Any = importlib.import_module(f"dmmc.cli.{args.command}").run(args)
+        summary: Any = _module(args.command).run(args)
         if args.json is not None:
             text = json.dumps(plain(summary), indent=2, allow_nan=False) + "\n"
             replace_file(args.json, lambda path: path.write_text(text, encoding="utf-8"))

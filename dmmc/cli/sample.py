@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference", metavar="FILE", type=Path,
         help="ensemble of another sampler; the weights of its fields show whether the model misses some of them",
     )  # fmt: skip
+    parser.add_argument(
+        "--unchecked", action="store_true", help="take a reference that does not fit the action; the run will say so"
+    )
     add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 256, "keep_every": 8})
     add_observables(parser)
     add_common(parser, resume=EXTENDS)
@@ -70,6 +73,7 @@ def run(args: argparse.Namespace) -> RunSummary:
         action=action,
         reference=args.reference,
         observables=observables_of(args),
+        unchecked=args.unchecked,
         resume=args.resume,
         overwrite=args.overwrite,
     )

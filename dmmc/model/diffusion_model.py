@@ -62,6 +62,7 @@ class ModelHeader(Record):
         history: how it was trained; None for an untrained model.
         versions: of the software that wrote the file.
         symmetry_evidence: how the symmetry was found, as a sentence; empty if that is not known.
+        remarks: what is to be known about the model, such as that its ensemble did not fit its action.
     """
 
     VERSION = 2
@@ -75,6 +76,7 @@ class ModelHeader(Record):
     history: TrainingHistory | None
     versions: dict[str, str]
     symmetry_evidence: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +110,8 @@ class DiffusionModel:
         symmetry: of the theory, as far as the model uses it: only with ``"z2"`` may the network be odd, or model one
             sector.
         symmetry_evidence: how the symmetry was found, as a sentence; empty if that is not known.
+        remarks: what is to be known about the model, such as that its ensemble did not fit its action; they go into
+            every chain of it.
 
     Raises:
         DmmcError: if the model uses a symmetry that the theory does not have, or an odd network is to model one sector
@@ -120,6 +124,7 @@ class DiffusionModel:
     history: TrainingHistory | None = None
     symmetry: Symmetry = "none"
     symmetry_evidence: str = ""
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.network.eval()
@@ -189,7 +194,7 @@ class DiffusionModel:
             f"symmetry {self.symmetry}{', one sector that is mirrored' if self.two_sector else ''}",
             "not trained" if self.history is None else f"trained for {self.history.steps} steps",
         ]
-        return f"DiffusionModel of {'; '.join(parts)}"
+        return f"DiffusionModel of {'; '.join([*parts, *self.remarks])}"
 
     @property
     def reference(self) -> GaussianReference:
@@ -295,6 +300,7 @@ class DiffusionModel:
             history=self.history,
             versions={"dmmc": VERSION, "torch": torch.__version__},
             symmetry_evidence=self.symmetry_evidence,
+            remarks=self.remarks,
         )
         return write_tensors(path, self._tensors(), FORMAT, FORMAT_VERSION, header.to_json())
 
@@ -332,7 +338,13 @@ class DiffusionModel:
             )
             network = restore_network(header.network, reference, tensors)
             model = cls(
-                network, header.action, header.two_sector, header.history, header.symmetry, header.symmetry_evidence
+                network,
+                header.action,
+                header.two_sector,
+                header.history,
+                header.symmetry,
+                header.symmetry_evidence,
+                header.remarks,
             )
         except (DmmcError, KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise FileError(f"{path} is not a complete model file: {error}; restore it or train again") from None

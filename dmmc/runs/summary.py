@@ -139,7 +139,7 @@ def summarise(
         symmetry=str(symmetry.get("symmetry", "")) if isinstance(symmetry, dict) else "",
         symmetry_evidence=str(symmetry.get("evidence", "")) if isinstance(symmetry, dict) else "",
         wall_seconds=dict(run.record.wall_seconds if wall is None else wall),
-        notes=measured.notes,
+        notes=(*_remarks(run), *measured.notes),
         steps_discarded=run.header.discard,
     )
 
@@ -175,6 +175,12 @@ def _efficiency(run: StoredRun, means: Mapping[str, Estimate]) -> dict[str, Effi
                 bound=not means[name].resolved,
             )
     return costs
+
+
+def _remarks(run: StoredRun) -> list[str]:
+    """What its makers found worth saying about a run, such as where its fields come from and whether they fit."""
+    remarks = run.header.provenance.get("remarks")
+    return [str(remark) for remark in remarks] if isinstance(remarks, list) else []
 
 
 def _kl(run: StoredRun) -> KlSummary | None:
