@@ -19,7 +19,7 @@ from helpers import SMALL, random_model
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 WITH_COMMANDS = {"README.md", "diagnostics.md", "exactness.md"}
 FIGURES = ROOT / "docs" / "figures"
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.M | re.S)
