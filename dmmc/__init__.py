@@ -9,6 +9,7 @@ A theory and its ensemble:
 * :class:`Phi4`, :class:`FreeField`: actions; :func:`action` makes one of functions of your own, with NumPy, torch or C,
   and :class:`AutogradAction` is what it makes of a torch function without a gradient.
 * :func:`make_ensemble`: runs HMC or cluster chains of a theory.
+* :func:`import_fields`, :func:`export_fields`: configurations from another code, and for one.
 
 A model and its chain:
 
@@ -68,8 +69,10 @@ _HOMES = {
     "assert_invariant": "dmmc.kernels.invariance",
     "cycle": "dmmc.kernels.compose",
     "diagnostics": "dmmc",
+    "export_fields": "dmmc.studies.front",
     "flow_proposal": "dmmc.proposals.of_model",
     "foreign": "dmmc.studies.foreign",
+    "import_fields": "dmmc.studies.front",
     "load_model": "dmmc.studies.front",
     "load_pretrained": "dmmc.model.pretrained",
     "load_run": "dmmc.studies.results",
@@ -111,8 +114,10 @@ __all__ = [
     "assert_invariant",
     "cycle",
     "diagnostics",
+    "export_fields",
     "flow_proposal",
     "foreign",
+    "import_fields",
     "load_model",
     "load_pretrained",
     "load_run",
@@ -148,7 +153,16 @@ if TYPE_CHECKING:
     from dmmc.model.schedules import VE, VP
     from dmmc.proposals.of_model import flow_proposal, path_proposal, propose
     from dmmc.studies.foreign import foreign
-    from dmmc.studies.front import load_model, make_ensemble, report, run_chain, sample, train
+    from dmmc.studies.front import (
+        export_fields,
+        import_fields,
+        load_model,
+        make_ensemble,
+        report,
+        run_chain,
+        sample,
+        train,
+    )
     from dmmc.studies.results import Run, load_run
     from dmmc.theory.free_field import FreeField
     from dmmc.theory.function_action import AutogradAction

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import json
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,8 @@ COMMANDS = {
     "sample": "run the exact Metropolis chain of a trained model",
     "scan": "compare samplers over lattice sizes or couplings: critical slowing down, costs, Binder crossing",
     "exactness": "compare ways to put a model into Metropolis, exact or not, with a known truth",
+    "import": "make a run of configurations of another code, checked against their action",
+    "export": "write the configurations of a run for another code",
     "report": "write one self-contained HTML page about runs, models and studies: verdicts, comparison, figures",
     "check-action": "test an action of your own: its gradient, symmetry, batches, times",
     "quickstart": "show the whole idea once: 16 x 16 near criticality, in under 6 minutes on 2 cores",
@@ -46,7 +49,8 @@ COMMANDS = {
 
 
 def _module(command: str) -> Any:
-    return importlib.import_module(f"dmmc.cli.{command.replace('-', '_')}")
+    name = command.replace("-", "_")
+    return importlib.import_module(f"dmmc.cli.{name}{'_' if keyword.iskeyword(name) else ''}")
 
 
 class _Help(argparse.HelpFormatter):

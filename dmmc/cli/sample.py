@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ensemble of another sampler: the weights of its fields show whether the model misses some of them, and a "
         "run stands in the table beside the chain",
     )  # fmt: skip
+    parser.add_argument(
+        "--unchecked", action="store_true", help="take a reference that does not fit the action; the run will say so"
+    )
     add_options(parser, ChainOptions, skip=("seed",), defaults={"draws": 256, "keep_every": 8})
     add_observables(parser)
     add_derived(parser)
@@ -82,6 +85,7 @@ def run(args: argparse.Namespace) -> RunSummary:
         action=action,
         reference=args.reference,
         observables=observables_of(args),
+        unchecked=args.unchecked,
         resume=args.resume,
         overwrite=args.overwrite,
     )

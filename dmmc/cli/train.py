@@ -84,6 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--network", default="interaction", metavar="NAME",
         help="name of a registered network, for a new model; --trust imports the class of one of your own",
     )  # fmt: skip
+    parser.add_argument(
+        "--unchecked", action="store_true", help="take an ensemble that does not fit its action; the model will say so"
+    )
     for name, text in SIZES.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
     add_options(
@@ -116,6 +119,7 @@ def run(args: argparse.Namespace) -> TrainSummary:
         init=load_named_model(args.init, device) if args.init else None,
         symmetry=args.symmetry,
         sectors=args.sectors,
+        unchecked=args.unchecked,
         resume=args.resume,
         overwrite=args.overwrite,
         device=device,

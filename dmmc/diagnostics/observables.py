@@ -24,6 +24,9 @@ Record = Mapping[str, Array]
 PRIMARY = ("M", "abs_M", "M2", "M4", "phi2", "S_per_site")
 """The standard observables that are one number per configuration."""
 
+ACTION = "S_per_site"
+"""The one of them that is not there for fields of which the action is not known."""
+
 TWO_POINT = "two_point"
 """The standard observable with one number per momentum orbit, which enters through derived quantities only."""
 
@@ -39,7 +42,7 @@ def _columns(record: Record, *names: str) -> list[Array]:
 
 
 def primary(record: Record, S: float = 1.5) -> dict[str, Estimate]:
-    """Means of M, abs_M, M2, M4, phi2 and S_per_site.
+    """Means of M, abs_M, M2, M4, phi2 and, for fields of a known action, S_per_site.
 
     Args:
         record: arrays ``(chain, draw)``; of one with further axes, the mean of each component as in :func:`extra`.
@@ -48,7 +51,8 @@ def primary(record: Record, S: float = 1.5) -> dict[str, Estimate]:
     Raises:
         DmmcError: if one is missing, or as :func:`~dmmc.diagnostics.gamma_method`.
     """
-    columns = zip(PRIMARY, _columns(record, *PRIMARY), strict=True)
+    names = [name for name in PRIMARY if name in record or name != ACTION]
+    columns = zip(names, _columns(record, *names), strict=True)
     series = (part for name, values in columns for part in components(name, values))
     return {name: gamma_method(x, S, name) for name, x in series}
 

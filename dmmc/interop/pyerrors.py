@@ -41,11 +41,11 @@ def to_pyerrors(run: StoredRun | str | Path, ensemble: str | None = None) -> dic
     Returns:
         Obs by the name of the observable. One number per configuration gives one Obs; an observable with more, such as
         ``two_point`` ``(chain, draw, orbit)`` or one of the user's own, gives an array of Obs of its trailing shape.
-        The order of momentum orbits is that of :mod:`dmmc.theory.momenta`. Replica are called ``"<ensemble>|r0001"``,
-        ``r0002`` ... in the order of the chains, draws are configurations 1, 2 ..., and ``tag`` is the name of the
-        observable. The functions of means in ``run.derived`` are there too, with the gradients of our
-        own errors. Other
-        derived quantities are written as formulas; ``gamma_method()`` of the result gives its error.
+        The order of momentum orbits is that of :mod:`dmmc.theory.momenta`. Replica are called
+        ``"<ensemble>|r0001"``, ``r0002`` ... in the order of the chains, ``idl`` is ``run.configurations`` (1, 2, ...
+        for chains of dmmc), and ``tag`` is the name of the observable. The functions of means in ``run.derived`` are
+        there too, with the gradients of our own errors. Other derived quantities are written as formulas;
+        ``gamma_method()`` of the result gives its error.
 
     Raises:
         FileError: as :func:`dmmc.runs.run.load_run`.
@@ -71,7 +71,7 @@ def to_pyerrors(run: StoredRun | str | Path, ensemble: str | None = None) -> dic
     def obs(series: np.ndarray[Any, Any], tag: str) -> Any:
         if not np.isfinite(series).all():
             raise DmmcError(f"{tag} of {run.path} has NaN or infinite values; find the draws that made them")
-        made = pe.Obs(list(series.astype(np.float64)), replica)
+        made = pe.Obs(list(series.astype(np.float64)), replica, idl=[run.configurations] * run.n_chains)
         made.tag = tag
         primaries[tag] = made
         return made

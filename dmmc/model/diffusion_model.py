@@ -65,6 +65,7 @@ class ModelHeader(Record):
         history: how it was trained; None for an untrained model.
         versions: of the software that wrote the file.
         symmetry_evidence: how the symmetry was found, as a sentence; empty if that is not known.
+        remarks: what is to be known about the model, such as that its ensemble did not fit its action.
     """
 
     VERSION = 2
@@ -78,6 +79,7 @@ class ModelHeader(Record):
     history: TrainingHistory | None
     versions: dict[str, str]
     symmetry_evidence: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,6 +113,8 @@ class DiffusionModel:
         symmetry: of the theory, as far as the model uses it: only with ``"z2"`` may the network be odd, or model one
             sector.
         symmetry_evidence: how the symmetry was found, as a sentence; empty if that is not known.
+        remarks: what is to be known about the model, such as that its ensemble did not fit its action; they go into
+            every chain of it.
 
     Raises:
         DmmcError: if the model uses a symmetry that the theory does not have, or an odd network is to model one sector
@@ -123,6 +127,7 @@ class DiffusionModel:
     history: TrainingHistory | None = None
     symmetry: Symmetry = "none"
     symmetry_evidence: str = ""
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.network.eval()
@@ -192,7 +197,7 @@ class DiffusionModel:
             f"symmetry {self.symmetry}{', one sector that is mirrored' if self.two_sector else ''}",
             "not trained" if self.history is None else f"trained for {self.history.steps} steps",
         ]
-        return f"DiffusionModel of {'; '.join(parts)}"
+        return f"DiffusionModel of {'; '.join([*parts, *self.remarks])}"
 
     @property
     def reference(self) -> GaussianReference:
@@ -300,6 +305,7 @@ class DiffusionModel:
             history=self.history,
             versions={"dmmc": VERSION, "torch": torch.__version__},
             symmetry_evidence=self.symmetry_evidence,
+            remarks=self.remarks,
         )
         return write_tensors(path, self._tensors(), FORMAT, FORMAT_VERSION, header.to_json())
 
@@ -337,7 +343,13 @@ class DiffusionModel:
             )
             network = restore_network(header.network, reference, tensors)
             model = cls(
-                network, header.action, header.two_sector, header.history, header.symmetry, header.symmetry_evidence
+                network,
+                header.action,
+                header.two_sector,
+                header.history,
+                header.symmetry,
+                header.symmetry_evidence,
+                header.remarks,
             )
         except UnknownNetworkError as error:
             raise FileError(f"{path} cannot be loaded: {error}") from None

@@ -64,16 +64,14 @@ def judge_runs(runs: Runs, reference: str | None) -> Judgement:
 
 def _judge(run: StoredRun, against: StoredRun | None) -> tuple[Verdict, ...]:
     stats = run.stats
-    if "accepted" not in stats:
-        raise DmmcError("it did not record which steps were accepted")
     shared: dict[str, Any] = {
         "reference": None if against is None else against.observables,
         "bias_bound": bias_bound_sigma(run),
         "z2_symmetric": is_sign_symmetric(run),
     }
-    if not (proposals_are_independent(run) and "log_w" in stats):
+    if not (proposals_are_independent(run) and {"log_w", "accepted"} <= stats.keys()):
         energy_error = stats.get("energy_error")
-        return judge_chain(stats["accepted"], run.observables, energy_error=energy_error, **shared)
+        return judge_chain(stats.get("accepted"), run.observables, energy_error=energy_error, **shared)
     return judge(
         stats["accepted"],
         stats["log_w"],

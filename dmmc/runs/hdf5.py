@@ -151,6 +151,22 @@ def write_file(path: Path, n_bytes: int, write: Callable[[h5py.File], object]) -
         write(file)
 
 
+def lies_here(dataset: h5py.Dataset) -> str:
+    """Refuse a dataset that cannot be read from its file; returns what messages call it.
+
+    Raises:
+        FileError: if it does not lie in its file, claims to be larger than it is there, or does not consist of numbers.
+    """
+    where = f"{dataset.file.filename}: {dataset.name}"
+    if dataset.dtype.kind not in "biufc":
+        raise FileError(f"{where} must be numbers, got {dataset.dtype}")
+    if dataset.is_virtual or dataset.external:
+        raise FileError(f"{where} lies in another file, and is not read; copy the values into this file")
+    if max(dataset.nbytes, _chunk_bytes(dataset)) > _most_bytes(dataset):
+        raise FileError(f"{where} is damaged: it claims {dataset.nbytes} bytes, which the file does not hold")
+    return where
+
+
 def read_array(dataset: h5py.Dataset, foreign: bool = False) -> Array:
     """The whole dataset, verified.
 
@@ -162,13 +178,7 @@ def read_array(dataset: h5py.Dataset, foreign: bool = False) -> Array:
         FileError: if it does not lie in its file, claims to be larger than it is there, does not consist of numbers,
             cannot be read, or does not have its SHA-256.
     """
-    where = f"{dataset.file.filename}: {dataset.name}"
-    if dataset.dtype.kind not in "biufc":
-        raise FileError(f"{where} must be numbers, got {dataset.dtype}")
-    if dataset.is_virtual or dataset.external:
-        raise FileError(f"{where} lies in another file, and is not read; copy the values into this file")
-    if max(dataset.nbytes, _chunk_bytes(dataset)) > _most_bytes(dataset):
-        raise FileError(f"{where} is damaged: it claims {dataset.nbytes} bytes, which the file does not hold")
+    where = lies_here(dataset)
     try:
         array = np.asarray(dataset[()])
         stored = get_text(dataset, "sha256")

@@ -107,6 +107,17 @@ class StoredRun:
         return self.header.volume
 
     @property
+    def configurations(self) -> range:
+        """The number of each draw, the same in all chains: 1, 2, ..., or as the code that made the fields counts them.
+
+        They are what pyerrors calls ``idl``.
+        """
+        said = self.header.provenance.get("configurations", {})
+        first, every = int(said.get("first", 1)), int(said.get("every", 1))
+        first += every * self.discarded
+        return range(first, first + every * self.n_draws, every)
+
+    @property
     def wall_seconds_per_draw(self) -> float | None:
         """Wall time of one draw of one chain, all chains running together; None if it was not recorded."""
         seconds, draws = self.record.wall_seconds.get("chain"), self.record.wall_draws

@@ -141,7 +141,7 @@ def summarise(
         symmetry=str(symmetry.get("symmetry", "")) if isinstance(symmetry, dict) else "",
         symmetry_evidence=str(symmetry.get("evidence", "")) if isinstance(symmetry, dict) else "",
         wall_seconds=dict(run.record.wall_seconds if wall is None else wall),
-        notes=measured.notes,
+        notes=(*_remarks(run), *measured.notes),
         steps_discarded=run.header.discard,
         parts=_parts(run),
     )
@@ -188,6 +188,12 @@ def _parts(run: StoredRun) -> tuple[PartSummary, ...]:
         acceptance = float(accepted.mean()) if accepted.size else None
         made.append(PartSummary(part.label, part.steps, acceptance, part.cost))
     return tuple(made)
+
+
+def _remarks(run: StoredRun) -> list[str]:
+    """What its makers found worth saying about a run, such as where its fields come from and whether they fit."""
+    remarks = run.header.provenance.get("remarks")
+    return [str(remark) for remark in remarks] if isinstance(remarks, list) else []
 
 
 def _kl(run: StoredRun) -> KlSummary | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.runs.fields import load_fields
 from dmmc.runs.run import StoredRun, load_run, stored_header
+from dmmc.studies.remarks import Say
 from dmmc.theory.actions import Action, Symmetry
 from dmmc.theory.descriptions import action_from_description, same_action
 from dmmc.theory.ensemble import MIN_DISTINCT, EnsembleCheck, check_ensemble
@@ -67,6 +68,33 @@ class Ensemble:
             if few:
                 raise DmmcError(self._too_few()) from None
             raise
+
+    def remarks(self, symmetry: Symmetry | None, unchecked: bool, say: Say, what: str) -> tuple[str, ...]:
+        """Check the fields, and say what is unusual about them.
+
+        Args:
+            symmetry: of the theory, as for :meth:`check`.
+            unchecked: whether fields are taken all the same that do not pass.
+            say: is told what the check has shown.
+            what: what the fields are for, such as "the reference", for what is said.
+
+        Returns:
+            a sentence that has to be kept with whatever is made of fields that did not pass; nothing if they did.
+
+        Raises:
+            DmmcError: as :meth:`check`, unless unchecked fields are taken.
+        """
+        try:
+            check = self.check(symmetry)
+        except DmmcError as error:
+            if not unchecked:
+                raise
+            remark = f"UNCHECKED: {what} {self.name} was taken although {error}."
+            say(f"note: {remark}")
+            return (remark,)
+        for note in () if check is None else check.notes:
+            say(f"note on {what}: {note}")
+        return ()
 
     def _as_read(self) -> str:
         n, *lattice = self.phi.shape
@@ -147,7 +175,9 @@ def _read(source: StoredRun | str | Path | Tensor | NDArray[np.floating]) -> Ens
     lengths = np.unique(run.cfg_index[:, 0], return_counts=True)[1]
     chains = len(lengths) if len(set(lengths.tolist())) == 1 else None
     fields = torch.as_tensor(run.cfgs()[order])
-    return Ensemble(fields, chains, action_from_description(header.action), str(run.path), header.action)
+    # Imported fields need not have an action; another one may be given for them.
+    described = header.action or None
+    return Ensemble(fields, chains, action_from_description(header.action), str(run.path), described)
 
 
 def _checked(phi: Tensor) -> Tensor:

@@ -147,4 +147,5 @@ def model_section(model: DiffusionModel, name: str, id_: str) -> Section:
         ("wall time", seconds(history.seconds)),
         ("training ensemble", f"{history.ensemble:,} fields"),
     ]
+    settings += [("remark", remark) for remark in model.remarks]
     return training_section(id_, name, drawn, settings)

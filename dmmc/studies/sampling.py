@@ -144,6 +144,7 @@ def sample(
     action: Action | None = None,
     reference: Source | None = None,
     observables: Mapping[str, Observable] | None = None,
+    unchecked: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     stages: Stages | None = None,
@@ -163,6 +164,7 @@ def sample(
         action: the action that is sampled; needed only where the model does not say it.
         reference: an ensemble of another sampler; the weights of its fields show whether the model misses some.
         observables: what is measured beside the standard observables, by name.
+        unchecked: take a reference that does not fit the action; the run says so.
         resume: go on with an interrupted run, or extend a finished one; where nothing was saved, begin afresh. A run
             that goes on keeps the number of its integration steps, and of the steps that tuned it and were discarded.
         overwrite: replace a finished file.
@@ -186,7 +188,12 @@ def sample(
     _check_kernel(options.kernel, model)
     resume = resumes_run(Path(path), resume, overwrite, say)
     determinants = options.determinants_on(model.lattice.volume)
-    weighed = None if reference is None else _reference_fields(reference, action, model, say)
+    remarks, weighed = list(model.remarks), None
+    if reference is not None:
+        given = read_ensemble(reference, action, model.lattice.shape)
+        remarks += given.remarks(model.symmetry, unchecked, say, "the reference")
+        # A few hundred of the reference configurations, spread evenly over all of them.
+        weighed = given.phi[:: max(1, len(given.phi) // REFERENCE_FIELDS)][:REFERENCE_FIELDS]
     begun = begun_header(path) if resume else None
     settings: dict[str, Any] = {} if begun is None else begun.provenance
     flow = _flow(model, options, settings, stages, say) if options.kernel.uses_flow else None
@@ -235,6 +242,7 @@ def sample(
             provenance={
                 "chains": options.chains,
                 "symmetry": {"symmetry": model.symmetry, "evidence": model.symmetry_evidence},
+                **({"remarks": remarks} if remarks else {}),
                 # Said only where it is not the usual number, so that runs from before it could differ are extended.
                 **({} if warm_up == WARM_UP else {"warm_up": warm_up}),
                 **({} if flow is None else {"flow": {"n_steps": list(flow.schedule), "method": flow.method}}),
@@ -259,15 +267,6 @@ def _check_kernel(options: KernelOptions, model: DiffusionModel) -> None:
             f"with_trace does not compute; use the kernel {others}, or pass dmmc.flow_proposal(model, "
             "divergence=BruteForce()) to dmmc.Independence and run that with dmmc.run_chain"
         )
-
-
-def _reference_fields(reference: Source, action: Action, model: DiffusionModel, say: Say) -> Tensor:
-    """A few hundred of the reference configurations, spread evenly over all of them."""
-    given = read_ensemble(reference, action, model.lattice.shape)
-    check = given.check(model.symmetry)
-    for remark in () if check is None else check.notes:
-        say(f"note on the reference: {remark}")
-    return given.phi[:: max(1, len(given.phi) // REFERENCE_FIELDS)][:REFERENCE_FIELDS]
 
 
 def _flow(

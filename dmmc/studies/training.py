@@ -40,6 +40,7 @@ def train(
     init: DiffusionModel | None = None,
     symmetry: Asked = "auto",
     sectors: Sectors = "auto",
+    unchecked: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     device: str | torch.device = "cpu",
@@ -67,6 +68,7 @@ def train(
             does not use it, ``z2`` insists on it and is refused if the action does not have it.
         sectors: ``two`` models the sector M > 0 and mirrors it, ``one`` models all fields at once; ``auto`` decides by
             the histogram of M.
+        unchecked: take an ensemble that does not fit its action; the model says so, and so do its chains.
         resume: go on from the checkpoint; without one, begin afresh.
         overwrite: replace an earlier model file, or an unfinished training.
         device: where to train.
@@ -93,14 +95,12 @@ def train(
         check_supported(action)
     with stages("checks"):
         finding = find_symmetry(action, given.phi, symmetry)
-        check = given.check(finding.symmetry)
+        remarks = given.remarks(finding.symmetry, unchecked, say, "the ensemble")
     if action is None:
         say(f"note: the action of {given.name} is not known, so the model learns from the fields alone")
     elif differentiable(action) is None:
         say("note: the action has no gradient, so the model learns from the fields alone")
     say(finding.evidence)
-    for remark in () if check is None else check.notes:
-        say(f"note: {remark}")
     two_sector = _two_sectors(sectors, finding.symmetry == "z2" and is_broken(given.phi), finding.symmetry, init)
     # Fields of one chain follow each other; the held-out part must not be a single stretch of one of them.
     order = rng.permutation(len(given.phi), rng.stream(options.seed, "training", "order"))
@@ -125,7 +125,8 @@ def train(
                 generator=rng.stream(options.seed, "network"),
             )
         model.network.to(device)
-        model = replace(model, symmetry_evidence=finding.evidence)
+        before = () if init is None else init.remarks
+        model = replace(model, symmetry_evidence=finding.evidence, remarks=(*before, *remarks))
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(training_lock(path), str(path)):
             # Another training may have ended, or been killed, while this one read its ensemble.

@@ -1,20 +1,26 @@
 """The test that an ensemble fits its action.
 
 Fields made with other couplings, in another normalisation, or read with their axes in the wrong order would train a
-model of another theory, and nothing later would say why its proposals are rejected. Partial integration gives a number
-that is known exactly for every action: ``<phi dS/dphi> / V = 1``, a Schwinger-Dyson equation.
+model of another theory, and nothing later would say why its proposals are rejected. What is known exactly of the fields
+of any action (:mod:`dmmc.theory.identities`) is therefore measured, with errors that include autocorrelations.
+
+A right ensemble is refused by any one test with a probability of 6e-7, that of 5 standard errors. A test that consists
+of several, such as that of all momentum shells, shares this probability among them (Bonferroni). Errors are estimated
+themselves, from as many independent fields as the ensemble is worth, so that the bound is one of Student's distribution
+(:func:`bound`): 5.0 for one test of many thousand independent fields, 6.9 for 24 of them. A wrong ensemble exceeds it
+by far: with a thousand fields the usual mistakes give z-scores of 20 to several hundred.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.stats
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -22,28 +28,42 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.records import Record
 from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value, gamma_method
+from dmmc.diagnostics.autocorrelation import MANY_CHAINS
 from dmmc.theory.action_check import PROBED, check_action
-from dmmc.theory.actions import Action, Symmetry, check_supported, declaration, differentiable
-from dmmc.theory.evaluation import evaluate, force, size_of_terms
+from dmmc.theory.actions import Action, Symmetry, check_supported, declaration
+from dmmc.theory.evaluation import evaluate, size_of_terms
+from dmmc.theory.identities import FieldNumbers, field_numbers, shell_orbits, virial, wave_names
 from dmmc.theory.lattice import Lattice
-from dmmc.theory.sectors import magnetisation
 
-Z_VIRIAL = 5.0
-"""Bound on the z-score of the Schwinger-Dyson equation.
+FALSE_ALARM = 2 * float(scipy.stats.norm.sf(5.0))
+"""Probability with which one of the tests refuses a right ensemble, 6e-7."""
 
-A right ensemble exceeds it with probability 6e-7, or a few times 1e-5 if its error is known from some 20 independent
-fields only. A wrong one exceeds it by far: with a thousand fields the usual mistakes give z-scores of 20 to several
-hundred.
-"""
-
-Z_AXES = 6.0
-"""Bound on the z-score between axes of equal extent: wider, since up to six pairs of axes are compared."""
+Z_SIGNS = 5.0
+"""Standard errors of ``<M>`` from which on the balance of signs is noted; that is no reason to refuse an ensemble."""
 
 MIN_DISTINCT = 24
 """Fewest distinct configurations that an ensemble may have; training and error estimates need as many."""
 
-CHUNK_SITES = 1 << 20
-"""Sites that are handled at a time."""
+RETURNING = 0.01
+"""Largest part of the configurations that may come back elsewhere. A rejection repeats the one before it, and nothing
+else brings a configuration back; but chains may have begun at the same one."""
+
+
+@dataclass(frozen=True)
+class ShellCheck(Record):
+    """The Schwinger-Dyson equation in one momentum shell.
+
+    Attributes:
+        phat2: smallest and largest ``sum_mu 4 sin^2(p_mu / 2)`` in the shell.
+        value: mean of ``phi(p)^* dS/dphi(p)`` over the shell, exactly 1 for fields of the action.
+        error: its standard error, autocorrelations included.
+        z: ``(value - 1) / error``.
+    """
+
+    phat2: tuple[float, float]
+    value: float
+    error: float
+    z: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +80,10 @@ class EnsembleCheck(Record):
         mean_z: ``<M>`` in units of its standard error.
         axes_z: largest z-score between correlations of neighbours along axes of equal extent; None if there are none.
         notes: sentences about what is unusual, and no reason to refuse the ensemble.
+        shells: the same equation by momentum shell; empty without an action that has a gradient.
+        position_z: largest z-score of a dependence on the position along an axis; None on one site.
+        effective: number of independent configurations that the ensemble is worth, by the slower of ``M^2`` and the
+            Schwinger-Dyson equation; None if nothing fluctuates.
     """
 
     n: int
@@ -70,12 +94,25 @@ class EnsembleCheck(Record):
     mean_z: float
     axes_z: float | None
     notes: tuple[str, ...] = ()
+    shells: tuple[ShellCheck, ...] = ()
+    position_z: float | None = None
+    effective: float | None = None
 
     def __str__(self) -> str:
         if self.virial is None or self.virial_error is None or self.virial_z is None:
             return f"{self.n} configurations"
         value = format_value(self.virial, self.virial_error)
         return f"{self.n} configurations, <phi dS/dphi>/V = {value}, z = {self.virial_z:.1f}"
+
+
+def bound(independent: float, tests: int = 1) -> float:
+    """The z-score that the largest of several right means exceeds with the probability :data:`FALSE_ALARM`.
+
+    Args:
+        independent: the number of independent configurations from which their errors were estimated.
+        tests: how many means were looked at.
+    """
+    return float(scipy.stats.t.isf(FALSE_ALARM / 2 / tests, max(independent - 1, 1)))
 
 
 def check_ensemble(
@@ -92,61 +129,87 @@ def check_ensemble(
 
     Raises:
         DmmcError: if ``phi`` is not a finite ensemble with at least 24 distinct configurations.
-        MismatchError: if ``<phi dS/dphi> / V`` deviates from 1 by more than 5 standard errors, or an action that
-            treats two axes alike has fields that do not, by more than 6. The message gives the likely cause.
+        MismatchError: as :func:`check_numbers`.
     """
     lattice = Lattice(tuple(phi.shape[1:])) if isinstance(phi, Tensor) and phi.ndim > 1 else Lattice((1,))
     lattice.check(phi, "ensemble")
     if action is not None:
         check_supported(action)
         check_action(action, phi[:PROBED].detach().double())
-        symmetry = declaration(action).symmetry if symmetry is None else symmetry
-    n, distinct = len(phi), _distinct(phi)
-    if distinct < MIN_DISTINCT:
-        raise DmmcError(
-            f"the ensemble has {distinct} distinct configurations in {n}; at least {MIN_DISTINCT} are needed, "
-            "so make more of them"
-        )
-    notes: list[str] = []
-    repeated = n - distinct
-    if repeated > 0.1 * n:
-        notes.append(
-            f"{repeated} of {n} configurations repeat others exactly; a chain with rejections looks like this, and "
-            "it carries less information than as many distinct ones"
-        )
-    chains = chains if chains and n % chains == 0 else 1
+    known = bool(chains and len(phi) % chains == 0)
+    chains = chains if chains and known else 1
+    numbers = field_numbers(phi, action, chains)
+    return check_numbers(numbers, phi, action, known=known, symmetry=symmetry)
 
-    virial: Estimate | None = None
+
+def check_numbers(
+    numbers: FieldNumbers, sample: Tensor, action: Action | None, *, known: bool, symmetry: Symmetry | None = None
+) -> EnsembleCheck:
+    """As :func:`check_ensemble`, of an ensemble that need not lie in memory.
+
+    Args:
+        numbers: what was measured on its fields.
+        sample: some of the fields, ``(n, *lattice)``, or all of them, from which the cause of a mistake is found.
+        action: the action they should be of.
+        known: whether the chains are those of ``numbers``, so that what comes back in them is no rejection.
+        symmetry: as for :func:`check_ensemble`.
+
+    Raises:
+        DmmcError: if fewer than 24 configurations are distinct.
+        MismatchError: if ``<phi dS/dphi> / V`` or its part of a momentum shell is not 1; if an action that does not
+            depend on the position, or treats two axes alike, has fields that do; if configurations come back elsewhere.
+            The message gives the number and the likely cause.
+    """
+    lattice = Lattice(tuple(sample.shape[1:]))
+    if action is not None and symmetry is None:
+        symmetry = declaration(action).symmetry
+    notes: list[str] = []
+    distinct = _check_repeated(numbers, known, notes)
+    virial_mean = None if action is None else _estimate(numbers.virial)
+    slow = [x for x in (_estimate(np.square(numbers.M)), virial_mean) if x is not None and x.tau_int > 0]
+    effective = min((_independent(x, len(numbers.M)) for x in slow), default=None)
+    independent = numbers.n if effective is None else effective
     z: float | None = None
-    if action is not None:
-        virial = _estimate(_per_field(phi, lambda x: _virial(x, action)), chains)
-        z = _z(virial.value - 1, virial.error)
-        if not abs(z) <= Z_VIRIAL:
+    shells: tuple[ShellCheck, ...] = ()
+    if action is not None and virial_mean is not None:
+        z = _z(virial_mean.value - 1, virial_mean.error)
+        if not abs(z) <= bound(independent):
             raise MismatchError(
                 "the ensemble does not fit the action: <phi dS/dphi>/V should be 1 and is "
-                f"{format_value(virial.value, virial.error)}; {_likely_cause(phi, action, lattice, chains)}"
+                f"{format_value(virial_mean.value, virial_mean.error)}; {_likely_cause(sample, action, lattice)}"
             )
-    axes_z = _compare_axes(phi, action, lattice, chains, notes)
-    M = magnetisation(phi).cpu().numpy()
-    mean = _estimate(M, chains)
+    position_z = _check_positions(numbers.waves, independent, sample, action, lattice, notes)
+    axes_z = _compare_axes(numbers.links, independent, sample, action, lattice, notes)
+    if numbers.shells.shape[-1]:
+        shells = _check_shells(numbers.shells, independent, lattice)
+    mean = _estimate(numbers.M)
     mean_z = _z(mean.value, mean.error)
+    M = numbers.M
     if symmetry == "z2" and (np.all(M > 0) or np.all(M < 0)):
-        sign = ">" if M[0] > 0 else "<"
+        sign = ">" if M.flat[0] > 0 else "<"
         notes.append(f"all fields have M {sign} 0, although the theory is symmetric: the ensemble is of one sector")
-    elif symmetry == "z2" and abs(mean_z) > Z_VIRIAL:
+    elif symmetry == "z2" and abs(mean_z) > Z_SIGNS:
         notes.append(
             f"<M> = {format_value(mean.value, mean.error)} is far from 0, although the theory is symmetric: the two "
             "signs are not sampled evenly"
         )
+    if effective is not None and effective < MIN_DISTINCT:
+        notes.append(
+            f"the {numbers.n} configurations are worth about {effective:.2g} independent ones, so that errors are "
+            "rough and a model of them learns little; take more, further apart"
+        )
     return EnsembleCheck(
-        n=n,
+        n=numbers.n,
         distinct=distinct,
-        virial=None if virial is None else virial.value,
-        virial_error=None if virial is None else virial.error,
+        virial=None if virial_mean is None else virial_mean.value,
+        virial_error=None if virial_mean is None else virial_mean.error,
         virial_z=z,
         mean_z=mean_z,
         axes_z=axes_z,
         notes=tuple(notes),
+        shells=shells,
+        position_z=position_z,
+        effective=effective,
     )
 
 
@@ -157,49 +220,126 @@ def _z(deviation: float, error: float) -> float:
     return 0.0 if abs(deviation) < 1e-9 else math.copysign(math.inf, deviation)
 
 
-def _estimate(series: NDArray[np.float64], chains: int) -> Estimate:
+def _estimate(series: NDArray[np.float64]) -> Estimate:
+    """The mean of a series ``(chain, draw)``; chains that are too short for the Gamma method count as one."""
     with warnings.catch_warnings():
-        # Short chains give an uncertain error, which the wide bounds allow for.
+        # Short chains give an uncertain error, which the bounds allow for.
         warnings.simplefilter("ignore", DiagnosticsWarning)
-        return gamma_method(series.reshape(chains if len(series) >= 4 * chains else 1, -1))
+        found = gamma_method(series if series.shape[1] >= 4 else series.reshape(1, -1))
+    # In a short series, noise looks like negative correlations, which Markov chains hardly ever have.
+    if found.tau_int < 0.5:
+        return replace(found, tau_int=0.5, error=max(found.error, float(series.std()) / math.sqrt(series.size - 1)))
+    return found
 
 
-def _per_field(phi: Tensor, measure: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
-    """``measure`` of every field in float64, ``(n, ...)``, a chunk at a time."""
-    size = max(1, CHUNK_SITES // math.prod(phi.shape[1:]))
-    return np.concatenate([measure(part.double()).cpu().numpy() for part in phi.detach().split(size)])
+def _independent(estimate: Estimate, chains: int) -> float:
+    """How many independent configurations an error was estimated from."""
+    independent = estimate.n / (2 * estimate.tau_int)
+    # If the error comes from the scatter of the means of the chains, each of them counts once.
+    return min(independent, chains) if not estimate.resolved and chains >= MANY_CHAINS else independent
 
 
-def _virial(phi: Tensor, action: Action) -> Tensor:
-    """``phi dS/dphi / V`` of each field, ``(n,)``; without a gradient, what stands in for it.
-
-    The substitution ``phi -> c phi`` in Z gives ``<c^V exp[S(phi) - S(c phi)]> = 1`` for every c > 0. With
-    ``c = 1 + 1 / (2 sqrt(V))`` the weight w fluctuates by less than its mean, ``1 + (1 - w) / [(c - 1) V]`` has the
-    mean 1 exactly, and of other fields it is off by about as much as ``phi dS/dphi / V``.
-    """
-    if differentiable(action) is not None:
-        return (phi * force(action, phi)).flatten(1).mean(1)
-    volume = phi[0].numel()
-    excess = 0.5 / math.sqrt(volume)
-    log_w = volume * math.log1p(excess) + evaluate(action, phi) - evaluate(action, (1 + excess) * phi)
-    # Fields that fit stay far below the bound; without it, those that do not would overflow.
-    return 1 - torch.expm1(log_w.clamp(max=30.0)) / (excess * volume)
+def _per_field(phi: Tensor, action: Action) -> NDArray[np.float64]:
+    """``phi dS/dphi / V`` of fields that are read as one chain."""
+    return field_numbers(phi, action).virial
 
 
-def _distinct(phi: Tensor) -> int:
-    size = max(1, CHUNK_SITES // math.prod(phi.shape[1:]))
-    digests: set[bytes] = set()
-    for part in phi.detach().split(size):
-        rows = part.cpu().contiguous().flatten(1).numpy()
-        digests.update(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows)
-    return len(digests)
+def _check_repeated(numbers: FieldNumbers, known: bool, notes: list[str]) -> int:
+    """How many configurations are distinct, if that is enough, and they come back as those of a Markov chain may."""
+    n, distinct = numbers.n, len(np.unique(numbers.digest))
+    if distinct < MIN_DISTINCT:
+        raise DmmcError(
+            f"the ensemble has {distinct} distinct configurations in {n}; at least {MIN_DISTINCT} are needed, "
+            "so make more of them"
+        )
+    moves = 1 + np.count_nonzero(np.diff(numbers.digest, axis=1), axis=1).sum() + len(numbers.digest) - 1
+    returning = int(moves) - distinct
+    if known and returning > RETURNING * n:
+        raise MismatchError(
+            f"{returning} of {n} configurations occur again elsewhere, and not just after themselves, as rejections "
+            "would make them: the same fields are in the ensemble twice, or its chains are not where they were said to "
+            "be"
+        )
+    repeated = n - distinct
+    if repeated > 0.1 * n:
+        notes.append(
+            f"{repeated} of {n} configurations repeat others exactly; a chain with rejections looks like this, and "
+            "it carries less information than as many distinct ones"
+        )
+    return distinct
 
 
-def _likely_cause(phi: Tensor, action: Action, lattice: Lattice, chains: int) -> str:
+def _reliable(estimate: Estimate, chains: int) -> bool:
+    """Whether an error may be relied on: chains that are many, or long enough for the autocorrelations."""
+    return estimate.resolved or chains >= MANY_CHAINS
+
+
+def _check_shells(series: NDArray[np.float64], independent: float, lattice: Lattice) -> tuple[ShellCheck, ...]:
+    """The Schwinger-Dyson equation in every momentum shell whose error is known."""
+    checks: list[ShellCheck] = []
+    orbits = shell_orbits(lattice)
+    phat2, sizes = lattice.orbit_phat2, lattice.orbit_size
+    for k, shell in enumerate(orbits):
+        found = _estimate(series[:, :, k])
+        # A Gaussian mode has a variance of 2. No estimate from few fields, which fluctuates with them, goes below it.
+        worth = found.n / (2 * found.tau_int) if found.tau_int > 0 else found.n
+        error = max(found.error, math.sqrt(2 / (worth * float(sizes[shell].sum()))))
+        z = _z(found.value - 1, error)
+        low, high = float(phat2[shell][0]), float(phat2[shell][-1])
+        checks.append(ShellCheck((low, high), found.value, error, z))
+        if _reliable(found, len(series)) and not abs(z) <= bound(independent, len(orbits)):
+            where = "p = 0" if high == 0 else f"momenta with {low:.3g} <= phat^2 <= {high:.3g}"
+            raise MismatchError(
+                f"the ensemble does not fit the action: at {where}, <phi(p)^* dS/dphi(p)> should be 1 and is "
+                f"{format_value(found.value, error)} (z = {z:.1f}), although its average over all momenta is near 1; "
+                "the fields have other couplings that nearly make up for each other, other boundary conditions than "
+                "periodic ones, or sites that were read in another order"
+            )
+    return tuple(checks)
+
+
+def _check_positions(
+    waves: NDArray[np.float64],
+    independent: float,
+    sample: Tensor,
+    action: Action | None,
+    lattice: Lattice,
+    notes: list[str],
+) -> float | None:
+    """Largest z-score of a dependence on the position; that of an action that does not depend on it is refused."""
+    names = wave_names(lattice)
+    if not names:
+        return None
+    flat = waves.reshape(-1, len(names))
+    # Autocorrelations are rarely negative: what does not stand out without them does not stand out.
+    spread = flat.std(0)
+    naive = np.abs(flat.mean(0)) / np.where(spread > 1e-12 * np.abs(flat).max(), spread, np.inf)
+    worst = int(naive.argmax())
+    if naive[worst] == 0:
+        return 0.0
+    found = _estimate(waves[:, :, worst])
+    z = _z(found.value, found.error)
+    if _reliable(found, len(waves)) and abs(z) > bound(independent, len(names)):
+        axis, profile, k = names[worst]
+        text = (
+            f"the mean of {profile} depends on the position along axis {axis} (extent {lattice.shape[axis]}): its wave "
+            f"of {k} period{'s' if k > 1 else ''} should be 0 and is {format_value(found.value, found.error)} "
+            f"(z = {z:.1f})"
+        )
+        if action is not None and _shifts(action, sample, axis):
+            raise MismatchError(
+                f"{text}, although the action is the same everywhere; the axes were read in another order or with "
+                "other extents, or the fields have other boundary conditions than periodic ones"
+            )
+        notes.append(f"{text}; the model will treat all positions alike, and be less good than it could be")
+    return z
+
+
+def _likely_cause(phi: Tensor, action: Action, lattice: Lattice) -> str:
     """In words, what may have gone wrong with fields that do not fit."""
     for order in sorted(set(itertools.permutations(lattice.shape)) - {lattice.shape}):
-        other = _estimate(_per_field(phi.reshape(len(phi), *order), lambda x: _virial(x, action)), chains)
-        if abs(_z(other.value - 1, other.error)) < Z_VIRIAL:
+        other = _estimate(_per_field(phi.reshape(len(phi), *order), action))
+        if abs(_z(other.value - 1, other.error)) < bound(_independent(other, 1)):
             return (
                 f"the fields fit if their axes are read as {order}: the extents of the lattice are in the wrong order"
             )
@@ -223,7 +363,7 @@ def _mending_factor(phi: Tensor, action: Action) -> float | None:
     fields = phi[torch.arange(count, device=phi.device) * len(phi) // count].double()
 
     def excess(log_c: float) -> float:
-        return float(_virial(fields * math.exp(log_c), action).mean()) - 1
+        return float(virial(fields * math.exp(log_c), action).mean()) - 1
 
     grid = np.linspace(-math.log(30), math.log(30), 35)
     values = [excess(x) for x in grid]
@@ -238,7 +378,14 @@ def _mending_factor(phi: Tensor, action: Action) -> float | None:
     return math.exp(0.5 * (low + high))
 
 
-def _compare_axes(phi: Tensor, action: Action | None, lattice: Lattice, chains: int, notes: list[str]) -> float | None:
+def _compare_axes(
+    links: NDArray[np.float64],
+    independent: float,
+    sample: Tensor,
+    action: Action | None,
+    lattice: Lattice,
+    notes: list[str],
+) -> float | None:
     """Largest z-score between ``phi(x) phi(x + e)`` along axes of equal extent.
 
     An action that is invariant under the exchange of two axes has fields that are so on average; others are not of this
@@ -250,20 +397,16 @@ def _compare_axes(phi: Tensor, action: Action | None, lattice: Lattice, chains: 
     ]
     if not pairs:
         return None
-    links = _per_field(
-        phi,
-        lambda x: torch.stack([(x * torch.roll(x, 1, 1 + axis)).flatten(1).mean(1) for axis in range(lattice.dim)], 1),
-    )
     worst, (a, b) = 0.0, pairs[0]
     for first, second in pairs:
-        difference = _estimate(links[:, first] - links[:, second], chains)
-        scale = float(np.abs(links[:, first]).mean())
+        difference = _estimate(links[:, :, first] - links[:, :, second])
+        scale = float(np.abs(links[:, :, first]).mean())
         z = 0.0 if abs(difference.value) < 1e-12 * scale else _z(difference.value, difference.error)
         if abs(z) > abs(worst):
             worst, (a, b) = z, (first, second)
-    if abs(worst) > Z_AXES:
+    if abs(worst) > bound(independent, len(pairs)):
         text = f"neighbours along axes {a} and {b} are not equally correlated (z = {worst:.1f})"
-        if action is not None and _exchanges(action, phi, a, b):
+        if action is not None and _exchanges(action, sample, a, b):
             raise MismatchError(
                 f"{text}, although the action treats these axes alike; the fields are of another action, or their "
                 "sites were read in another order"
@@ -274,8 +417,16 @@ def _compare_axes(phi: Tensor, action: Action | None, lattice: Lattice, chains: 
 
 def _exchanges(action: Action, phi: Tensor, a: int, b: int) -> bool:
     """Whether the exchange of two axes leaves S of some fields unchanged, up to rounding."""
+    return _unchanged(action, phi, lambda fields: fields.transpose(1 + a, 1 + b).contiguous())
+
+
+def _shifts(action: Action, phi: Tensor, axis: int) -> bool:
+    """Whether a shift along an axis leaves S of some fields unchanged, up to rounding."""
+    return _unchanged(action, phi, lambda fields: torch.roll(fields, 1, 1 + axis))
+
+
+def _unchanged(action: Action, phi: Tensor, change: Callable[[Tensor], Tensor]) -> bool:
     fields = phi[:16].double()
     S = evaluate(action, fields)
     size = size_of_terms(action, fields, S)
-    exchanged = evaluate(action, fields.transpose(1 + a, 1 + b).contiguous())
-    return bool(((exchanged - S).abs() <= 1e-9 * size).all())
+    return bool(((evaluate(action, change(fields)) - S).abs() <= 1e-9 * size).all())

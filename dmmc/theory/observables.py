@@ -26,7 +26,9 @@ NO_EXTRA: Mapping[str, Observable] = MappingProxyType({})
 """No extra observables."""
 
 
-def measure(phi: Tensor, S: Tensor, lattice: Lattice, extra: Mapping[str, Observable] = NO_EXTRA) -> dict[str, Tensor]:
+def measure(
+    phi: Tensor, S: Tensor | None, lattice: Lattice, extra: Mapping[str, Observable] = NO_EXTRA
+) -> dict[str, Tensor]:
     """The observables of each configuration, in the normalisation of the field that S takes.
 
     ==============  ===============  ==========================================================
@@ -44,7 +46,8 @@ def measure(phi: Tensor, S: Tensor, lattice: Lattice, extra: Mapping[str, Observ
 
     Args:
         phi: fields, ``(n, *lattice)``, on any device; they are measured in float64.
-        S: their actions, ``(n,)``.
+        S: their actions, ``(n,)``; None where they are not known: ``S_per_site`` is then left out, and the extra
+            observables are given NaN in their place.
         lattice: the lattice that ``phi`` lives on.
         extra: further observables by name. Each gets a copy of the fields, which it may overwrite.
 
@@ -57,9 +60,11 @@ def measure(phi: Tensor, S: Tensor, lattice: Lattice, extra: Mapping[str, Observ
     """
     check_names(extra)
     lattice.check(phi)
-    if S.shape != phi.shape[:1]:
+    if S is not None and S.shape != phi.shape[:1]:
         raise DmmcError(f"S must have shape ({phi.shape[0]},), one action for each field, got {tuple(S.shape)}")
-    phi, S = phi.to(torch.float64), S.to(torch.float64)
+    phi = phi.to(torch.float64)
+    known = S is not None
+    S = phi.new_full(phi.shape[:1], torch.nan) if S is None else S.to(torch.float64)
     M = phi.mean(dim=lattice.axes)
     M2 = M.square()
     values = {
@@ -68,7 +73,7 @@ def measure(phi: Tensor, S: Tensor, lattice: Lattice, extra: Mapping[str, Observ
         "M2": M2,
         "M4": M2.square(),
         "phi2": phi.square().mean(dim=lattice.axes),
-        "S_per_site": S / lattice.volume,
+        **({"S_per_site": S / lattice.volume} if known else {}),
         "two_point": lattice.two_point(phi),
     }
     return values | {

@@ -359,10 +359,10 @@ def test_kernels_and_observables_that_nobody_knows(tmp_path):
     # Every component has a row among the means and one among the autocorrelation times.
     for name in ("winding", "current0", "current1", "current2", "stress0,1"):
         assert cells.count(name) == 2, name
-    # Without a record of acceptance there is no verdict, and the page says so at its top.
-    assert page.summary.verdicts == {}
-    assert "There is no verdict on my kernel" in page.html
-    assert any("which steps were accepted" in note for note in page.summary.notes)
+    # Without a record of acceptance, as of the chains of another program, the verdicts are on all the rest.
+    assert page.summary.verdicts["my kernel"] and not any(
+        "acceptance" in found.text for found in page.summary.verdicts["my kernel"]
+    )
     assert "acceptance" not in page.summary.figures
 
 

@@ -9,6 +9,7 @@ from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.theory.ensemble import EnsembleCheck, check_ensemble
 from dmmc.theory.free_field import FreeField
 from dmmc.theory.function_action import AutogradAction
+from dmmc.theory.identities import shell_orbits
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.phi4 import Phi4
 from dmmc.theory.sectors import align
@@ -139,9 +140,66 @@ def test_repeated_configurations_are_noted_or_refused(phi):
             check_ensemble(few, ACTION)
 
 
+def test_the_shells_tell_couplings_that_make_up_for_each_other(phi):
+    check = check_ensemble(phi, ACTION, chains=CHAINS)
+    assert len(check.shells) == 8 and all(abs(shell.z) < 5 for shell in check.shells)
+    assert check.shells[0].phat2 == (0, 0) and check.shells[-1].phat2[1] == pytest.approx(8)
+    # Eight shells share the probability of a false alarm; the mean over their momenta is the equation of all of them.
+    sizes = [float(Lattice((16, 16)).orbit_size[orbits].sum()) for orbits in shell_orbits(Lattice((16, 16)))]
+    assert sum(sizes) == 256
+    total = sum(size * shell.value for size, shell in zip(sizes, check.shells, strict=True)) / 256
+    assert total == pytest.approx(check.virial, rel=1e-9)
+    other = Phi4(0.25, 0.022)
+    mean = float((phi * other.grad(phi)).mean())
+    scaled = AutogradAction(lambda x: other(x) / mean, "of the right virial")
+    with pytest.raises(MismatchError, match=r"at p = 0, <phi\(p\)\^\* dS/dphi\(p\)> should be 1 and is .*near 1"):
+        check_ensemble(phi, scaled, chains=CHAINS)
+
+
+def test_a_dependence_on_the_position_is_told():
+    draws = hmc_ensemble(ACTION, (8, 16), n=1000)
+    turned = draws.reshape(-1, 16, 8)
+    assert abs(check_ensemble(draws, ACTION, chains=CHAINS).position_z) < 5
+    # The end of every row is read as a neighbour of its beginning.
+    (note, *_) = check_ensemble(turned, None, chains=CHAINS).notes
+    assert "the product of neighbours depends on the position along axis 1 (extent 8)" in note
+    mean = float((turned * ACTION.grad(turned)).mean())
+    with pytest.raises(MismatchError, match="although the action is the same everywhere; the axes were read in"):
+        check_ensemble(turned, AutogradAction(lambda x: ACTION(x) / mean, "of the right virial"), chains=CHAINS)
+    # A theory that itself depends on the position has such fields.
+    walls = 1 + 0.5 * torch.cos(torch.arange(16) * math.pi / 8)
+    local = AutogradAction(lambda x: (walls * (x * x)).flatten(1).sum(1), "walls")
+    fields = torch.randn(1000, 16, generator=rng(), dtype=torch.float64) / torch.sqrt(2 * walls)
+    check = check_ensemble(fields, local)
+    assert abs(check.position_z) > 8 and "the model will treat all positions alike" in check.notes[0]
+
+
+def test_fields_that_come_back_are_refused(phi):
+    twice = torch.cat([phi, phi])
+    with pytest.raises(MismatchError, match="1000 of 2000 configurations occur again elsewhere"):
+        check_ensemble(twice, ACTION, chains=2 * CHAINS)
+    # Where the chains are not known, these might be rejections in chains that take turns.
+    assert "repeat others exactly" in check_ensemble(twice, ACTION).notes[0]
+    rejections = phi[:500].repeat_interleave(2, 0)
+    assert check_ensemble(rejections, ACTION, chains=50).distinct == 500
+
+
+def test_right_ensembles_of_few_or_correlated_fields_are_accepted():
+    """None of 120; with the error of the Gamma method as it is, a few of a hundred would be refused."""
+    reference = free_reference(Lattice((4,)), 0.5)
+    a = math.sqrt(0.9)
+    for draws, correlated in ((24, False), (100, True)):
+        fields = free_draws(reference, 60 * draws, seed=3).view(60, draws, 4).clone()
+        for k in range(1, draws * correlated):
+            fields[:, k] = a * fields[:, k - 1] + math.sqrt(1 - a * a) * fields[:, k]
+        worth = sorted(check_ensemble(one, FreeField(0.5)).effective for one in fields)
+        # 24, but for noise of the estimate; and 100 / 19, which so short a chain cannot see to the full.
+        assert 4 < worth[30] < 25
+
+
 def test_float32_and_chunks_do_not_matter(phi, monkeypatch):
     whole = check_ensemble(phi, ACTION)
-    monkeypatch.setattr("dmmc.theory.ensemble.CHUNK_SITES", 7 * 256)
+    monkeypatch.setattr("dmmc.theory.identities.CHUNK_SITES", 7 * 256)
     assert check_ensemble(phi, ACTION) == whole
     assert check_ensemble(phi.float(), ACTION).virial == pytest.approx(whole.virial, rel=1e-6)
 

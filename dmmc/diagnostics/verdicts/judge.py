@@ -97,7 +97,7 @@ def judge(
 
 
 def judge_chain(
-    accepted: ArrayLike,
+    accepted: ArrayLike | None,
     record: Record,
     *,
     energy_error: ArrayLike | None = None,
@@ -108,7 +108,8 @@ def judge_chain(
     """Verdicts on a chain of any kernel without independent proposals (HMC, cluster, cycles), the worst first.
 
     Args:
-        accepted: ``(chain, draw)``, bool, or the fraction accepted of the steps of each draw.
+        accepted: ``(chain, draw)``, bool, or the fraction accepted of the steps of each draw; None where that is not
+            known, as of the chains of another program.
         record: as in :func:`judge`.
         energy_error: dH of HMC trajectories, ``(chain, draw)``; inf for a trajectory that ran away.
         reference: observables of another sampler's chains, for comparison.
@@ -121,11 +122,12 @@ def judge_chain(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticsWarning)
-        accepted = as_series(accepted, "accepted")
-        record = _columns(record, accepted.shape)
+        if accepted is not None:
+            accepted = as_series(accepted, "accepted")
+        record = _columns(record, None if accepted is None else accepted.shape)
         estimates = {name: gamma_method(x, name=name) for name, x in record.items()}
         verdicts = [
-            from_chains.stuck(accepted, has_trajectories=energy_error is not None),
+            None if accepted is None else from_chains.stuck(accepted, has_trajectories=energy_error is not None),
             from_chains.creutz(energy_error),
             from_chains.signs(record["M"], CHANGES_SIGN) if z2_symmetric else None,
             from_chains.scatter(record),
@@ -137,7 +139,8 @@ def judge_chain(
         good = Verdict(
             "good",
             "Nothing wrong found",
-            f"{draws:.0f} draws per autocorrelation time (of {name}), acceptance {acceptance_rate(accepted).value:.3f}"
+            f"{draws:.0f} draws per autocorrelation time (of {name})"
+            + ("" if accepted is None else f", acceptance {acceptance_rate(accepted).value:.3f}")
             + from_reference.agreement(estimates, reference, None),
             "draws per tau_int",
             draws,
@@ -155,12 +158,12 @@ def _sorted(candidates: list[Verdict | None], good: Verdict, note: str) -> tuple
     return tuple(verdicts)
 
 
-def _columns(record: Record, shape: tuple[int, ...]) -> dict[str, Array]:
+def _columns(record: Record, shape: tuple[int, ...] | None) -> dict[str, Array]:
     """The observables that verdicts are about, checked."""
     if "M" not in record:
         raise DmmcError(f"the record has no M, the mean field; it has {', '.join(record) or 'nothing'}")
     columns = {name: as_series(record[name], name) for name in PRIMARY if name in record}
     for name, column in columns.items():
-        if column.shape != shape:
+        if shape is not None and column.shape != shape:
             raise DmmcError(f"accepted has shape {shape}, but {name} {column.shape}; both must be (chain, draw)")
     return columns

@@ -1,0 +1,165 @@
+"""What is known exactly of the fields of any theory, measured on each field, so that an ensemble can be tested.
+
+Partial integration gives ``<phi(p)^* dS/dphi(p)> = 1`` for every momentum p (orthonormal Fourier transform), a
+Schwinger-Dyson equation; the mean over all momenta is ``<phi dS/dphi> / V = 1``. On a periodic lattice no mean depends
+on the position. Both are told here by a few numbers for each field, so that an ensemble may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmmc.theory.actions import Action, differentiable
+from dmmc.theory.evaluation import evaluate, force
+from dmmc.theory.lattice import Lattice
+from dmmc.theory.sectors import magnetisation
+
+MAX_SHELLS = 8
+"""Momentum shells of the Schwinger-Dyson equation: p = 0, the smallest momenta, and at most six more."""
+
+PROFILES = ("phi", "phi^2", "the product of neighbours")
+"""What must not depend on the position: averages over all sites with the same coordinate along an axis."""
+
+CHUNK_SITES = 1 << 20
+"""Sites that are handled at a time."""
+
+
+@dataclass(frozen=True)
+class FieldNumbers:
+    """What the checks need of an ensemble, measured on each field.
+
+    Attributes:
+        M: mean field, ``(chain, draw)``.
+        digest: a hash of the values of each field, ``(chain, draw)`` int64.
+        links: product of neighbours along each axis, averaged over the sites, ``(chain, draw, dim)``.
+        waves: amplitudes with which the :data:`PROFILES` vary along the axes, in the order of :func:`wave_names`,
+            ``(chain, draw, wave)``.
+        virial: ``phi dS/dphi / V``, ``(chain, draw)``; without columns, ``(chain, draw, 0)``, where there is no action.
+        shells: ``phi(p)^* dS/dphi(p)`` averaged over each shell of :func:`shell_orbits`, ``(chain, draw, shell)``;
+            without columns where there is no action, or none with a gradient.
+    """
+
+    M: NDArray[np.float64]
+    digest: NDArray[np.int64]
+    links: NDArray[np.float64]
+    waves: NDArray[np.float64]
+    virial: NDArray[np.float64]
+    shells: NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[FieldNumbers]) -> FieldNumbers:
+        """The numbers of chains that were measured one stretch of draws after another."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts], 1) for field in fields(cls)))
+
+    @property
+    def n(self) -> int:
+        """Number of fields."""
+        return self.M.size
+
+
+def field_numbers(phi: Tensor, action: Action | None, chains: int = 1) -> FieldNumbers:
+    """Measure fields ``(n, *lattice)``, those of one chain after those of another; ``chains`` divides n."""
+    lattice = Lattice(tuple(phi.shape[1:]))
+    size = max(1, CHUNK_SITES // lattice.volume)
+    parts = [_numbers(part, action, lattice) for part in phi.detach().split(size)]
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return FieldNumbers(*(column.reshape(chains, len(phi) // chains, *column.shape[1:]) for column in columns))
+
+
+def virial(phi: Tensor, action: Action) -> Tensor:
+    """``phi dS/dphi / V`` of each field, ``(n,)``; without a gradient, what stands in for it.
+
+    The substitution ``phi -> c phi`` in Z gives ``<c^V exp[S(phi) - S(c phi)]> = 1`` for every c > 0. With
+    ``c = 1 + 1 / (2 sqrt(V))`` the weight w fluctuates by less than its mean, ``1 + (1 - w) / [(c - 1) V]`` has the
+    mean 1 exactly, and of other fields it is off by about as much as ``phi dS/dphi / V``.
+    """
+    if differentiable(action) is not None:
+        return (phi * force(action, phi)).flatten(1).mean(1)
+    volume = phi[0].numel()
+    excess = 0.5 / math.sqrt(volume)
+    log_w = volume * math.log1p(excess) + evaluate(action, phi) - evaluate(action, (1 + excess) * phi)
+    # Fields that fit stay far below the bound; without it, those that do not would overflow.
+    return 1 - torch.expm1(log_w.clamp(max=30.0)) / (excess * volume)
+
+
+def shell_orbits(lattice: Lattice) -> list[slice]:
+    """The momentum shells, as ranges of orbits: p = 0, the smallest momenta, and the rest in parts of similar size."""
+    sizes = lattice.orbit_size.numpy()
+    n = len(sizes)
+    edges = [0, *range(1, min(n, 2) + 1)]
+    if n > 2:
+        filled = np.cumsum(sizes[2:])
+        inner = [
+            2 + int(np.searchsorted(filled, k * filled[-1] / (MAX_SHELLS - 2))) + 1 for k in range(1, MAX_SHELLS - 2)
+        ]
+        edges += [*inner, n]
+    edges = sorted({min(edge, n) for edge in edges})
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+
+def wave_names(lattice: Lattice) -> list[tuple[int, str, int]]:
+    """Axis, profile and wave number of each column of :attr:`FieldNumbers.waves`."""
+    return [
+        (axis, profile, k)
+        for axis, extent in enumerate(lattice.shape)
+        for profile in PROFILES
+        for k, _ in _waves(extent)
+    ]
+
+
+@cache
+def _waves(extent: int) -> tuple[tuple[int, tuple[float, ...]], ...]:
+    """Wave numbers and waves along an axis: the longest two, and the shortest, which sorts even from odd sites."""
+    waves: list[tuple[int, tuple[float, ...]]] = []
+    for k in sorted({k for k in (1, 2, extent // 2) if 0 < k <= extent // 2}):
+        phase = 2 * math.pi * k * np.arange(extent) / extent
+        waves.append((k, tuple(np.cos(phase))))
+        if 2 * k != extent:
+            waves.append((k, tuple(np.sin(phase))))
+    return tuple(waves)
+
+
+def _numbers(phi: Tensor, action: Action | None, lattice: Lattice) -> list[NDArray[np.generic]]:
+    """One array ``(n, ...)`` for each entry of :class:`FieldNumbers`."""
+    n, links, waves = len(phi), list[Tensor](), list[Tensor]()
+    digest = _digests(phi)
+    phi = phi.double()
+    for axis, extent in enumerate(lattice.shape):
+        link = phi * torch.roll(phi, -1, 1 + axis)
+        links.append(link.flatten(1).mean(1))
+        for density in (phi, phi * phi, link):
+            profile = density.movedim(1 + axis, 1).flatten(2).mean(2) if lattice.dim > 1 else density
+            waves += [(profile * profile.new_tensor(wave)).mean(1) for _, wave in _waves(extent)]
+    of_scale, shells = phi.new_zeros(n, 0), phi.new_zeros(n, 0)
+    followed = differentiable(action)
+    if action is not None and followed is None:
+        of_scale = virial(phi, action)
+    if followed is not None:
+        f = force(followed, phi)
+        of_scale = (phi * f).flatten(1).mean(1)
+        a, b = lattice.to_modes(phi), lattice.to_modes(f)
+        orbits = lattice.orbit_mean(a.real * b.real + a.imag * b.imag)
+        sizes = lattice.orbit_size.to(orbits)
+        shells = torch.stack([(orbits[:, s] * sizes[s]).sum(1) / sizes[s].sum() for s in shell_orbits(lattice)], 1)
+    waved = torch.stack(waves, 1) if waves else phi.new_zeros(n, 0)
+    tensors = (magnetisation(phi), digest, torch.stack(links, 1), waved, of_scale, shells)
+    return [x.cpu().numpy() for x in tensors]
+
+
+def _digests(phi: Tensor) -> Tensor:
+    rows = phi.cpu().contiguous().flatten(1).numpy()
+    # 64 bits are enough: of a million different fields, two have the same digest with a probability of 3e-8.
+    digests = [
+        int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "little", signed=True) for row in rows
+    ]
+    return torch.tensor(digests, dtype=torch.int64)
