@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import dmmc
 
 ACTION, LATTICE = dmmc.Phi4(kappa=0.2, lam=0.1), dmmc.Lattice((8, 8))
-SIGMA_MIN, SIGMA_MAX = 0.02, 10.0
+SIGMA_MIN, SIGMA_MAX = 0.1, 5.0
 
 
 class Block(nn.Module):
