@@ -59,6 +59,8 @@ def check_action(action: Action, phi: Tensor) -> None:
     phi = phi[:PROBED] + 0.1 * scale * direction.roll(1, -1)
     given = phi.clone()
     S = evaluate(action, phi)
+    if bool((S.isnan() | S.isneginf()).any()):
+        raise _refusal(action, "", f"is not a number, or minus infinity, on ordinary fields: {S.tolist()}")
     if not torch.equal(phi, given):
         raise _refusal(action, "", "changes the fields that it is given; work on a copy")
     gradient = force(action, phi)
@@ -84,11 +86,13 @@ def check_action(action: Action, phi: Tensor) -> None:
 
 
 def _checked(action: Action, method: str, value: Any, phi: Tensor, shape: torch.Size) -> Tensor:
-    if isinstance(value, Tensor) and (value.shape, value.dtype, value.device) == (shape, phi.dtype, phi.device):
+    wanted = (shape, phi.dtype, phi.device, torch.strided)
+    if isinstance(value, Tensor) and (value.shape, value.dtype, value.device, value.layout) == wanted:
         return value
     got = type(value).__name__
     if isinstance(value, Tensor):
-        got = f"shape {tuple(value.shape)}, {value.dtype} on {value.device}"
+        sparse = "" if value.layout == torch.strided else f", {value.layout}"
+        got = f"shape {tuple(value.shape)}, {value.dtype} on {value.device}{sparse}"
     raise _refusal(
         action, method, f"must return a tensor of shape {tuple(shape)}, {phi.dtype} on {phi.device}; got {got}"
     )

@@ -3,19 +3,19 @@
     python examples/benchmarks/soak.py OUT            # everything, beside two busy processes
     python examples/benchmarks/soak.py OUT --quick    # a few trials of each kind, in under a minute
 
-Four things are tried, each many times with random numbers:
+Three things are tried, each many times with random numbers:
 
-* Chains and trainings are killed (SIGKILL) at random moments, often several times in a row, and then resumed. The result
-  must be that of the uninterrupted work bit for bit, no block or checkpoint that was on disk may be done again, and
-  nothing may be left over beside it.
-* A byte of a run file, of a journal, of a model and of a checkpoint is changed, or the file is cut off. It must be refused
-  with one line, or be read as exactly what it was.
-* The disk becomes full at a random moment. The work must end with one line, and go on with ``--resume`` after room is made.
-  As root this is a small file system in memory; elsewhere the operating system limits the size of files instead.
+* Chains and trainings are killed (SIGKILL) at random moments, often several times in a row, and then resumed. The
+  result must be that of the uninterrupted work bit for bit, no block or checkpoint that was on disk may be done again,
+  and nothing may be left over beside it.
+* A byte of a run file, of a journal, of a model and of a checkpoint is changed, or the file is cut off. It must be
+  refused with one line, or be read as exactly what it was.
+* The disk becomes full at a random moment. The work must end with one line, and go on with ``--resume`` after room is
+  made. As root this is a small file system in memory; elsewhere the operating system limits the size of files.
 
-A traceback, a crash and a wait without end are faults, too. The table is printed, and written to ``OUT/soak.json`` after
-each part; with the same OUT and the same options, parts that are finished are not done again. The exit code is 1 if there
-are faults, whose details are in the file.
+A traceback, a crash and a wait without end are faults, too. The table is printed, and written to ``OUT/soak.json``
+after each part; with the same OUT and the same options, parts that are finished are not done again. The exit code is 1
+if there are faults, whose details are in the file.
 """
 
 from __future__ import annotations
@@ -298,10 +298,11 @@ def kills(work: Work, number: int, rng: random.Random, folder: Path) -> Row:
         for _ in range(min(rng.choice((1, 1, 2, 3)), number - done)):
             moment = rng.uniform(0, 1.1 * seconds)
             ended = in_process(lambda path=path, again=bool(moments): work.do(path, again), folder, moment)
-            if ended.code == -signal.SIGKILL:
-                moments.append(round(moment, 4))
-            elif ended.code != 0:
-                row.faults.append(f"going on after kills at {moments}: {ended}")
+            if ended.code != -signal.SIGKILL:  # it was finished before
+                if ended.code != 0:
+                    row.faults.append(f"going on after kills at {moments}: {ended}")
+                break
+            moments.append(round(moment, 4))
         done += len(moments)
         if moments:
             row.count(finish(work, path, folder, expected), f"killed after {moments} seconds")
@@ -394,9 +395,8 @@ def full_disks(work: Work, number: int, rng: random.Random, folder: Path) -> Row
     expected, _ = uninterrupted(work, folder)
     size = (folder / "place" / work.file).stat().st_size
     with Disk(folder / "disk") as disk:
-        row = Row(
-            f"disk full {number} times and resumed", f"{work.name} ({'tmpfs' if disk.mounted else 'RLIMIT_FSIZE'})"
-        )
+        kind = "a small file system" if disk.mounted else "a limit of size"
+        row = Row(f"disk full {number} times and resumed", f"{work.name} on {kind}")
         while row.trials < number and len(row.faults) < number:
             path = fresh(disk.folder / "place") / work.file
             room = rng.randrange(1 << 12, 2 * size)

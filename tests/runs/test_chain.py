@@ -288,7 +288,7 @@ def test_what_no_memory_holds_is_refused_before_anything_is_written(tmp_path, mo
         with pytest.raises(DmmcError, match=message):
             chain.check_memory(chains, LATTICE, options)
     # On a machine with 1 GiB: 2^10 fields of 2^12 sites in each of 32 chains take that alone.
-    monkeypatch.setattr(chain.os, "sysconf", {"SC_PAGE_SIZE": 1 << 12, "SC_PHYS_PAGES": 1 << 18}.__getitem__)
+    monkeypatch.setattr(chain, "physical_memory", lambda: 1 << 30)
     options = ChainOptions(draws=1 << 10, block=1 << 10, keep_every=1)
     with pytest.raises(DmmcError, match="block = 1024 takes about"):
         chain.check_memory(32, Lattice((64, 64)), options)
