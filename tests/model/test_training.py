@@ -469,3 +469,12 @@ def test_progress_is_reported_off_a_terminal(monkeypatch, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == SHORT.steps and lines[0].startswith("train: 8 %") and "step 1" in lines[0]
     assert lines[-1].startswith("train: 100 %") and "KL removed" in lines[-1]
+
+
+def test_batches_beyond_any_memory_or_patience_are_refused():
+    with pytest.raises(DmmcError, match=r"levels = 1000000000 .* at most \d+ levels are possible"):
+        training.check_memory(TrainingOptions(steps=1, levels=10**9), Lattice((32, 32)))
+    training.check_memory(TrainingOptions(steps=1), Lattice((32, 32)))
+    for name in ("trajectories", "posterior_steps"):
+        with pytest.raises(DmmcError, match=f"{name} must be at most"):
+            TrainingOptions(steps=1, **{name: 10**9})

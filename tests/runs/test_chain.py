@@ -577,3 +577,17 @@ def test_runs_of_one_seed_share_no_random_numbers(tmp_path):
 
     a, b = M(Phi4(0.2, 0.1), "a.h5"), M(Phi4(0.205, 0.1), "b.h5")
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"draws": 0}, "draws must be a positive integer, got 0"),
+        ({"draws": 4.5}, "draws must be a positive integer, got 4.5"),
+        ({"draws": 4, "keep_every": -1}, "keep_every must be an integer of at least 0"),
+        ({"draws": 4, "steps_per_draw": 10**12}, "steps_per_draw must be at most 65536"),
+    ],
+)
+def test_absurd_lengths_are_refused(options, message):
+    with pytest.raises(DmmcError, match=message):
+        ChainOptions(**options)
