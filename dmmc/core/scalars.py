@@ -8,16 +8,18 @@ import operator
 from dmmc.core.errors import DmmcError
 
 
-def check_count(value: object, name: str, minimum: int = 1) -> int:
-    """The number ``value`` as an int, if it is an integer (also one of NumPy) and no less than ``minimum``.
+def check_count(value: object, name: str, minimum: int = 1, maximum: int | None = None) -> int:
+    """The number ``value`` as an int, if it is an integer (also one of NumPy) from ``minimum`` to ``maximum``.
 
     Args:
         value: what the user gave.
         name: what it is called in the message.
         minimum: the smallest number that makes sense.
+        maximum: the largest number that makes sense; None for no limit.
 
     Raises:
-        DmmcError: if it is not an integer (floats and booleans do not count, not even whole ones), or too small.
+        DmmcError: if it is not an integer (floats and booleans do not count, not even whole ones), too small, or too
+            large.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
@@ -26,6 +28,8 @@ def check_count(value: object, name: str, minimum: int = 1) -> int:
     if number is None or number < minimum:
         wanted = "a positive integer" if minimum == 1 else f"an integer of at least {minimum}"
         raise DmmcError(f"{name} must be {wanted}, got {value!r}")
+    if maximum is not None and number > maximum:
+        raise DmmcError(f"{name} must be at most {maximum}, got {number}")
     return number
 
 

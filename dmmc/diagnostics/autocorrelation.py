@@ -206,7 +206,7 @@ def _estimate(value: float, series: Array, noise: float, S: float, tau_exp: floa
     variance = float(np.square(delta).sum()) / n
     if not variance > (noise / unit) ** 2:
         warnings.warn(
-            f"{name} is constant over all {n} draws: no error can be given; "
+            f"{name} is constant over all {n} draws, up to rounding: no error can be given; "
             "look at the acceptance rate, the chain may never have moved",
             DiagnosticsWarning,
             stacklevel=3,

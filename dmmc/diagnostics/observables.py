@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, Estimate, gamma_derived, gamma_method, unknown
-from dmmc.diagnostics.series import as_array
+from dmmc.diagnostics.series import as_array, scaled
 
 Array = NDArray[Any]
 Record = Mapping[str, Array]
@@ -118,9 +118,12 @@ def is_broken(M: ArrayLike) -> bool:
     not a correlation length.
 
     Raises:
-        DmmcError: if it is not a rectangular array of real numbers.
+        DmmcError: if it is not a rectangular array of real numbers, is empty, or not finite.
     """
-    size = np.abs(as_array(M, "M").astype(np.float64))
+    M = as_array(M, "M").astype(np.float64)
+    if not (M.size and np.isfinite(M).all()):
+        raise DmmcError(f"M must be finite numbers, at least one of them, got shape {M.shape}; remove the others")
+    size = np.abs(scaled(M)[0])
     return bool(size.mean() > WELL_SEPARATED * size.std())
 
 

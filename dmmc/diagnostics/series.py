@@ -45,15 +45,17 @@ def as_array(x: ArrayLike, name: str = "array") -> NDArray[Any]:
         raise DmmcError(
             f'{name} has dimensions {dims}; transpose it to (chain, draw): x.transpose("chain", "draw", ...)'
         )
-    values: Any = [_unwrapped(part) for part in x] if isinstance(x, (list, tuple)) else _unwrapped(x)
-    if np.ma.is_masked(values) or (isinstance(values, list) and any(map(np.ma.is_masked, values))):
-        raise DmmcError(f"{name} has masked values; fill them, or remove the chains that have them")
     try:
+        values: Any = [_unwrapped(part) for part in x] if isinstance(x, (list, tuple)) else _unwrapped(x)
+        masked = np.ma.is_masked(values) or (isinstance(values, list) and any(map(np.ma.is_masked, values)))
         array = np.asarray(values, order="C")
     except (ValueError, TypeError, RuntimeError) as error:
         raise DmmcError(
-            f"{name} is not a rectangular array of numbers [{error}]; cut all chains to the same number of draws"
+            f"{name} is not a rectangular array of numbers [{str(error).splitlines()[0]}]; cut all chains to the same "
+            "number of draws"
         ) from None
+    if masked:
+        raise DmmcError(f"{name} has masked values; fill them, or remove the chains that have them")
     if array.dtype.kind not in "fiub":
         raise DmmcError(f"{name} must be real numbers, got {array.dtype}")
     return array

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, gamma_method
-from dmmc.diagnostics.series import as_array
+from dmmc.diagnostics.series import as_array, scaled
 
 Array = NDArray[np.float64]
 
@@ -63,7 +63,10 @@ def std_log_w(log_w: ArrayLike) -> float:
     """Standard deviation of the finite log weights (nan with fewer than two)."""
     finite = flat_log_w(log_w)
     finite = finite[np.isfinite(finite)]
-    return float(finite.std(ddof=1)) if finite.size > 1 else math.nan
+    if finite.size < 2:
+        return math.nan
+    finite, unit = scaled(finite)
+    return float(finite.std(ddof=1)) * unit
 
 
 def expected_acceptance(log_w: ArrayLike) -> float:

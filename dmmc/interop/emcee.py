@@ -336,7 +336,8 @@ def lattice_log_prob(action: Action, lattice: Lattice, device: str | torch.devic
     """``-S`` as a log_prob function for emcee with ``vectorize=True``: ``(n, V) -> (n,)``, fields in C order."""
 
     def log_prob(coords: Array) -> Array:
-        phi = torch.as_tensor(coords, dtype=torch.float64, device=device).view(-1, *lattice.shape)
+        # A copy: an action that changes its argument must not change the walkers.
+        phi = torch.tensor(coords, dtype=torch.float64, device=device).view(-1, *lattice.shape)
         return -evaluate(action, phi).cpu().numpy()
 
     return log_prob

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.memory import physical_memory
 from dmmc.core.records import json_text
 from dmmc.model.initialisation import drawing_from, usual_defaults
 from dmmc.model.reference import GaussianReference
@@ -33,6 +34,9 @@ from dmmc.theory.lattice import Lattice
 
 WEIGHT_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """Types of numbers that weights may have."""
+
+TRAINED_BYTES = 20
+"""What a weight takes in a training: five float32 numbers (it, its average, its gradient, two moments)."""
 
 _REGISTRY: dict[str, type[Network]] = {}
 
@@ -237,11 +241,18 @@ def make_network(
         generator: source of the random initial weights (CPU); by default one of a fixed seed.
 
     Raises:
-        DmmcError: if there is no network of this name, the configuration is not one of it, or what its ``config()``
-            returns does not consist of JSON values.
+        DmmcError: if there is no network of this name, the configuration is not one of it, or has more weights than fit
+            into memory, or what its ``config()`` returns does not consist of JSON values.
     """
     cls = network_class(name)
     try:
+        weights = cls.n_weights(reference.lattice, config)
+        if weights is not None and TRAINED_BYTES * weights > physical_memory():
+            raise DmmcError(
+                f"a network {name!r} of this configuration has {weights} weights, and to train them takes "
+                f"{TRAINED_BYTES * weights / 2**30:.3g} GiB of memory, of which this machine has "
+                f"{physical_memory() / 2**30:.3g}; take smaller layers"
+            )
         with usual_defaults():
             network = cls.from_config(reference, config, generator)
     except DmmcError:

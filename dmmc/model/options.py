@@ -9,6 +9,9 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.rng import check_seed
 from dmmc.core.scalars import check_count
 
+MOST_UPDATES = 10_000
+"""Most trajectories of the posterior chains of a batch, and most steps of each. More would never give a batch."""
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -53,10 +56,11 @@ class TrainingOptions:
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise DmmcError(f"the training budget must be positive and finite, got minutes={self.minutes}")
         counts = {"levels": 1, "fields_per_level": 1, "posterior_steps": 1, "validation_every": 1, "trajectories": 0}
+        most = {"posterior_steps": MOST_UPDATES, "trajectories": MOST_UPDATES}
         if self.steps is not None:
             counts["steps"] = 1
         for name, minimum in counts.items():
-            object.__setattr__(self, name, check_count(getattr(self, name), name, minimum))
+            object.__setattr__(self, name, check_count(getattr(self, name), name, minimum, most.get(name)))
         if not 0 < self.learning_rate < math.inf:
             raise DmmcError(f"learning_rate must be positive and finite, got {self.learning_rate}")
         if not 0 < self.average < 1:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.memory import physical_memory
 from dmmc.core.progress import progress as report_progress
 from dmmc.core.records import json_text
 from dmmc.core.rng import integers, stream, uniform
@@ -41,9 +42,13 @@ from dmmc.model.reference import GaussianReference
 from dmmc.model.separation import check_separate
 from dmmc.model.trainer import Trainer, trainable_copy
 from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.lattice import Lattice
 
 MIN_ENSEMBLE = 24
 """Fewest configurations that can be trained on."""
+
+FIELDS_PER_SAMPLE = 8
+"""Fields that training holds for each of a batch: noisy field, target, and those of the posterior chain."""
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Modes of noisy fields, modes of their targets, and noise levels."""
@@ -76,9 +81,9 @@ def fit(
         the model with averaged weights. Its history has the losses of N = 0 and of the model on fixed validation noise.
 
     Raises:
-        DmmcError: on a bad ensemble, a network without parameters or one that couples the fields of a batch, a network
-            or an action whose description could not
-            be written to a file, or a loss that is not finite.
+        DmmcError: on a bad ensemble, batches that do not fit into memory, a network without parameters or one that
+            couples the fields of a batch, a network or an action whose description could not be written to a file, or a
+            loss that is not finite.
         MismatchError: if ``checkpoint`` belongs to another run.
     """
     # The caller may be in inference mode or without gradients, and nothing can be trained there.
@@ -105,6 +110,7 @@ def _fit(
     lattice.check(phi, "training ensemble")
     if len(phi) < MIN_ENSEMBLE:
         raise DmmcError(f"training needs an ensemble of at least {MIN_ENSEMBLE} configurations, got {len(phi)}")
+    check_memory(options, lattice)
     phi = phi.detach().to(device=device, dtype=model.dtype, copy=phi.is_inference())
     n_held = max(2, min(512, len(phi) // 20))
     held, phi = phi[:n_held], phi[n_held:]
@@ -141,6 +147,21 @@ def _fit(
         before=model.history,
     )
     return replace(model, network=trainer.averaged_network(), action=description, history=history)
+
+
+def check_memory(options: TrainingOptions, lattice: Lattice) -> None:
+    """Refuse batches that this machine cannot hold. What is counted is the least that they need.
+
+    Raises:
+        DmmcError: if they are too large; the message gives the largest number of levels.
+    """
+    level = 4 * FIELDS_PER_SAMPLE * options.fields_per_level * lattice.volume
+    if options.levels * level > physical_memory():
+        raise DmmcError(
+            f"batches of levels = {options.levels} with fields_per_level = {options.fields_per_level} take at least "
+            f"{options.levels * level / 2**30:.3g} GiB of memory on {' x '.join(map(str, lattice.shape))}, and this "
+            f"machine has {physical_memory() / 2**30:.3g}: at most {physical_memory() // level} levels are possible"
+        )
 
 
 def _minimise(

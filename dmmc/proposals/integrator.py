@@ -21,6 +21,9 @@ DEFAULT_STEPS = 30
 """Six for each interval between the spline knots of the default network. Steps that do not straddle a knot, where third
 derivatives jump, keep their fourth order."""
 
+MOST_STEPS = 100_000
+"""Most integration steps. More are not meant seriously, and would take a lifetime."""
+
 Velocity = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 """``(psi (n, ...), level) -> d psi / d level, d log q / d level (n,)``."""
 
@@ -29,12 +32,15 @@ def schedule_of(n_steps: int | tuple[int, ...]) -> tuple[int, ...]:
     """Steps in each of as many equal intervals; a single number stands for that many equal steps.
 
     Raises:
-        DmmcError: if a number of steps is not a positive integer, or there is none.
+        DmmcError: if a number of steps is not a positive integer, or there is none, or there are more than
+            :data:`MOST_STEPS` together.
     """
     steps = n_steps if isinstance(n_steps, (tuple, list)) else (n_steps,)
     if not steps:
         raise DmmcError("the numbers of steps must be positive integers, and there are none")
-    return tuple(check_count(n, "the number of steps") for n in steps)
+    schedule = tuple(check_count(n, "the number of steps") for n in steps)
+    check_count(sum(schedule), "the number of steps", maximum=MOST_STEPS)
+    return schedule
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals import ode
 from dmmc.proposals.base import Paths
 from dmmc.proposals.calibration import LEAST_PRECISION, Calibration, fit_precision
+from dmmc.proposals.integrator import MOST_STEPS
 from dmmc.theory.lattice import Lattice
 
 DEFAULT_STEPS = 32
@@ -83,9 +84,9 @@ class PathProposal(Paths):
         """The proposal with ``n_steps`` steps at levels ``(k / n_steps)^2``, not calibrated.
 
         Raises:
-            DmmcError: if ``n_steps`` is not a positive integer.
+            DmmcError: if ``n_steps`` is not a positive integer, or absurdly large.
         """
-        n_steps = check_count(n_steps, "n_steps")
+        n_steps = check_count(n_steps, "n_steps", maximum=MOST_STEPS)
         return cls(model, tuple((k / n_steps) ** 2 for k in range(n_steps + 1)))
 
     @property

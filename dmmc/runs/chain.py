@@ -7,7 +7,6 @@ is therefore, bit for bit, the run that was not killed.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,8 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.memory import physical_memory
 from dmmc.core.progress import progress
 from dmmc.core.rng import check_seed, stream
+from dmmc.core.scalars import check_count
 from dmmc.kernels.base import Info, Kernel, State, advance, identity, in_pieces
 from dmmc.runs.header import RunHeader, RunRecord
 from dmmc.runs.journal import RunWriter
@@ -35,7 +36,7 @@ AVERAGED = ("accepted", "acceptance_rate")
 """Statistics that are averaged over the steps between two draws; of all others the last value is recorded."""
 
 MAX_BLOCK = 1 << 16
-"""Most draws between two writes to disk: a kill may lose as many."""
+"""Most draws between two writes to disk, and most steps between two draws: a kill may lose as many."""
 
 FIELDS_PER_CHAIN = 4
 """Fields that a step holds for each chain: the present and the proposed one, a momentum or latent field, a force."""
@@ -50,7 +51,7 @@ class ChainOptions:
 
     Attributes:
         draws: recorded draws of each chain.
-        steps_per_draw: kernel steps between two draws.
+        steps_per_draw: kernel steps between two draws; at most 65536.
         keep_every: keep the fields of every k-th draw; 0 keeps none.
         block: draws between two writes to disk, which is what a kill can lose; at most 65536. The first blocks are
             smaller: block k has ``min(block, 2^k)`` draws. A resumed run must have the same.
@@ -67,10 +68,14 @@ class ChainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.draws, self.steps_per_draw, self.block) < 1 or self.keep_every < 0:
-            raise DmmcError(f"draws, steps_per_draw and block must be positive, keep_every not negative: {self}")
-        if self.block > MAX_BLOCK:
-            raise DmmcError(f"block must be at most {MAX_BLOCK}, since a kill may lose as many draws; got {self.block}")
+        limits = {
+            "draws": (1, None),
+            "steps_per_draw": (1, MAX_BLOCK),
+            "keep_every": (0, None),
+            "block": (1, MAX_BLOCK),
+        }
+        for name, (minimum, maximum) in limits.items():
+            object.__setattr__(self, name, check_count(getattr(self, name), name, minimum, maximum))
         check_seed(self.seed)
 
     def block_length(self, number: int) -> int:
@@ -222,7 +227,7 @@ def check_memory(chains: int, lattice: Lattice, options: ChainOptions) -> None:
     Raises:
         DmmcError: if it does; the message gives the largest number that is possible.
     """
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = physical_memory()
 
     def check(option: str, number: int, n_bytes: float) -> None:
         if number * n_bytes > memory:

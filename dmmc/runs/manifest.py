@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,8 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as a JSON object."""
-        return {
+        """The manifest as a JSON object, with the SHA-256 of everything else in it."""
+        data = {
             "format": FORMAT,
             "format_version": self.format_version,
             "run_id": self.run_id,
@@ -40,6 +41,7 @@ class Manifest:
             "base_blocks": self.base_blocks,
             "base_draws": self.base_draws,
         }
+        return data | {"sha256": _checksum(data)}
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -60,6 +62,9 @@ class Manifest:
             raise FileError(f"{path} is not the manifest of a dmmc run (its format is not {FORMAT!r}); {afresh}")
         try:
             version = check_version(data["format_version"], path)
+            # Those of version 1 have none; their runs are not resumed.
+            if version > 1 and data.pop("sha256") != _checksum(data):
+                raise FileError(f"{path} is damaged (SHA-256 mismatch); {afresh}")
             return cls(
                 run_id=str(data["run_id"]),
                 header=parse_header(data["header"], version, path),
@@ -71,3 +76,7 @@ class Manifest:
             raise
         except (ValueError, KeyError, TypeError) as error:
             raise FileError(f"{path} is damaged; {afresh} [{type(error).__name__}: {error}]") from None
+
+
+def _checksum(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -164,17 +164,18 @@ def read_ensemble(source: Source, action: Action | None = None, lattice: tuple[i
 
 def _read(source: StoredRun | str | Path | Tensor | NDArray[np.floating]) -> Ensemble:
     if isinstance(source, (Tensor, np.ndarray)):
-        return Ensemble(_checked(torch.as_tensor(source)), None, None, "the ensemble")
+        phi = source if isinstance(source, Tensor) else torch.as_tensor(source, device="cpu")
+        return Ensemble(_checked(phi), None, None, "the ensemble")
     path = source.path if isinstance(source, StoredRun) else Path(source)
     header = source.header if isinstance(source, StoredRun) else stored_header(path)
     if header is None:
-        return Ensemble(torch.as_tensor(load_fields(path)), None, None, str(path))
+        return Ensemble(torch.from_numpy(load_fields(path)), None, None, str(path))
     run = source if isinstance(source, StoredRun) else load_run(path)
     # One chain after another, so that autocorrelations can be seen.
     order = np.lexsort((run.cfg_index[:, 1], run.cfg_index[:, 0]))
     lengths = np.unique(run.cfg_index[:, 0], return_counts=True)[1]
     chains = len(lengths) if len(set(lengths.tolist())) == 1 else None
-    fields = torch.as_tensor(run.cfgs()[order])
+    fields = torch.from_numpy(run.cfgs()[order])
     # Imported fields need not have an action; another one may be given for them.
     described = header.action or None
     return Ensemble(fields, chains, action_from_description(header.action), str(run.path), described)

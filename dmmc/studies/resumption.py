@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dmmc.core.errors import DmmcError, FileError
-from dmmc.core.files import check_place, replaceable
+from dmmc.core.files import check_place, replaceable, target
 from dmmc.runs.names import is_begun, journal_of, manifest_path
 from dmmc.runs.run import begun_header
 from dmmc.studies.remarks import Say
@@ -72,13 +72,14 @@ def recorded_threads(path: Path) -> int | None:
 
 
 def checkpoint_of(path: Path) -> Path:
-    """The file with the state of the unfinished training of a model."""
-    return path.with_name(f"{path.name}.checkpoint")
+    """The file with the state of the unfinished training of a model; like the journal of a run, beside the file itself,
+    also where ``path`` is a symbolic link."""
+    return target(path).with_name(f"{target(path).name}.checkpoint")
 
 
 def training_lock(path: Path) -> Path:
-    """The file that a process holds while it trains a model."""
-    return path.with_name(f"{path.name}.lock")
+    """The file that a process holds while it trains a model, beside the model itself."""
+    return target(path).with_name(f"{target(path).name}.lock")
 
 
 def check_training(path: Path, resume: bool, overwrite: bool) -> None:

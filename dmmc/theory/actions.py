@@ -82,8 +82,18 @@ def declaration(action: Action) -> Declaration:
     """What ``action`` declares, with the stated defaults where it says nothing.
 
     Raises:
-        DmmcError: if a declaration is impossible.
+        DmmcError: if it is no action at all, or a declaration is impossible.
     """
+    lacking = [name for name in ("__call__", "grad", "describe") if not callable(getattr(action, name, None))]
+    if lacking or isinstance(action, type):
+        raise DmmcError(
+            f"an action has action(phi), action.grad(phi) and action.describe(), and {action!r} "
+            f"{'is a class' if not lacking else 'lacks ' + ', '.join(lacking)}; "
+            "AutogradAction makes an action of a function of the fields"
+        )
+    described: object = action.describe()
+    if not isinstance(described, dict):
+        raise DmmcError(f"describe() of the action {action!r} must return a dictionary, got {described!r}")
     components = getattr(action, "components", None)
     symmetry = getattr(action, "symmetry", None)
     scale = getattr(action, "scale", 1.0)
@@ -92,7 +102,7 @@ def declaration(action: Action) -> Declaration:
     has_grad = getattr(action, "has_grad", callable(getattr(action, "grad", None)))
 
     def refuse(what: str, value: object, should: str) -> DmmcError:
-        name = action.describe().get("name", type(action).__name__)
+        name = described.get("name", type(action).__name__)
         return DmmcError(f"the action {name!r} declares {what} = {value!r}; it should be {should}")
 
     if components is not None and (isinstance(components, bool) or not isinstance(components, int) or components < 1):

@@ -65,11 +65,13 @@ def _checked(action: Action, method: str, call: Callable[[], Any], phi: Tensor, 
         last = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise refusal(action, method, f"fails at {last.filename}:{last.lineno} [{reason}]; put that right") from error
-    if isinstance(value, Tensor) and (value.shape, value.dtype, value.device) == (shape, phi.dtype, phi.device):
+    wanted = (shape, phi.dtype, phi.device, torch.strided)
+    if isinstance(value, Tensor) and (value.shape, value.dtype, value.device, value.layout) == wanted:
         return value
     got = type(value).__name__
     if isinstance(value, Tensor):
-        got = f"shape {tuple(value.shape)}, {value.dtype} on {value.device}"
+        sparse = "" if value.layout == torch.strided else f", {value.layout}"
+        got = f"shape {tuple(value.shape)}, {value.dtype} on {value.device}{sparse}"
     raise refusal(
         action, method, f"must return a tensor of shape {tuple(shape)}, {phi.dtype} on {phi.device}; got {got}"
     )

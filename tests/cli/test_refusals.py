@@ -123,7 +123,7 @@ BAD = [
     (f"{FORM} --action own_theory:plain", "HMC follows the gradient of the action, and 'plain' has none"),
     (f"{FORM} --action own_theory:half", "is not the gradient of S"),
     (f"{FORM} --action own_theory:nan", "is not finite (NaN, for 256 of 256 fields); put the action right"),
-    (f"{FORM} --action own_theory:floats", "must return an array of shape (256,), float64; got float"),
+    (f"{FORM} --action own_theory:floats", "must return an array of shape (2,), float64; got float"),
     (f"{FORM} --action own_theory:in_place", "changes the fields that it is given; work on a copy"),
     (f"{FORM} --action own_theory:shape", "'shape'.grad must return an array of shape (4, 4, 4), float64"),
     (f"{FORM} --action own_theory:mixes", "mixes the fields of a batch"),

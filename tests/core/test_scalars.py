@@ -26,3 +26,9 @@ def test_the_smallest_number_is_named():
         check_count(0, "n")
     with pytest.raises(DmmcError, match="n must be an integer of at least 2, got -1"):
         check_count(-1, "n", 2)
+
+
+def test_the_largest_number_is_named():
+    assert check_count(7, "n", maximum=7) == 7
+    with pytest.raises(DmmcError, match="n must be at most 7, got 8"):
+        check_count(8, "n", maximum=7)

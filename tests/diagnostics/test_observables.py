@@ -81,3 +81,17 @@ def test_a_chain_that_is_stuck_at_zero():
     # The logarithm of a negative mean is not defined either.
     with pytest.warns(DiagnosticsWarning, match="not defined"):
         assert math.isnan(diagnostics.gamma_derived(math.log, [zero - 1]).value)
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-200, 1.0, 1e200])
+def test_whether_a_phase_is_broken_does_not_depend_on_units(unit):
+    noise = np.random.default_rng(2).normal(size=(4, 50))
+    assert not diagnostics.is_broken(unit * noise)
+    assert diagnostics.is_broken(unit * (noise + 20))
+    assert diagnostics.std_log_w(unit * noise) == pytest.approx(unit * noise.std(ddof=1), rel=1e-12)
+
+
+@pytest.mark.parametrize("M", [np.zeros((0, 10)), [[1.0, np.nan]], [[1.0, np.inf]]])
+def test_a_phase_of_no_numbers_is_refused(M):
+    with pytest.raises(DmmcError, match="M must be finite numbers"):
+        diagnostics.is_broken(M)

@@ -508,3 +508,14 @@ def test_forked_processes_do_not_wait_for_threads_that_they_lack():
     hung = process.is_alive()
     process.kill()
     assert not hung and process.exitcode == 0
+
+
+def test_an_action_cannot_move_the_walkers():
+    class Careless(FreeField):
+        def __call__(self, phi):
+            return super().__call__(phi.mul_(2))
+
+    coords = np.ones((3, 4))
+    expected = lattice_log_prob(FreeField(1.0), Lattice((4,)))(2 * coords)
+    np.testing.assert_array_equal(lattice_log_prob(Careless(1.0), Lattice((4,)))(coords), expected)
+    np.testing.assert_array_equal(coords, np.ones((3, 4)))

@@ -416,3 +416,9 @@ def test_a_network_is_odd_only_under_a_symmetry_that_holds():
     ]:
         with pytest.raises(DmmcError, match=message):
             DiffusionModel.untrained(where, action, **options)
+
+
+def test_more_weights_than_there_is_memory_for_are_refused():
+    reference = free_reference(Lattice((4, 4)))
+    with pytest.raises(DmmcError, match=r"has \d+ weights, and to train them takes .* GiB of memory"):
+        make_network("interaction", reference, {"hidden1": 10**9})

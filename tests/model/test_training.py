@@ -26,7 +26,7 @@ from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference, wiener
 from dmmc.model.training import fit
 from dmmc.proposals.flow import FlowProposal
-from dmmc.theory import sectors
+from dmmc.theory import sectors, symmetry
 from dmmc.theory.free_field import FreeField
 from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
@@ -112,7 +112,7 @@ def test_two_unequal_wells_without_symmetry_get_a_model_of_both():
     left, mean = float(p[M < 0].sum()), float((p * M).sum())
     assert 0.6 < left < 0.8 and float(p[M.abs() < 0.3].sum()) < 0.1
     phi = grid.draws(action, 2000)
-    found = sectors.find_symmetry(action, phi)
+    found = symmetry.find_symmetry(action, phi)
     assert found.symmetry == "none"
     reference = GaussianReference.measure(phi, grid.lattice, connected=True, action=action)
     config = {"filters": 3, "hidden1": 16, "hidden2": 12}
@@ -471,3 +471,12 @@ def test_progress_is_reported_off_a_terminal(monkeypatch, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == SHORT.steps and lines[0].startswith("train: 8 %") and "step 1" in lines[0]
     assert lines[-1].startswith("train: 100 %") and "KL removed" in lines[-1]
+
+
+def test_batches_beyond_any_memory_or_patience_are_refused():
+    with pytest.raises(DmmcError, match=r"levels = 1000000000 .* at most \d+ levels are possible"):
+        training.check_memory(TrainingOptions(steps=1, levels=10**9), Lattice((32, 32)))
+    training.check_memory(TrainingOptions(steps=1), Lattice((32, 32)))
+    for name in ("trajectories", "posterior_steps"):
+        with pytest.raises(DmmcError, match=f"{name} must be at most"):
+            TrainingOptions(steps=1, **{name: 10**9})

@@ -8,7 +8,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.sites import SiteNetwork
 from dmmc.proposals.flow import FlowProposal
-from dmmc.proposals.integrator import Integrator
+from dmmc.proposals.integrator import Integrator, schedule_of
 from dmmc.proposals.ode import ACCELERATOR_SITES, CPU_SITES, chunk, denoise
 from dmmc.proposals.runge_kutta import METHODS
 from dmmc.theory.lattice import Lattice
@@ -105,3 +105,9 @@ def test_as_many_fields_at_once_as_suit_the_device():
     assert FlowProposal(model).describe()["chunk_sites"] == CPU_SITES
     model.network.to("meta")
     assert chunk(model) == FlowProposal(model).chunk == ACCELERATOR_SITES // 16
+
+
+@pytest.mark.parametrize("n_steps", [10**9, (60_000, 60_000)])
+def test_more_steps_than_anyone_could_wait_for_are_refused(n_steps):
+    with pytest.raises(DmmcError, match="the number of steps must be at most 100000"):
+        schedule_of(n_steps)

@@ -288,7 +288,7 @@ def test_what_no_memory_holds_is_refused_before_anything_is_written(tmp_path, mo
         with pytest.raises(DmmcError, match=message):
             chain.check_memory(chains, LATTICE, options)
     # On a machine with 1 GiB: 2^10 fields of 2^12 sites in each of 32 chains take that alone.
-    monkeypatch.setattr(chain.os, "sysconf", {"SC_PAGE_SIZE": 1 << 12, "SC_PHYS_PAGES": 1 << 18}.__getitem__)
+    monkeypatch.setattr(chain, "physical_memory", lambda: 1 << 30)
     options = ChainOptions(draws=1 << 10, block=1 << 10, keep_every=1)
     with pytest.raises(DmmcError, match="block = 1024 takes about"):
         chain.check_memory(32, Lattice((64, 64)), options)
@@ -621,3 +621,17 @@ def test_runs_of_one_seed_share_no_random_numbers(tmp_path):
 
     a, b = M(Phi4(0.2, 0.1), "a.h5"), M(Phi4(0.205, 0.1), "b.h5")
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"draws": 0}, "draws must be a positive integer, got 0"),
+        ({"draws": 4.5}, "draws must be a positive integer, got 4.5"),
+        ({"draws": 4, "keep_every": -1}, "keep_every must be an integer of at least 0"),
+        ({"draws": 4, "steps_per_draw": 10**12}, "steps_per_draw must be at most 65536"),
+    ],
+)
+def test_absurd_lengths_are_refused(options, message):
+    with pytest.raises(DmmcError, match=message):
+        ChainOptions(**options)

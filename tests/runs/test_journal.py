@@ -392,7 +392,7 @@ def test_only_files_are_overwritten(tmp_path):
         ('{"format": "dmmc-run"}', "is damaged; .*format_version"),
         ('{"format": "dmmc-run", "format_version": "new"}', "format version is 'new'"),
         ('{"format": "dmmc-run", "format_version": 99}', "update dmmc"),
-        ('{"format": "dmmc-run", "format_version": 2, "run_id": 1, "header": []}', "header of .* is not that of"),
+        ('{"format": "dmmc-run", "format_version": 2, "run_id": 1, "header": []}', "is damaged; .*sha256"),
     ],
 )
 def test_manifests_that_are_none_are_refused(tmp_path, content, message):
@@ -404,3 +404,15 @@ def test_manifests_that_are_none_are_refused(tmp_path, content, message):
     with pytest.raises(FileError, match=message):
         RunWriter.resume(tmp_path / "run.h5", HEADER)
     assert manifest.read_text() == content
+
+
+def test_no_character_of_a_manifest_can_be_changed(tmp_path):
+    RunWriter.create(tmp_path / "run.h5", HEADER).close()
+    manifest = journal(tmp_path / "run.h5") / "manifest.json"
+    text = manifest.read_text()
+    for position, character in enumerate(text):
+        other = "7" if character.isdigit() and character != "7" else "2" if character == "7" else "x"
+        if other != character:
+            manifest.write_text(text[:position] + other + text[position + 1 :])
+            with pytest.raises(FileError):
+                Manifest.read(manifest)

@@ -139,3 +139,9 @@ def test_a_one_sided_ensemble_is_noted():
     one_sided = read_ensemble(phi[phi.flatten(1).mean(1) > 0], ACTION).check("z2")
     assert any("one sector" in remark for remark in one_sided.notes)
     assert not any("one sector" in remark for remark in read_ensemble(phi, ACTION).check("z2").notes)
+
+
+def test_arrays_are_read_to_the_cpu_whatever_the_default_is():
+    phi = np.zeros((30, 4, 4))
+    with torch.device("meta"):
+        assert read_ensemble(phi).phi.device.type == "cpu"

@@ -15,6 +15,7 @@ from dmmc.proposals.of_model import flow_proposal
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary import summarise
 from dmmc.studies import training
+from dmmc.studies.resumption import checkpoint_of, training_lock
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.training import train
 from dmmc.theory.phi4 import Phi4
@@ -247,3 +248,10 @@ def test_global_random_numbers_do_not_matter(tmp_path, tilted):
         model = train(tilted, tmp_path / f"{k}.safetensors", short(), action=TILTED, config=SIZE, say=lambda _: None)
         prints.add(model.fingerprint())
     assert len(prints) == 1
+
+
+def test_a_training_lies_beside_the_target_of_a_link(tmp_path):
+    (tmp_path / "there").mkdir()
+    link, real = tmp_path / "link", tmp_path / "there" / "model"
+    link.symlink_to(real)
+    assert checkpoint_of(link) == checkpoint_of(real) and training_lock(link) == training_lock(real)

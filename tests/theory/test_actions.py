@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -302,3 +303,26 @@ def test_normalisations_are_those_of_the_other_forms():
     torch.testing.assert_close(hopping(sizes["hopping form"] * phi, 0.27, 0.022), S)
     torch.testing.assert_close(mass(sizes["mass form"] * phi, action.m2(dim), action.lam_m), S)
     torch.testing.assert_close(textbook(sizes["textbook form"] * phi, action.m2(dim), action.lam_m), S)
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (None, "lacks __call__, grad, describe"),
+        ("phi4", "lacks __call__, grad, describe"),
+        (lambda phi: phi.flatten(1).sum(1), "lacks grad, describe"),
+        (Phi4, "is a class"),
+        (SimpleNamespace(grad=abs, describe=dict), "lacks __call__"),
+    ],
+    ids=str,
+)
+def test_what_is_no_action_is_refused(action, message):
+    with pytest.raises(DmmcError, match=f"an action has .* {message}; AutogradAction makes an action"):
+        check_supported(action)
+
+
+@pytest.mark.parametrize("described", [None, [], "phi4"])
+def test_a_description_is_a_dictionary(described, monkeypatch):
+    monkeypatch.setattr(Phi4, "describe", lambda self: described)
+    with pytest.raises(DmmcError, match=r"describe\(\) of the action .* must return a dictionary"):
+        check_supported(Phi4(0.2, 0.1))

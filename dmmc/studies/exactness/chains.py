@@ -84,7 +84,7 @@ def ensemble(options: ExactnessOptions, out: Path) -> Tensor:
         block=ENSEMBLE_DRAWS,
         seed=rng.child_seed(options.seed, "ensemble"),
     )
-    fields = torch.as_tensor(_baseline(options, out / ENSEMBLE, run).cfgs())
+    fields = torch.from_numpy(_baseline(options, out / ENSEMBLE, run).cfgs())
     # Fields of one draw follow each other in the file, and those of one chain would not be independent.
     order = rng.permutation(len(fields), rng.stream(options.seed, "ensemble", "order"))
     return fields[order].to(options.device)
