@@ -83,8 +83,9 @@ def examine(action: Action, phi: Tensor, directions: int = 1) -> Iterator[Findin
         return Finding("argument", "changes the fields that it is given; work on a copy", False, method)
 
     def numbers(method: str, value: Tensor) -> Finding:
-        n = int(value.flatten(1).isnan().any(1).sum()) if value.ndim > 1 else int(value.isnan().sum())
-        text = f"returns NaN for {n} of {len(phi)} typical fields" if n else "returns numbers"
+        impossible = value.isnan() | (value.isneginf() if method == "" else False)
+        n = int(impossible.view(len(phi), -1).any(1).sum())
+        text = f"returns NaN or minus infinity for {n} of {len(phi)} typical fields" if n else "returns numbers"
         return Finding("values", text, not n, method)
 
     S = evaluate(action, phi)

@@ -314,7 +314,7 @@ def test_normalisations_are_those_of_the_other_forms():
         (Phi4, "is a class"),
         (SimpleNamespace(grad=abs, describe=dict), "lacks __call__"),
     ],
-    ids=str,
+    ids=["None", "text", "function", "class", "no call"],
 )
 def test_what_is_no_action_is_refused(action, message):
     with pytest.raises(DmmcError, match=f"an action has .* {message}; AutogradAction makes an action"):

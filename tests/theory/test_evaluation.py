@@ -75,7 +75,7 @@ def test_right_actions_pass(action, phi):
         (lambda S, phi: np.float64(1.0), "got float64"),
         (lambda S, phi: S.to("meta"), "on meta"),
         (lambda S, phi: S.to_sparse(), "sparse"),
-        (lambda S, phi: torch.nan * S, "is not a number"),
+        (lambda S, phi: torch.nan * S, "returns NaN"),
         (lambda S, phi: S - torch.inf, "or minus infinity"),
         (lambda S, phi: S + 0 * phi.mul_(2).flatten(1).sum(1), "changes the fields"),
         (lambda S, phi: S.mean().expand(len(phi)), "mixes the fields of a batch"),
