@@ -1,7 +1,6 @@
 """What all commands share: help, version, the system's failures, threads."""
 
 import argparse
-import importlib
 import io
 import json
 import os
@@ -33,7 +32,7 @@ def test_help(command, monkeypatch, capsys):
     # No markup of docstrings, no defaults that are none, no Python values.
     assert not re.search(r"``|:\w+:`|default: (None|False|\[|\(|')|==SUPPRESS==", text)
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"dmmc.cli.{command}").add_arguments(parser)
+    cli._module(command).add_arguments(parser)
     for action in parser._actions:
         assert action.help, action.dest
         assert not action.help.endswith("."), action.help
@@ -158,7 +157,9 @@ def test_a_terminal_that_cannot_show_a_name_is_no_failure(tmp_path, monkeypatch)
 
 def test_what_resume_does_is_said_for_each_command(monkeypatch, capsys):
     said = {command: re.search(r"--resume +(.*)", help_of(command, monkeypatch, capsys)) for command in cli.COMMANDS}
-    assert [command for command, text in said.items() if text is None] == ["report", "quickstart"]
+    assert [command for command, text in said.items() if text is None] == [
+        "import", "export", "report", "quickstart"
+    ]  # fmt: skip
     assert [command for command, text in said.items() if text and "extend a finished chain" in text[1]] == [
         "ensemble", "sample"
     ]  # fmt: skip
