@@ -84,7 +84,7 @@ def examine(action: Action, phi: Tensor, directions: int = 1) -> Iterator[Findin
 
     def numbers(method: str, value: Tensor) -> Finding:
         impossible = value.isnan() | (value.isneginf() if method == "" else False)
-        n = int(impossible.view(len(phi), -1).any(1).sum())
+        n = int(impossible.reshape(len(phi), -1).any(1).sum())
         text = f"returns NaN or minus infinity for {n} of {len(phi)} typical fields" if n else "returns numbers"
         return Finding("values", text, not n, method)
 

@@ -84,10 +84,10 @@ def declaration(action: Action) -> Declaration:
     Raises:
         DmmcError: if it is no action at all, or a declaration is impossible.
     """
-    lacking = [name for name in ("__call__", "grad", "describe") if not callable(getattr(action, name, None))]
+    lacking = [name for name in ("__call__", "describe") if not callable(getattr(action, name, None))]
     if lacking or isinstance(action, type):
         raise DmmcError(
-            f"an action has action(phi), action.grad(phi) and action.describe(), and {action!r} "
+            f"an action has action(phi) and action.describe(), and {action!r} "
             f"{'is a class' if not lacking else 'lacks ' + ', '.join(lacking)}; "
             "AutogradAction makes an action of a function of the fields"
         )

@@ -162,4 +162,4 @@ def _digests(phi: Tensor) -> Tensor:
     digests = [
         int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "little", signed=True) for row in rows
     ]
-    return torch.tensor(digests, dtype=torch.int64)
+    return torch.tensor(digests, dtype=torch.int64, device="cpu")

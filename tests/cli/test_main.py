@@ -56,7 +56,7 @@ def test_options_are_those_of_the_dataclass():
     args = parser.parse_args(["--keep-every", "3"])
     assert fill(ChainOptions, args, seed=5) == ChainOptions(draws=7, keep_every=3, seed=5)
     assert "--block SIZE" in parser.format_help() and "--seed" not in parser.format_help()
-    with pytest.raises(DmmcError, match="must be positive"):
+    with pytest.raises(DmmcError, match="must be a positive integer"):
         fill(ChainOptions, parser.parse_args(["--block", "0"]))
 
 

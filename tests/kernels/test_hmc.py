@@ -314,6 +314,12 @@ def test_default_trajectories_are_as_long_as_the_field_is_wide():
 
         grad = torch.zeros_like
 
+        def __call__(self, phi):
+            return torch.zeros(len(phi))
+
+        def describe(self):
+            return {"name": "silent"}
+
     assert HMC.default(Silent(), Lattice((4,)), length=2.0).length == pytest.approx(2.0)
 
 
