@@ -210,8 +210,11 @@ def network_class(name: str) -> type[Network]:
 
     Raises:
         UnknownNetworkError: if there is none.
+        DmmcError: if it is not a name.
     """
-    if not isinstance(name, str) or name not in _REGISTRY:
+    if not isinstance(name, str):
+        raise DmmcError(f"a network is named by a text, got {name!r}")
+    if name not in _REGISTRY:
         raise UnknownNetworkError(
             f"no network {name!r} is registered (there are {', '.join(network_names())}); "
             "import the module that registers it first"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -124,7 +125,7 @@ def _losses(network: ForeignNetwork, phi: torch.Tensor) -> dict[str, float]:
             ) from error
         finally:
             network.predicts = predicted
-    if not torch.isfinite(torch.tensor(losses[predicted])):
+    if not math.isfinite(losses[predicted]):
         raise DmmcError(
             "the network returns NaN or infinite values on noised fields of the ensemble; look at its weights, and at "
             "the schedule, whose noise it is told"
