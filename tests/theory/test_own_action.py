@@ -115,7 +115,11 @@ WRONG = [
     (lambda phi: phi.sum((1, 2)).astype(">f8"), None, ">f8"),
     (lambda phi: phi.sum(1), None, r"got shape \(4, 3\)"),
     (lambda phi: phi.sum(), None, "got float64"),
-    (lambda phi: np.sqrt(np.abs(phi).sum((1, 2)) * np.nan), None, "returns NaN or minus infinity for 4 of 4 typical fields"),
+    (
+        lambda phi: np.sqrt(np.abs(phi).sum((1, 2)) * np.nan),
+        None,
+        "or minus infinity for 4 of 4 typical fields",
+    ),
     (lambda phi: np.multiply(phi, 2, out=phi).sum((1, 2)), None, "changes the fields that it is given"),
     (lambda phi: phi.roll(1).sum((1, 2)), None, 'backend="torch"'),
     (lambda phi: phi.sum((1, 2)) / np.zeros(4, dtype=object), None, r"fails at .*test_own_action.py:\d+ \[ZeroDiv"),
