@@ -134,7 +134,8 @@ def _tensor(phi: Any) -> Tensor:
             f"phi must be real floating-point fields (n, *lattice), got shape {array.shape} of {array.dtype}; a single "
             "field is phi[None], and integers are converted by phi.astype(float)"
         )
-    return torch.tensor(array.astype(np.float64), device="cpu")  # a copy: rounding may depend on the alignment of the memory
+    # A copy: rounding may depend on the alignment of the memory.
+    return torch.tensor(array.astype(np.float64), device="cpu")
 
 
 def _ahead(make: Callable[[int], Batch], first: int, prefetch: int) -> Iterator[Batch]:
