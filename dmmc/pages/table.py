@@ -8,20 +8,7 @@ from dataclasses import dataclass
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import Estimate, format_value, z_score
-
-SYMBOLS = {
-    "M": "<M>",
-    "abs_M": "<|M|>",
-    "M2": "<M^2>",
-    "M4": "<M^4>",
-    "chi2": "chi2",
-    "chi2_signed": "chi2 (signed M)",
-    "binder": "U_L",
-    "xi": "xi",
-    "phi2": "<phi^2>",
-    "S_per_site": "<S>/V",
-}
-"""The estimates of :func:`dmmc.diagnostics.summary` in the order and notation of the table; others follow."""
+from dmmc.diagnostics.symbols import SYMBOLS
 
 TAUS = ("M", "M2")
 """Observables whose tau_int the text table shows: M is usually the slowest."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from dmmc.core.facts import KernelFacts
 from dmmc.core.records import Record
+from dmmc.diagnostics.symbols import SYMBOLS
 from dmmc.proposals.certificate import CertificateSummary
 from dmmc.runs.summary_text import aligned, html_table, number
 
@@ -223,7 +224,9 @@ class RunSummary(Record):
         rows = [("observable", "mean", "tau_int", *(["bias at most"] if bounded else []))]
         for name, x in self.observables.items():
             bias = "" if x.bias_bound is None else f"{x.bias_bound:.1e}"
-            rows.append((name, str(x), number(x.tau_int, x.tau_int_error), *([bias] if bounded else [])))
+            rows.append(
+                (SYMBOLS.get(name, name), str(x), number(x.tau_int, x.tau_int_error), *([bias] if bounded else []))
+            )
         return rows
 
     def _efficiency_rows(self) -> list[tuple[str, ...]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dmmc.diagnostics import format_value
+from dmmc.diagnostics import format_value, symbols
 from dmmc.studies.exactness.analysis import OBSERVABLES, SEEN, BiasResult
 from dmmc.studies.exactness.results import LaboratoryResult, SideBySide, Value, VariantResult
 
-SYMBOLS = {"M": "<M>", "abs_M": "<|M|>", "M2": "<M^2>", "binder": "U_L", "S_per_site": "<S>/V", "G_min": "G(p_min)"}
+SYMBOLS = symbols.SYMBOLS | {"G_min": "G(p_min)"}
 
 
 def shown_value(truth: Value) -> str:
