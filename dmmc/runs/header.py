@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmmc.core.errors import MismatchError
+from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
+from dmmc.core.numbers import check_count
 from dmmc.core.records import Record, json_text
 
 EXTENDABLE = ("n_draws",)
@@ -46,6 +47,9 @@ class RunHeader(Record):
             on resumption like everything else.
         threads: CPU threads of torch with which the run was begun, or last resumed; 0 where that was not recorded.
             Sums are rounded differently with another number of threads, which is allowed on resumption.
+
+    Raises:
+        DmmcError: if a number is out of its range.
     """
 
     kernel: dict[str, Any]
@@ -62,6 +66,16 @@ class RunHeader(Record):
     observables: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not (1 <= len(self.lattice) <= 4 and min(self.lattice) >= 1):
+            raise DmmcError(f"a lattice has 1 to 4 positive extents, got {self.lattice}")
+        for name in ("steps_per_draw", "block", "n_draws"):
+            check_count(getattr(self, name), name)
+        for name in ("seed", "keep_every", "discard", "threads"):
+            check_count(getattr(self, name), name, 0)
+        for what, number in self.cost.items():
+            check_count(number, f"the number of {what} evaluations", 0)
 
     @property
     def volume(self) -> int:

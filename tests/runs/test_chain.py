@@ -298,7 +298,7 @@ def test_what_no_memory_holds_is_refused_before_anything_is_written(tmp_path, mo
     with pytest.raises(DmmcError, match="draws = 1000000000000"):
         run("hmc", ChainOptions(draws=10**12), tmp_path / "run.h5")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(DmmcError, match=r"block must be at most 65536, .* got 1000000000"):
+    with pytest.raises(DmmcError, match=r"block must be at most 65536, got 1000000000"):
         ChainOptions(draws=3, block=10**9)
 
 
