@@ -228,7 +228,7 @@ def test_a_kernel_of_ones_own(tmp_path):
     dmmc.report(parts, dmmc.load_run(tmp_path / "whole.h5"), out=tmp_path / "report.html", derived=how["derived"])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "guided walk" in page and "wall<sub>3</sub>" in page and ">ratio<" in page
-    with pytest.raises(dmmc.DmmcError, match="the number of chains must be positive"):
+    with pytest.raises(dmmc.DmmcError, match="the number of chains must be a positive integer"):
         dmmc.run_chain(kernel, tmp_path / "none.h5", chains=0)
     with pytest.raises(dmmc.DmmcError, match="width"):
         dmmc.run_chain(GuidedWalk(kernel.action, kernel.lattice, 0.3), tmp_path / "parts.h5", resume=True, **how)

@@ -23,6 +23,8 @@ def check_version(version: Any, path: Path) -> int:
         number = int(version)
     except (TypeError, ValueError):
         raise FileError(f"{path} is damaged: its format version is {version!r}; restore it from a copy") from None
+    if number < 1:
+        raise FileError(f"{path} is damaged: there is no format version {number}; restore it from a copy")
     if number > FORMAT_VERSION:
         raise FileError(f"{path} has format version {number}, this dmmc reads up to {FORMAT_VERSION}; update dmmc")
     return number

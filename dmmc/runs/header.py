@@ -7,9 +7,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmmc.core.errors import MismatchError
+from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.facts import KernelFacts
 from dmmc.core.records import Record, json_text
+from dmmc.core.scalars import check_count, is_finite
 
 EXTENDABLE = ("n_draws",)
 """The entry that may differ when a run is resumed: how far it goes."""
@@ -46,6 +47,9 @@ class RunHeader(Record):
             on resumption like everything else.
         threads: CPU threads of torch with which the run was begun, or last resumed; 0 where that was not recorded.
             Sums are rounded differently with another number of threads, which is allowed on resumption.
+
+    Raises:
+        DmmcError: if a number is out of its range.
     """
 
     kernel: dict[str, Any]
@@ -62,6 +66,17 @@ class RunHeader(Record):
     observables: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not (1 <= len(self.lattice) <= 4 and min(self.lattice) >= 1):
+            raise DmmcError(f"a lattice has 1 to 4 positive extents, got {self.lattice}")
+        for name in ("steps_per_draw", "block", "n_draws"):
+            check_count(getattr(self, name), name)
+        for name in ("seed", "keep_every", "discard", "threads"):
+            check_count(getattr(self, name), name, 0)
+        for what, number in self.cost.items():
+            if not (is_finite(number) and number >= 0):  # a mixture of kernels has costs that are no whole numbers
+                raise DmmcError(f"the number of {what} evaluations must not be negative, got {number}")
 
     @property
     def volume(self) -> int:

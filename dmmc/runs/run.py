@@ -46,6 +46,9 @@ from dmmc.runs.header import RunHeader, RunRecord
 from dmmc.runs.manifest import Manifest
 from dmmc.runs.names import journal_of, manifest_path, refuse_unfinished
 
+MOST_IN_ORBIT = 384
+"""Most momenta that a two-point function on a lattice of up to four dimensions has one number for: 2^4 4!."""
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class StoredRun:
@@ -259,6 +262,15 @@ def load_run(path: str | Path) -> StoredRun:
             cfg_rows=np.arange(len(index)),
         )
         extent(run.observables, run.stats)
+        if not 1 <= run.n_blocks <= run.n_draws:
+            raise FileError(f"{path} is damaged: it has {run.n_blocks} blocks of {run.n_draws} draws")
+        if kept and dataset_of(file, "cfgs").shape != (len(index), *header.lattice):
+            raise FileError(f"{path} is damaged: its configurations are not on the lattice {header.lattice} it names")
+        two_point = run.observables.get("two_point")
+        if two_point is not None and header.volume > MOST_IN_ORBIT * two_point.shape[-1]:
+            raise FileError(
+                f"{path} is damaged: its two-point function is not of the lattice {header.lattice} it names"
+            )
         return run
 
     return verified(path, read)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dmmc.core import rng
-from dmmc.core.errors import DmmcError
+from dmmc.core.scalars import check_count
 from dmmc.kernels.base import Kernel, identity
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
@@ -65,8 +65,7 @@ def run_chain(
         DmmcError: if a number is out of its range, a file is in the way, or a resumed run had other options.
     """
     check_supported(kernel.action)
-    if chains < 1:
-        raise DmmcError(f"the number of chains must be positive, got {chains}")
+    chains = check_count(chains, "the number of chains")
     chain.check_memory(chains, kernel.lattice, options)
     resume = resumes_run(Path(path), resume, overwrite, say)
     generator = warm_up_stream(kernel, options.seed, device)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.scalars import check_count
 from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.cluster import Cluster
@@ -59,8 +60,8 @@ class EnsembleOptions:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise DmmcError(f"the method of an ensemble must be one of {', '.join(METHODS)}, not {self.method!r}")
-        if self.chains < 1 or self.thermalise < 1:
-            raise DmmcError("an ensemble needs at least one chain and one step of thermalisation")
+        object.__setattr__(self, "chains", check_count(self.chains, "the number of chains"))
+        object.__setattr__(self, "thermalise", check_count(self.thermalise, "the steps of thermalisation"))
         if not 0 < self.trajectory < math.inf:
             raise DmmcError(f"the trajectory length must be a positive number, got {self.trajectory}")
 

@@ -184,6 +184,8 @@ def _read(source: StoredRun | str | Path | Tensor | NDArray[np.floating]) -> Ens
 def _checked(phi: Tensor) -> Tensor:
     if phi.ndim < 2:
         raise DmmcError(f"an ensemble must have shape (n, *lattice), got {tuple(phi.shape)}")
+    if phi.is_sparse or phi.is_meta:
+        raise DmmcError(f"an ensemble must be an ordinary tensor with values, got {phi.layout} on {phi.device}")
     if not phi.dtype.is_floating_point:
         raise DmmcError(f"an ensemble must be real floating point, got {phi.dtype}")
     Lattice(tuple(phi.shape[1:])).check(phi, "ensemble")

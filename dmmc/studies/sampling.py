@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
+from dmmc.core.scalars import check_count
 from dmmc.diagnostics.acceptance import rejection_time
 from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.of_model import KERNELS, KernelOptions, make_kernel
@@ -96,8 +97,7 @@ class SampleOptions:
     determinants: int | None = None
 
     def __post_init__(self) -> None:
-        if self.chains < 1:
-            raise DmmcError(f"the number of chains must be positive, got {self.chains}")
+        object.__setattr__(self, "chains", check_count(self.chains, "the number of chains"))
         if self.discard is not None and self.discard < 0:
             raise DmmcError(f"discard must not be negative, got {self.discard}")
         steps = (self.flow_steps,) if isinstance(self.flow_steps, int) else self.flow_steps

@@ -82,12 +82,14 @@ def measure(
 
 
 def check_names(extra: Mapping[str, Observable]) -> None:
-    """Refuse names of extra observables that are taken, or that files and tables cannot have.
+    """Refuse names of extra observables that are taken, or that files and tables cannot have, and what is no function.
 
     Raises:
         DmmcError: if there is one.
     """
-    for name in extra:
+    for name, observable in extra.items():
+        if not callable(observable):
+            raise DmmcError(f"the observable {name!r} must be a function, and is a {type(observable).__name__}")
         if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
             raise DmmcError(f"an observable cannot be called {name!r}; use letters, digits, underscores and hyphens")
         if name in STANDARD:

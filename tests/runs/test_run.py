@@ -1,5 +1,6 @@
 """Finished runs: round trips, files that are missing or foreign, and views without the first draws."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ from dmmc.core.errors import DmmcError, FileError
 from dmmc.runs.fields import load_fields
 from dmmc.runs.journal import RunWriter
 from dmmc.runs.run import begun_header, load_run, stored_header
-from stored_runs import CHAINS, DRAWS, HEADER, LATTICE, RECORD, block, check, write
+from stored_runs import CHAINS, DRAWS, HEADER, LATTICE, RECORD, block, check, store, write
 
 
 def test_round_trip(tmp_path):
@@ -42,7 +43,7 @@ def test_large_datasets_are_chunked_and_verified(tmp_path):
     rng = np.random.default_rng(0)
     M, cfgs = rng.normal(size=(300, 1000)), rng.normal(size=(300, 32, 32))
     index = np.stack([np.arange(300), np.zeros(300, dtype=int)], axis=1)
-    with RunWriter.create(tmp_path / "run.h5", HEADER) as writer:
+    with RunWriter.create(tmp_path / "run.h5", replace(HEADER, lattice=(32, 32))) as writer:
         writer.append({"M": M}, {}, cfgs, {"phi": cfgs}, index)
         writer.append({"M": M}, {}, cfgs, {"phi": cfgs}, index)
         run = load_run(writer.finish(RECORD))
@@ -152,3 +153,41 @@ def test_runs_are_read_without_torch(tmp_path):
     path = write(tmp_path / "run.h5", 1)
     code = f"import sys, dmmc.runs.run as r; r.load_run({str(path)!r}); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lattice": [10**9, 10**9]}, "not on the lattice"),
+        ({"lattice": [4, -2]}, "positive extents"),
+        ({"lattice": []}, "positive extents"),
+        ({"seed": -1}, "seed must be"),
+        ({"block": 0}, "block must be"),
+        ({"steps_per_draw": 0}, "steps_per_draw must be"),
+        ({"cost": {"force": -1}}, "the number of force evaluations"),
+    ],
+    ids=str,
+)
+def test_impossible_headers_are_refused(tmp_path, change, message):
+    path = write(tmp_path / "run.h5", 2)
+    with h5py.File(path, "r+") as file:
+        file.attrs["header"] = np.bytes_(json.dumps(HEADER.to_json() | change).encode())
+    with pytest.raises(FileError, match=message):
+        load_run(path)
+
+
+def test_a_two_point_function_of_another_lattice_is_refused(tmp_path):
+    path = store(
+        tmp_path / "run.h5", {"two_point": np.ones((2, 8, 6))}, {"accepted": np.ones((2, 8))}, lattice=(10**9, 10**9)
+    )
+    with pytest.raises(FileError, match="two-point function"):
+        load_run(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("format_version", 0), ("format_version", -1), ("n_blocks", -1)])
+def test_impossible_numbers_are_refused(tmp_path, name, value):
+    path = write(tmp_path / "run.h5", 2)
+    with h5py.File(path, "r+") as file:
+        file.attrs[name] = value
+    with pytest.raises(FileError, match="is damaged"):
+        load_run(path)

@@ -110,3 +110,9 @@ def test_a_method_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, "shorter", shorter)
     run = make_ensemble(ACTION, LATTICE, tmp_path / "run.h5", short("shorter"))
     assert made == [ensemble.hmc.LENGTH] and run.header.facts.name == "hmc"
+
+
+@pytest.mark.parametrize("change", [{"chains": 4.0}, {"chains": "4"}, {"thermalise": 2.5}, {"thermalise": 0}], ids=str)
+def test_counts_are_integers(change):
+    with pytest.raises(DmmcError, match="must be a positive integer, got"):
+        EnsembleOptions(**change)

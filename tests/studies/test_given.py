@@ -145,3 +145,11 @@ def test_arrays_are_read_to_the_cpu_whatever_the_default_is():
     phi = np.zeros((30, 4, 4))
     with torch.device("meta"):
         assert read_ensemble(phi).phi.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "phi", [torch.empty(30, 4, 4, device="meta"), torch.ones(30, 4, 4).to_sparse()], ids=["meta", "sparse"]
+)
+def test_tensors_without_values_are_refused(phi):
+    with pytest.raises(DmmcError, match="an ordinary tensor with values"):
+        read_ensemble(phi)

@@ -127,7 +127,7 @@ def test_the_warm_up_is_in_proportion_to_the_chain_and_kept_when_it_is_extended(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"chains": 0}, "chains must be positive"),
+        ({"chains": 0}, "chains must be a positive integer"),
         ({"discard": -1}, "discard must not be negative"),
         ({"flow_steps": 0}, "flow_steps must be positive"),
         ({"flow_steps": "many"}, "or 'auto'"),

@@ -10,7 +10,7 @@ from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import DiagnosticsWarning, Estimate
 from dmmc.theory.lattice import Lattice
-from dmmc.theory.observables import STANDARD, measure
+from dmmc.theory.observables import STANDARD, check_names, measure
 
 SHAPES = [(1,), (2,), (5,), (4, 4), (3, 4), (2, 3, 2), (2, 2, 3, 1)]
 
@@ -211,3 +211,8 @@ def test_z_score():
     assert diagnostics.z_score(estimate(0.0, 3.0), estimate(1.0, 4.0)) == pytest.approx(-0.2)
     assert math.isnan(diagnostics.z_score(estimate(1.0, 0.0), estimate(0.0, 0.0)))
     assert math.isnan(diagnostics.z_score(estimate(1.0, math.nan), estimate(0.0, 1.0)))
+
+
+def test_an_observable_is_a_function():
+    with pytest.raises(DmmcError, match="the observable 'x' must be a function, and is a NoneType"):
+        check_names({"x": None})
