@@ -45,8 +45,8 @@ class Ensemble:
         """The lattice of the fields."""
         return Lattice(tuple(self.phi.shape[1:]))
 
-    def check(self, symmetry: Symmetry | None = None) -> EnsembleCheck | None:
-        """Whether the fields fit their action; None for fields without an action.
+    def check(self, symmetry: Symmetry | None = None) -> EnsembleCheck:
+        """Whether the fields fit their action; without one, only what is known of any fields is checked.
 
         Raises:
             MismatchError: if they do not fit; the message gives the number and the likely cause.
@@ -56,7 +56,7 @@ class Ensemble:
         if self.action is None:
             if few:
                 raise DmmcError(self._too_few())
-            return None
+            return check_ensemble(self.phi, None, chains=self.chains, symmetry=symmetry)
         try:
             return check_ensemble(self.phi, self.action, chains=self.chains, symmetry=symmetry)
         except DmmcError:
@@ -92,7 +92,9 @@ class Ensemble:
             remark = f"UNCHECKED: {what} {self.name} was taken although {error}."
             say(f"note: {remark}")
             return (remark,)
-        for note in () if check is None else check.notes:
+        if check.virial is not None:
+            say(f"{self.name}: {check}")
+        for note in check.notes:
             say(f"note on {what}: {note}")
         return ()
 

@@ -1,6 +1,7 @@
 """Ensembles that a user brings, in any form."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import load_run
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
 from dmmc.studies.given import read_ensemble
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.phi4 import Phi4
-from helpers import hmc_ensemble
+from helpers import free_draws, free_reference, hmc_ensemble
 
 ACTION, SHAPE = Phi4(0.27, 0.022), (8, 8)
 
@@ -48,7 +50,7 @@ def test_fields_and_files_of_other_programs(run, tmp_path):
         given = read_ensemble(source, Phi4(0.2, 0.05))
         assert given.chains is None and given.action == Phi4(0.2, 0.05) and given.lattice.shape == (4, 3)
         np.testing.assert_array_equal(given.phi.numpy(), fields)
-        assert read_ensemble(source).action is None and read_ensemble(source).check() is None
+        assert read_ensemble(source).action is None and read_ensemble(source).check().virial is None
     single = read_ensemble(fields.astype(np.float32))
     assert single.phi.dtype == torch.float64
 
@@ -153,3 +155,17 @@ def test_arrays_are_read_to_the_cpu_whatever_the_default_is():
 def test_tensors_without_values_are_refused(phi):
     with pytest.raises(DmmcError, match="an ordinary tensor with values"):
         read_ensemble(phi)
+
+
+def test_repeated_fields_are_noticed_without_an_action():
+    phi = np.repeat(np.random.default_rng(2).normal(size=(5, 4)), 20, axis=0)
+    with pytest.raises(DmmcError, match="5 distinct configurations in 100"):
+        read_ensemble(phi).check()
+
+
+def test_what_the_check_has_measured_is_said():
+    said = []
+    phi = free_draws(free_reference(Lattice((4,))), 100).numpy()
+    given = read_ensemble(phi, FreeField(0.7))
+    assert given.remarks("z2", False, said.append, "the ensemble") == ()
+    assert re.fullmatch(r"the ensemble: 100 configurations, <phi dS/dphi>/V = .*\(.*\), z = .*", said[0])
