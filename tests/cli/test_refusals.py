@@ -282,7 +282,7 @@ BAD = [
 ]
 
 
-REMARKS = re.compile(r"The symmetry phi -> -phi|going on with|hmc\.h5: \d+ configurations, <phi dS/dphi>/V = ")
+REMARKS = re.compile(r"The symmetry phi -> -phi|going on with|.*hmc\.h5: \d+ configurations, <phi dS/dphi>/V = ")
 
 
 def contents(folder):
