@@ -38,6 +38,9 @@ AVERAGED = ("accepted", "acceptance_rate")
 MAX_BLOCK = 1 << 16
 """Most draws between two writes to disk, and most steps between two draws: a kill may lose as many."""
 
+MOST_DISCARDED = 10_000_000
+"""Most steps before the first draw: nothing is written until they are done."""
+
 FIELDS_PER_CHAIN = 4
 """Fields that a step holds for each chain: the present and the proposed one, a momentum or latent field, a force."""
 
@@ -128,8 +131,7 @@ def run(
             or the run would need more memory than this machine has.
         OSError: if the disk is full, or fails otherwise. The run can be resumed when that is put right.
     """
-    if discard < 0:
-        raise DmmcError(f"discard must not be negative, got {discard}")
+    discard = check_count(discard, "discard", 0, MOST_DISCARDED)
     measured = dict(observables or {})
     check_names(measured)
     header = RunHeader(

@@ -61,7 +61,9 @@ class EnsembleOptions:
         if self.method not in METHODS:
             raise DmmcError(f"the method of an ensemble must be one of {', '.join(METHODS)}, not {self.method!r}")
         object.__setattr__(self, "chains", check_count(self.chains, "the number of chains"))
-        object.__setattr__(self, "thermalise", check_count(self.thermalise, "the steps of thermalisation"))
+        object.__setattr__(
+            self, "thermalise", check_count(self.thermalise, "the steps of thermalisation", 1, chain.MOST_DISCARDED)
+        )
         if not 0 < self.trajectory < math.inf:
             raise DmmcError(f"the trajectory length must be a positive number, got {self.trajectory}")
 

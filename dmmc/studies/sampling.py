@@ -24,6 +24,7 @@ from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals.base import Steppable
 from dmmc.proposals.certificate import Certificate
 from dmmc.proposals.certify import DETERMINANT_SITES, certify
+from dmmc.proposals.integrator import schedule_of
 from dmmc.proposals.ode import denoise
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.proposals.steps import choose_steps
@@ -98,12 +99,13 @@ class SampleOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chains", check_count(self.chains, "the number of chains"))
-        if self.discard is not None and self.discard < 0:
-            raise DmmcError(f"discard must not be negative, got {self.discard}")
-        steps = (self.flow_steps,) if isinstance(self.flow_steps, int) else self.flow_steps
-        if steps != "auto" and (isinstance(steps, str) or not steps or min(steps) < 1):
-            raise DmmcError(f"flow_steps must be positive numbers of steps or 'auto', got {self.flow_steps!r}")
-        if steps != "auto" and not self.kernel.uses_flow:
+        if self.discard is not None:
+            object.__setattr__(self, "discard", check_count(self.discard, "discard", 0, chain.MOST_DISCARDED))
+        if self.flow_steps != "auto":
+            if isinstance(self.flow_steps, str):
+                raise DmmcError(f"flow_steps must be numbers of steps or 'auto', got {self.flow_steps!r}")
+            schedule_of(self.flow_steps)  # refuses what is out of range
+        if self.flow_steps != "auto" and not self.kernel.uses_flow:
             raise DmmcError(
                 f"the kernel {self.kernel.kernel} has no integrator; leave flow_steps out, and give path_steps instead"
             )

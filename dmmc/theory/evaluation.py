@@ -67,7 +67,7 @@ def _checked(action: Action, method: str, call: Callable[[], Any], phi: Tensor, 
         raise refusal(action, method, f"fails at {last.filename}:{last.lineno} [{reason}]; put that right") from error
     wanted = (shape, phi.dtype, phi.device, torch.strided)
     if isinstance(value, Tensor) and (value.shape, value.dtype, value.device, value.layout) == wanted:
-        return value
+        return value.detach()  # an action with parameters of its own may return a part of their graph
     got = type(value).__name__
     if isinstance(value, Tensor):
         sparse = "" if value.layout == torch.strided else f", {value.layout}"

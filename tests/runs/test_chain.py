@@ -124,7 +124,7 @@ def test_steps_are_discarded_before_the_first_draw(tmp_path):
     assert made.header.discard == 5
     with pytest.raises(MismatchError, match="discard is 5 there and 6 here"):
         run("hmc", replace(options, draws=7), tmp_path / "run.h5", resume=True, discard=6)
-    with pytest.raises(DmmcError, match="discard must not be negative"):
+    with pytest.raises(DmmcError, match="discard must be an integer of at least 0"):
         run("hmc", options, tmp_path / "other.h5", discard=-1)
 
 

@@ -128,13 +128,15 @@ def test_the_warm_up_is_in_proportion_to_the_chain_and_kept_when_it_is_extended(
     ("change", "message"),
     [
         ({"chains": 0}, "chains must be a positive integer"),
-        ({"discard": -1}, "discard must not be negative"),
-        ({"flow_steps": 0}, "flow_steps must be positive"),
+        ({"discard": -1}, "discard must be an integer of at least 0"),
+        ({"discard": 10**12}, "discard must be at most 10000000"),
+        ({"flow_steps": 0}, "number of steps must be a positive integer"),
+        ({"flow_steps": 2.5}, "number of steps must be a positive integer, got 2.5"),
         ({"flow_steps": "many"}, "or 'auto'"),
         ({"proposals": 1}, "at least 2 proposals"),
         ({"determinants": 5}, "no more than the 4 proposals"),
         ({"determinants": -1}, "no more than the 4 proposals"),
-        ({"flow_steps": ()}, "flow_steps must be positive"),
+        ({"flow_steps": ()}, "must be positive integers, and there are none"),
         ({"flow_steps": 4, "kernel": "path"}, "has no integrator"),
     ],
 )

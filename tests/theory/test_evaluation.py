@@ -112,3 +112,13 @@ def test_every_evaluation_is_checked():
         force(Own(gradient=lambda g, phi: g.flatten(1)), noise(LATTICE, 5))
     # In the dtype of the fields, whatever that is.
     assert evaluate(PHI4, noise(LATTICE, 5).float()).dtype == torch.float32
+
+
+def test_values_are_no_part_of_a_graph():
+    # An action with a trained parameter of its own would otherwise hand the graph of that on to everything.
+    coupling = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    action = AutogradAction(lambda phi: (phi**2 + coupling * phi**4).flatten(1).sum(1), "trained")
+    phi = noise(LATTICE, 3)
+    assert action(phi).requires_grad and not evaluate(action, phi).requires_grad
+    assert not force(action, phi).requires_grad
+    check_action(action, phi)
