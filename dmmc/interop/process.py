@@ -235,9 +235,7 @@ class _Connection:
         if said == answer and not (last and self.read):
             return
         if said.startswith("error"):
-            raise DmmcError(
-                f"{self.name} reports an error: {said.removeprefix('error').strip() or 'it does not say which'}"
-            )
+            raise self._reported(said)
         if said == answer:
             said += "\\n" + self.read.decode(errors="backslashreplace").strip()
         raise DmmcError(
@@ -245,8 +243,22 @@ class _Connection:
             "answers on its standard output. It was stopped; put that right, and resume what was running"
         )
 
+    def _reported(self, said: str) -> DmmcError:
+        """The error that a server reports."""
+        return DmmcError(
+            f"{self.name} reports an error: {said.removeprefix('error').strip() or 'it does not say which'}"
+        )
+
     def _ended(self) -> DmmcError:
-        """What to say of a server that is no more."""
+        """What to say of a server that is no more: the error that it reported before, or how it ended."""
+        assert self.process.stdout is not None
+        poll = select.poll()
+        poll.register(self.process.stdout, select.POLLIN)
+        while poll.poll(0) and (more := os.read(self.process.stdout.fileno(), LONGEST_LINE)):
+            self.read = (self.read + more)[-LONGEST_LINE:]
+        for line in self.read.decode(errors="backslashreplace").splitlines():
+            if line.startswith("error"):
+                return self._reported(line.strip())
         try:
             status = self.process.wait(1.0)
         except subprocess.TimeoutExpired:

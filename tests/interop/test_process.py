@@ -179,6 +179,8 @@ def test_the_server_of_the_example(tmp_path):
     with Server([built, 0.25, 0.1]) as running:
         action = dmmc.action(running.S, running.grad, name="phi4_server", kappa=0.25, lam=0.1)
         assert torch.equal(action(phi), compiled(phi)) and torch.equal(action.grad(phi), compiled.grad(phi))
-        running._connection.process.stdin.write(b"curvature 2 0 5 3 4 2\n")
+        process = running._connection.process
+        process.stdin.write(b"curvature 2 0 5 3 4 2\n")
+        process.wait()  # what it said before it ended is still to be read
         with pytest.raises(DmmcError, match="reports an error: no request is called curvature"):
             action(phi)
