@@ -27,7 +27,7 @@ def rng(seed=1):
 
 def noise(lattice, n, seed=1):
     """White noise on the sites, ``(n, *lattice)`` float64."""
-    return torch.randn(n, *lattice.shape, generator=rng(seed), dtype=torch.float64)
+    return torch.randn(n, *lattice.field_shape, generator=rng(seed), dtype=torch.float64)
 
 
 def z_scores(samples, exact=0.0):

@@ -882,14 +882,14 @@ MUTANTS = {
     ),
     "every symmetry is believed": Mutant(
         symmetry,
-        "_z2_deviation",
-        instead(lambda action, phi: (0.0, len(phi))),
+        "_deviation",
+        instead(lambda action, phi, transform: (0.0, len(phi))),
         a_symmetry_is_believed_only_where_it_holds,
     ),
     "no symmetry is found": Mutant(
         symmetry,
-        "_z2_deviation",
-        instead(lambda action, phi: (1.0, len(phi))),
+        "_deviation",
+        instead(lambda action, phi, transform: (1.0, len(phi))),
         a_symmetry_is_believed_only_where_it_holds,
     ),
     # Chains

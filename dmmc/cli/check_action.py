@@ -9,6 +9,7 @@ from dmmc.cli.shared import action_of, add_action, add_json
 from dmmc.core.errors import DmmcError
 from dmmc.studies.action_check import ActionReport, report_action
 from dmmc.studies.given import read_ensemble
+from dmmc.theory.actions import components_of
 from dmmc.theory.lattice import Lattice
 
 
@@ -30,12 +31,15 @@ def run(args: argparse.Namespace) -> ActionReport:
     """Test the action, print what was found, and refuse it if anything is wrong."""
     if (args.shape is None) == (args.ensemble is None):
         raise DmmcError("say where to test the action: --shape, or --ensemble")
-    phi = None if args.ensemble is None else read_ensemble(args.ensemble).phi
-    lattice = Lattice(tuple(args.shape if phi is None else phi.shape[1:]))
-    action = action_of(args, lattice.dim)
+    given = None if args.ensemble is None else read_ensemble(args.ensemble)
+    action = action_of(args, len(args.shape) if given is None else given.lattice.dim)
     if action is None:
         raise DmmcError("say which action: --action MODULE:OBJECT, or the couplings of one that comes with dmmc")
-    report = report_action(action, lattice, phi, args.fields)
+    if given is None:
+        report = report_action(action, Lattice(tuple(args.shape)), None, args.fields)
+    else:
+        lattice = Lattice.of_fields(given.phi, components_of(action))
+        report = report_action(action, lattice, given.phi, args.fields)
     print(report)
     if not report.passed:
         raise DmmcError("the action does not keep its contract; see WRONG above")

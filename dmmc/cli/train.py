@@ -72,8 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a model file, or the name of a pretrained model, to start from; its lattice and couplings may differ",
     )
     parser.add_argument(
-        "--symmetry", choices=["auto", "none", "z2"], default="auto",
-        help="the symmetry S(-phi) = S(phi): auto uses it if the theory has it, none does without it, z2 insists on it",
+        "--symmetry", choices=["auto", "none", "z2", "o_n"], default="auto",
+        help="auto: use the symmetry of the theory, S(-phi) = S(phi) or rotations of components; none: use none; z2, "
+        "o_n: insist on one of the two",
     )  # fmt: skip
     parser.add_argument(
         "--sectors", choices=["auto", "one", "two"], default="auto",

@@ -31,6 +31,11 @@ def inverse(matrices: Tensor) -> Tensor:
     return _each(torch.linalg.inv, matrices)
 
 
+def orthogonal(matrices: Tensor) -> Tensor:
+    """The orthogonal factor of the QR decomposition of each of ``matrices`` ``(..., n, n)``, the same shape."""
+    return _each(lambda a: torch.linalg.qr(a)[0], matrices)
+
+
 def solve(matrices: Tensor, right: Tensor) -> Tensor:
     """The solution x of ``matrices x = right``: ``(..., n, n)`` and ``(..., n, k)`` to ``(..., n, k)``.
 

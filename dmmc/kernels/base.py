@@ -195,7 +195,7 @@ def identity(kernel: Kernel[Any]) -> str:
     Raises:
         DmmcError: if the kernel or the action describes itself by anything but JSON values.
     """
-    parts = [kernel.describe(), kernel.action.describe(), kernel.lattice.shape]
+    parts = [kernel.describe(), kernel.action.describe(), kernel.lattice.field_shape]
     try:
         return json.dumps(parts, sort_keys=True)
     except (TypeError, ValueError) as error:

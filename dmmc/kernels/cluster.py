@@ -1,7 +1,9 @@
 """Embedded cluster updates for phi^4: the baseline that does not slow down where HMC does.
 
 At fixed ``|phi|`` the signs of phi form an Ising model with couplings ``hopping |phi phi_mu|``. Swendsen-Wang clusters
-update them (Brower, Tamayo, Phys. Rev. Lett. 62 (1989) 1087), and HMC trajectories update the moduli.
+update them (Brower, Tamayo, Phys. Rev. Lett. 62 (1989) 1087), and HMC trajectories update the moduli. Of a field with
+components it is the signs of ``r . phi`` that are updated, with a random unit vector r for each step and chain: a
+cluster that is reversed is reflected by r (Wolff, Phys. Rev. Lett. 62 (1989) 361).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
-from dmmc.core.rng import integers, uniform
+from dmmc.core.rng import integers, normal, uniform
 from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.hmc import HMC, HMCInfo
@@ -102,7 +104,7 @@ class Cluster(Kernel[State]):
 
     @torch.no_grad()
     def flip(self, phi: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One Swendsen-Wang update of the signs of ``phi``, ``(n, *lattice)``.
+        """One Swendsen-Wang update of the signs of ``phi``, ``(n, *lattice)``, or of those along a random direction.
 
         Links freeze with :func:`freezing_probability`, and each cluster of frozen links is then reversed with
         probability 1/2.
@@ -115,7 +117,12 @@ class Cluster(Kernel[State]):
         site = torch.arange(V, device="cpu").view(self.lattice.shape)
         neighbour = torch.stack([site.roll(-1, axis) for axis in range(dim)], dim=-1).view(V, dim)
         u = uniform((n, V, dim), generator, device=phi.device)
-        flat = phi.reshape(n, V)
+        spins, direction = phi, None
+        if self.lattice.components is not None:
+            direction = normal((n, self.lattice.components, *(1,) * dim), generator, device=phi.device)
+            direction = direction / direction.square().sum(1, keepdim=True).sqrt()
+            spins = (direction * phi).sum(1)
+        flat = spins.reshape(n, V)
         # A lattice of extent 2 has two links between the same two sites, each with its own u; extent 1 links a site to
         # itself, which has no effect.
         frozen = u < freezing_probability(hop, flat[:, :, None], flat[:, neighbour.to(phi.device)])
@@ -132,8 +139,11 @@ class Cluster(Kernel[State]):
         chain[labels] = np.repeat(np.arange(n), V)
         n_clusters = torch.from_numpy(np.bincount(chain, minlength=n)).to(phi.device)
         reverse = integers(2, (n_total,), generator, "cpu").bool()
-        reverse = reverse[torch.from_numpy(labels)].view(phi.shape).to(phi.device)
-        return torch.where(reverse, -phi, phi), n_clusters
+        reverse = reverse[torch.from_numpy(labels)].view(spins.shape).to(phi.device)
+        if direction is None:
+            return torch.where(reverse, -phi, phi), n_clusters
+        reflected = phi - 2 * spins.unsqueeze(1) * direction
+        return torch.where(reverse.unsqueeze(1), reflected, phi), n_clusters
 
 
 def freezing_probability(hopping: float, phi: Tensor, neighbour: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from dmmc.core.facts import KernelFacts
 from dmmc.core.rng import normal, signs, uniform
 from dmmc.diagnostics.energy import DIVERGED
 from dmmc.kernels.base import Info, Kernel, State, metropolis, start_state
-from dmmc.theory.actions import Action, check_differentiable, declaration
+from dmmc.theory.actions import Action, check_differentiable, declaration, lattice_of
 from dmmc.theory.evaluation import evaluate, force
 from dmmc.theory.lattice import Lattice
 
@@ -66,7 +66,7 @@ class HMC(Kernel[State]):
 
     Args:
         action: the action that is sampled.
-        lattice: the lattice that the chains live on.
+        lattice: the lattice that the chains live on, with fields of as many components as the action declares.
         step_size: leapfrog step, positive, in the units in which the momenta have unit variance.
         n_leapfrog: leapfrog steps per trajectory, which is also the number of gradient evaluations.
         jitter: each chain draws the step size of each trajectory uniformly from ``step_size (1 -+ jitter)``, with
@@ -95,6 +95,7 @@ class HMC(Kernel[State]):
         if not 0 < self.target_acceptance < 1:
             raise DmmcError(f"target_acceptance must lie between 0 and 1, got {self.target_acceptance}")
         check_differentiable(self.action)
+        object.__setattr__(self, "lattice", lattice_of(self.action, self.lattice))
 
     @classmethod
     def default(cls, action: Action, lattice: Lattice, length: float = LENGTH) -> HMC:
@@ -153,7 +154,7 @@ class HMC(Kernel[State]):
             Fields and momenta at the end; the arguments are left alone.
         """
         step = torch.as_tensor(self.step_size if step is None else step, dtype=phi.dtype, device=phi.device)
-        step = step.view(-1, *[1] * self.lattice.dim)
+        step = step.view(-1, *[1] * (phi.ndim - 1))
         phi = torch.addcmul(phi, pi, step, value=0.5)
         pi = pi.clone()
         for k in range(self.n_leapfrog):
@@ -231,14 +232,21 @@ def first_fields(action: Action, lattice: Lattice, n: int, generator: torch.Gene
     the action would turn the difference into kinetic energy: a long trajectory swings through to the steep side, and a
     step tuned on the other chains may be too large for it there ever to move again.
 
+    A field with components begins in a random direction.
+
     The sign of each field is drawn for an action that declares the symmetry ``S(-phi) = S(phi)``. It is also drawn for
     one that declares nothing, since its chains should not all begin in the same well, unless S shows that the uniform
     field of one sign has next to no weight beside that of the other.
     """
-    declared = declaration(action)
+    declared, lattice = declaration(action), lattice_of(action, lattice)
     value = declared.minimum(lattice.dim)
-    if declared.symmetry == "none":
+    if declared.components is None and declared.symmetry == "none":
         return value + 0.1 * declared.scale * normal((n, *lattice.shape), generator)
+    if declared.components is not None:
+        direction = normal((n, declared.components, *(1,) * lattice.dim), generator)
+        direction = direction / direction.square().sum(1, keepdim=True).sqrt()
+        length = max(0.5 * declared.scale, abs(value))
+        return length * direction + 0.1 * declared.scale * normal((n, *lattice.field_shape), generator)
     value = math.copysign(max(0.5 * declared.scale, abs(value)), value)
     sign = signs((n, *(1,) * lattice.dim), generator)
     if declared.symmetry is None:

@@ -18,7 +18,7 @@ from dmmc.kernels.base import Kernel, WeightedState, refuse_inexact, start_state
 from dmmc.kernels.weighted import WeightedInfo, begun, independent_steps, weigh, weighted
 from dmmc.proposals.base import Proposal
 from dmmc.proposals.checked import checked_log_q
-from dmmc.theory.actions import Action
+from dmmc.theory.actions import Action, lattice_of
 from dmmc.theory.lattice import Lattice
 
 
@@ -28,7 +28,7 @@ class Independence(Kernel[WeightedState]):
 
     Args:
         action: the action that is sampled.
-        lattice: the lattice that the chains live on.
+        lattice: the lattice that the chains live on, with fields of as many components as the action declares.
         proposal: independent fields with their density.
         allow_inexact: accept a proposal whose log q is an estimate; the chain is then marked inexact everywhere.
 
@@ -42,6 +42,7 @@ class Independence(Kernel[WeightedState]):
     allow_inexact: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "lattice", lattice_of(self.action, self.lattice))
         refuse_inexact(self.proposal.inexact, self.allow_inexact)
 
     @property

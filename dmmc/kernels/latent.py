@@ -38,7 +38,7 @@ from dmmc.kernels.weighted import (
 )
 from dmmc.proposals.base import LatentProposal
 from dmmc.proposals.checked import checked_log_q
-from dmmc.theory.actions import Action
+from dmmc.theory.actions import Action, lattice_of
 from dmmc.theory.lattice import Lattice
 
 _LEAST_TUNING = 10
@@ -61,7 +61,7 @@ class Latent(Kernel[LatentState]):
 
     Args:
         action: the action that is sampled.
-        lattice: the lattice that the chains live on.
+        lattice: the lattice that the chains live on, with fields of as many components as the action declares.
         proposal: the map from latents to fields.
         theta: angle of the rotation, ``0 < theta <= pi/2``; :meth:`tune` adapts it.
         target_acceptance: the acceptance that :meth:`tune` aims at, between 0 and 1.
@@ -79,6 +79,7 @@ class Latent(Kernel[LatentState]):
     allow_inexact: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "lattice", lattice_of(self.action, self.lattice))
         if not 0 < self.theta <= math.pi / 2:
             raise DmmcError(f"theta must lie between 0 and pi/2 (an independent proposal), got {self.theta}")
         if not 0 < self.target_acceptance < 1:

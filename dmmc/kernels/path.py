@@ -24,7 +24,7 @@ from dmmc.kernels.base import Kernel, WeightedState, refuse_inexact, start_state
 from dmmc.kernels.weighted import WeightedInfo, begun, independent_steps, weigh, weighted
 from dmmc.proposals.base import Paths
 from dmmc.proposals.checked import checked_log_q
-from dmmc.theory.actions import Action
+from dmmc.theory.actions import Action, lattice_of
 from dmmc.theory.lattice import Lattice
 
 LEAST_FIELDS, MOST_FIELDS, CALIBRATION_SITES = 256, 4096, 1 << 18
@@ -37,7 +37,7 @@ class PathIndependence(Kernel[WeightedState]):
 
     Args:
         action: the action that is sampled.
-        lattice: the lattice that the chains live on.
+        lattice: the lattice that the chains live on, with fields of as many components as the action declares.
         proposal: where paths come from; :meth:`tune` calibrates it.
         allow_inexact: accept paths whose weights are estimates; the chain is then marked inexact everywhere.
 
@@ -51,6 +51,7 @@ class PathIndependence(Kernel[WeightedState]):
     allow_inexact: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "lattice", lattice_of(self.action, self.lattice))
         refuse_inexact(self.proposal.inexact, self.allow_inexact)
 
     @property
@@ -124,5 +125,5 @@ class PathIndependence(Kernel[WeightedState]):
 
 def calibrated(proposal: Paths, n: int, generator: torch.Generator) -> Paths:
     """Paths with reverse kernels that fit rough fields of their own: ``n`` if that lies within the useful range."""
-    n = max(LEAST_FIELDS, min(n, MOST_FIELDS, CALIBRATION_SITES // proposal.lattice.volume))
+    n = max(LEAST_FIELDS, min(n, MOST_FIELDS, CALIBRATION_SITES // proposal.lattice.n_numbers))
     return proposal.calibrated(proposal.rough_fields(n, generator), generator)

@@ -29,7 +29,7 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
 from dmmc.kernels.base import Info, Kernel, State, metropolis, start_state, uniform, valid_or_rejected
-from dmmc.theory.actions import Action
+from dmmc.theory.actions import Action, lattice_of
 from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
 
@@ -89,7 +89,7 @@ class Penalty(Kernel[State]):
 
     Args:
         action: the action that is sampled.
-        lattice: the lattice that the chains live on.
+        lattice: the lattice that the chains live on, with fields of as many components as the action declares.
         proposal: independent fields, and estimates of their log density.
         n_estimates: k, the number of estimates of each difference of log weights, at least 2 unless the variance is
             known.
@@ -109,6 +109,7 @@ class Penalty(Kernel[State]):
     allow_inexact: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "lattice", lattice_of(self.action, self.lattice))
         if not self.allow_inexact:
             raise DmmcError(
                 "the penalty method is an approximation: use Independence with an exact divergence, "

@@ -29,7 +29,7 @@ from dmmc.kernels.base import (
 )
 from dmmc.kernels.path import calibrated
 from dmmc.proposals.base import Paths
-from dmmc.theory.actions import Action
+from dmmc.theory.actions import Action, lattice_of
 from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
 
@@ -52,7 +52,7 @@ class PathRefresh(Kernel[State]):
 
     Args:
         action: the action that is sampled.
-        lattice: the lattice that the chains live on.
+        lattice: the lattice that the chains live on, with fields of as many components as the action declares.
         proposal: the whole path; :meth:`tune` calibrates it.
         level: noise level in (0, 1]; small ones are accepted more often and change less.
         allow_inexact: accept paths whose weights are estimates; the chain is then marked inexact everywhere.
@@ -68,6 +68,7 @@ class PathRefresh(Kernel[State]):
     allow_inexact: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "lattice", lattice_of(self.action, self.lattice))
         refuse_inexact(self.proposal.inexact, self.allow_inexact)
         self.proposal.up_to(self.level)
 

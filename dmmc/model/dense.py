@@ -28,7 +28,7 @@ from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.core.scalars import check_count
 from dmmc.model import splines
-from dmmc.model.interaction import activation
+from dmmc.model.layers import activation
 from dmmc.model.network import Network, register_network
 from dmmc.model.reference import GaussianReference
 from dmmc.theory.lattice import Lattice

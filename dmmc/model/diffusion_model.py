@@ -34,7 +34,7 @@ from dmmc.model.network import (
     restore_network,
 )
 from dmmc.model.reference import GaussianReference
-from dmmc.theory.actions import Action, Symmetry, declaration
+from dmmc.theory.actions import SYMMETRIES, Action, Symmetry, declaration
 from dmmc.theory.descriptions import action_from_description, action_label, same_action
 from dmmc.theory.lattice import Lattice
 
@@ -58,6 +58,7 @@ class ModelHeader(Record):
     Attributes:
         action: description of the action; {} for a model trained on data alone.
         lattice: extents.
+        components: number of components of the fields; None for scalar fields.
         network: its registered name as ``name``, and its configuration.
         reference: the Gaussian reference.
         symmetry: of the theory, as far as the model uses it.
@@ -80,6 +81,7 @@ class ModelHeader(Record):
     versions: dict[str, str]
     symmetry_evidence: str = ""
     remarks: tuple[str, ...] = ()
+    components: int | None = None
 
 
 def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,8 +112,8 @@ class DiffusionModel:
         two_sector: whether the network models only the sector M > 0 of a broken phase, with a reference centred at its
             mean, so that proposals must be averaged over the group: ``q(phi) = [q_+(phi) + q_+(-phi)] / 2``.
         history: how it was trained; None for an untrained model.
-        symmetry: of the theory, as far as the model uses it: only with ``"z2"`` may the network be odd, or model one
-            sector.
+        symmetry: of the theory, as far as the model uses it: with ``"none"`` the network may not be odd, only with
+            ``"z2"`` may it model one sector, and only with ``"o_n"`` may it be equivariant under rotations.
         symmetry_evidence: how the symmetry was found, as a sentence; empty if that is not known.
         remarks: what is to be known about the model, such as that its ensemble did not fit its action; they go into
             every chain of it.
@@ -131,13 +133,19 @@ class DiffusionModel:
 
     def __post_init__(self) -> None:
         self.network.eval()
-        if self.symmetry not in ("z2", "none"):
-            raise DmmcError(f'the symmetry of a model is "z2" or "none", not {self.symmetry!r}')
+        if self.symmetry not in SYMMETRIES:
+            raise DmmcError(f"the symmetry of a model is one of {', '.join(SYMMETRIES)}, not {self.symmetry!r}")
+        if self.network.equivariant and self.symmetry != "o_n":
+            raise DmmcError(
+                f"a {type(self.network).__name__} for fields with components is equivariant under rotations of these, "
+                f'and the symmetry of the theory is "{self.symmetry}"; if it has the symmetry "o_n", pass that, '
+                "otherwise use a network of your own, such as a SiteNetwork"
+            )
         if self.two_sector and self.network.odd:
             raise DmmcError("a two-sector model needs a network with biases: pass odd=False in its configuration")
         if self.two_sector and self.symmetry != "z2":
             raise DmmcError('a two-sector model is mirrored by the symmetry phi -> -phi: pass symmetry="z2"')
-        if self.network.odd and self.symmetry != "z2":
+        if self.network.odd and self.symmetry == "none":
             raise DmmcError(
                 'an odd network is for theories with the symmetry phi -> -phi: pass symmetry="z2", or odd=False in the '
                 "configuration of the network"
@@ -181,7 +189,7 @@ class DiffusionModel:
         """
         if symmetry is None:
             symmetry = (None if action is None else declaration(action).symmetry) or "none"
-        odd = symmetry == "z2" and not two_sector and reference.mean == 0
+        odd = symmetry != "none" and not two_sector and reference.mean == 0
         settings = network_class(network).oddness(odd) | dict(config or {})
         made = make_network(network, reference, settings, generator).requires_grad_(False)
         return cls(made, {} if action is None else action.describe(), two_sector, symmetry=symmetry)
@@ -238,6 +246,11 @@ class DiffusionModel:
                 f"the model was trained on lattice {self.lattice.shape}, not {lattice.shape}; "
                 "train one for this lattice (the old one can serve as its start: dmmc train --init)"
             )
+        if action is not None and declaration(action).components != self.lattice.components:
+            wanted = Lattice(self.lattice.shape, declaration(action).components)
+            raise MismatchError(
+                f"the model is of {_kind(self.lattice)}, and the action is of {_kind(wanted)}; use another of the two"
+            )
         if action is not None and self.action and not same_action(self.action, action.describe()):
             raise MismatchError(
                 f"the model was trained for {_text(self.action)}, not {_text(action.describe())}; "
@@ -261,6 +274,10 @@ class DiffusionModel:
         if reference.lattice.dim != self.lattice.dim:
             raise MismatchError(
                 f"a model of {self.lattice.dim} dimensions cannot start one of {reference.lattice.dim}; train afresh"
+            )
+        if reference.lattice.components != self.lattice.components:
+            raise MismatchError(
+                f"a model of {_kind(self.lattice)} cannot start one of {_kind(reference.lattice)}; train afresh"
             )
         network = self.network.moved_to(reference).requires_grad_(False)
         description = {} if action is None else action.describe()
@@ -306,6 +323,7 @@ class DiffusionModel:
             versions={"dmmc": VERSION, "torch": torch.__version__},
             symmetry_evidence=self.symmetry_evidence,
             remarks=self.remarks,
+            components=self.lattice.components,
         )
         return write_tensors(path, self._tensors(), FORMAT, FORMAT_VERSION, header.to_json())
 
@@ -335,7 +353,7 @@ class DiffusionModel:
         try:
             header = ModelHeader.from_json(file.header if file.version > 1 else _from_version_1(file.header))
             reference = GaussianReference(
-                Lattice(header.lattice),
+                Lattice(header.lattice, header.components),
                 tensors.pop("propagator"),
                 header.reference.mean,
                 header.reference.v_max,
@@ -358,6 +376,10 @@ class DiffusionModel:
         model.check_fits(action, lattice)
         network.to(device).requires_grad_(False)
         return model
+
+
+def _kind(lattice: Lattice) -> str:
+    return "scalar fields" if lattice.components is None else f"fields with {lattice.components} components"
 
 
 def _text(description: Mapping[str, Any]) -> str:

@@ -87,8 +87,9 @@ class ForeignNetwork(Network):
 
     Args:
         reference: the Gaussian field; its largest noise is replaced by that of the schedule.
-        module: called with fields ``(m, 1, *lattice)`` and what it is told about their noise, ``(m,)``; returns the
-            shape of its input, as a tensor or as the attribute ``sample`` of what it returns.
+        module: called with fields ``(m, 1, *lattice)``, or ``(m, N, *lattice)`` of N components, and what it is told
+            about their noise, ``(m,)``; returns the shape of its input, as a tensor or as the attribute ``sample`` of
+            what it returns.
         predicts: ``score``, ``eps``, ``x0`` or ``v``.
         schedule: the noise that it was trained with.
         arguments: with which its class makes it again, as JSON values; None for a network that is not to be saved.
@@ -139,7 +140,7 @@ class ForeignNetwork(Network):
         refuse_context(self, context)
         lattice, c = self.lattice, self.reference.c(modes)
         sigma = (self.scale * v.double().sqrt()).clamp(*self.schedule.bounds)
-        per_level = (-1, 1, *(1,) * lattice.dim)
+        per_level = (-1, *(1,) * (modes.ndim - 1))
         y = self.scale * (lattice.to_sites(modes) + self.reference.mean)
         score = self.scale * self._score(y, sigma)
         seen = (sigma / self.scale).square().to(c).view(per_level)
@@ -162,7 +163,7 @@ class ForeignNetwork(Network):
         return -(a * out + a * sigma * x) / sigma
 
     def _predicted(self, x: Tensor, told: Tensor) -> Tensor:
-        fields = x.unsqueeze(1) if self.channel_axis else x
+        fields = x.unsqueeze(1) if self.channel_axis and self.lattice.components is None else x
         out = self.module(fields, told)
         out = getattr(out, "sample", out) if not isinstance(out, Tensor) else out
         if not isinstance(out, Tensor):

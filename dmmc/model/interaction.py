@@ -17,11 +17,13 @@ apart:
        + sum_b sum_y sum_fg h2'_f(y) W_b,fg [O2^T G(x_b) A^T]_fg (S_b h1'_g)(y)
 
 at about the cost of one more forward pass. A third nonlinear layer would not have this property.
+
+This is written for a scalar field. For one with N components, u and h are vectors, the network is equivariant under
+O(N), and the trace is as exact (:mod:`dmmc.model.layers`).
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -34,6 +36,7 @@ from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.core.scalars import check_count
 from dmmc.model import shells, splines
+from dmmc.model.layers import ScalarLayers, SiteLayers, VectorLayers
 from dmmc.model.memo import LevelMemo, Prepared
 from dmmc.model.network import Network, refuse_context, register_network
 from dmmc.model.reference import GaussianReference, wiener
@@ -56,7 +59,7 @@ class NetworkSize:
             Shells that need more axes than the lattice has are left out.
         level_knots: number of splines in the noise level.
         radial_knots: number of splines in ``ln(phat^2 + const)``.
-        odd: whether there are no biases, so that N(-phi) = -N(phi) exactly.
+        odd: whether there are no biases, so that N(-phi) = -N(phi) exactly. Fields with components have none.
     """
 
     filters: int = 6
@@ -92,64 +95,6 @@ class NetworkSize:
         return asdict(self)
 
 
-class _Activation(torch.autograd.Function):
-    # Written by hand, since autograd would save and revisit every intermediate of what is one memory-bound sweep.
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        r = torch.rsqrt(z.square().add_(1))
-        ctx.save_for_backward(z, r)
-        return z * r, r
-
-    @staticmethod
-    def backward(ctx: Any, grad_h: Tensor | None, grad_r: Tensor | None) -> Tensor:
-        z, r = ctx.saved_tensors
-        if grad_h is None:
-            grad_h = torch.zeros_like(z)
-        if grad_r is not None:
-            grad_h = grad_h - z * grad_r
-        return r.square().mul_(r).mul_(grad_h)
-
-
-def activation(z: Tensor) -> tuple[Tensor, Tensor]:
-    """``h(z) = z / sqrt(1 + z^2)`` and ``r = 1 / sqrt(1 + z^2)``; the slope of h is ``r^3``."""
-    h, r = _Activation.apply(z)
-    return h, r
-
-
-def shell_layer(h: Tensor, w: Tensor, which: tuple[shells.Shell, ...], fields: torch.Size) -> Tensor:
-    """``sum_k W_k S_k h``: h ``(G, F1, n V)``, w ``(G, len(which), F2, F1)``, fields ``(n, *lattice)``."""
-    mixed = (w.flatten(1, 2) @ h).view(*w.shape[:3], *fields)
-    return shells.shell_sum(mixed, which, len(fields) - 1).flatten(2)
-
-
-def site_layers(u: Tensor, m: dict[str, Tensor], which: tuple[shells.Shell, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """The site-wise part of the network.
-
-    Args:
-        u: filtered fields ``(G, B, n, *lattice)``.
-        m: matrices, ``(G, ...)`` each.
-        which: the shells.
-
-    Returns:
-        ``1/sqrt(1 + z1^2)``, ``1/sqrt(1 + z2^2)`` and ``O h1 + O2 h2 + Lin u``, each ``(G, channels, n V)``.
-    """
-    flat = u.flatten(2)
-    z1 = m["a1"] @ flat
-    z2 = m["a2"] @ flat
-    if "b1" in m:
-        z1 = z1 + m["b1"].unsqueeze(-1)
-        z2 = z2 + m["b2"].unsqueeze(-1)
-    h1, r1 = activation(z1)
-    h2, r2 = activation(z2 + shell_layer(h1, m["w"], which, u.shape[2:]))
-    return r1, r2, m["lin"] @ flat + m["o1"] @ h1 + m["o2"] @ h2
-
-
-@functools.cache
-def _fused_site_layers() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    return torch.compile(site_layers, dynamic=False)
-
-
 @register_network("interaction")
 class InteractionNetwork(Network):
     """The network of this module's formulas for one Gaussian reference.
@@ -162,6 +107,9 @@ class InteractionNetwork(Network):
 
     Attributes:
         fused: whether to run the site-wise layers through torch.compile; the numbers are the same up to rounding.
+
+    Raises:
+        DmmcError: if a network for a field with components is not odd.
     """
 
     _multiplicity: Tensor
@@ -174,9 +122,18 @@ class InteractionNetwork(Network):
         size = NetworkSize() if size is None else size
         self.size = size
         self.odd = size.odd
+        self.equivariant = reference.lattice.components is not None
+        if self.equivariant and not size.odd:
+            raise DmmcError(
+                "an interaction network for a field with components has no biases, and is for theories with the "
+                'symmetry "o_n" alone; for others use a network of your own, such as a SiteNetwork'
+            )
         self.level_intervals = size.level_knots - splines.DEGREE
         generator = rng.stream(0, "network") if generator is None else generator
         lattice = reference.lattice
+        self._layers: SiteLayers = (
+            ScalarLayers(lattice.dim) if lattice.components is None else VectorLayers(lattice.dim, lattice.components)
+        )
         candidates = (shells.displacements(distances, lattice.dim) for distances in size.shells)
         self.shells = tuple(shell for shell in candidates if shell)
         # Where extents differ, G(x) differs between the axes, and the trace needs each class of axes by itself.
@@ -323,19 +280,19 @@ class InteractionNetwork(Network):
             for k, part in self._parts
         ]
         return {
-            "constant": volume * torch.einsum("gij,gij->g", m["lin"], here),
+            "constant": self.lattice.n_numbers * torch.einsum("gij,gij->g", m["lin"], here),
             "first": torch.einsum("gif,gij,gfj->gf", m["o1"], here, m["a1"]),
             "second": torch.einsum("gif,gij,gfj->gf", m["o2"], here, m["a2"]),
             "coupling": torch.stack(coupling, 1),
         }
 
     def _drift(self, modes: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``D N``, and ``1/sqrt(1 + z^2)`` of both layers, ``(G, channels, n V)``."""
+        """``D N``, and what the trace needs of both layers."""
         m = self._prepared("drift", v, self._at_levels)
-        u = self.lattice.to_sites(m["r"].unsqueeze(2) * modes.unsqueeze(1))
-        layers = _fused_site_layers() if self.fused else site_layers
-        r1, r2, out = layers(u, m, self.shells)
-        return (m["q"].unsqueeze(2) * self.lattice.to_modes(out.view(u.shape))).sum(1), r1, r2
+        per_field = (*m["r"].shape[:2], *(1,) * (modes.ndim - 1 - self.lattice.dim), *self.lattice.half)
+        u = self.lattice.to_sites(m["r"].view(per_field) * modes.unsqueeze(1))
+        first, second, out = self._layers.apply(u, m, self.shells, self.fused)
+        return (m["q"].view(per_field) * self.lattice.to_modes(out.view(u.shape))).sum(1), first, second
 
     def forward(self, modes: Tensor, v: Tensor, context: Tensor | None = None) -> Tensor:
         refuse_context(self, context)
@@ -344,13 +301,9 @@ class InteractionNetwork(Network):
     def with_trace(self, modes: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``D N`` as in :meth:`forward`, and the trace of its Jacobian, ``(G, n)`` float64."""
         refuse_context(self, context)
-        drift, r1, r2 = self._drift(modes, v)
+        drift, first, second = self._drift(modes, v)
         t = self._prepared("trace", v, self._trace_at_levels)
-        slope1 = r1 * r1 * r1
-        slope2 = r2 * r2 * r2
         parts = tuple(part for _, part in self._parts)
         fields = torch.Size((modes.shape[1], *self.lattice.shape))
-        coupled = shell_layer(slope1, t["coupling"], parts, fields) + t["second"].unsqueeze(-1)
-        per_site = (slope2 * coupled).sum(1) + (t["first"].unsqueeze(1) @ slope1).squeeze(1)
-        trace = per_site.view(*modes.shape[:2], self.lattice.volume).sum(-1, dtype=torch.float64)
+        trace = self._layers.trace(first, second, t, parts, fields)
         return drift, trace + t["constant"].double().unsqueeze(1)

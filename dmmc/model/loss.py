@@ -30,6 +30,6 @@ def path_loss(
     """
     v = reference.variance(level)
     residual = network(noisy, v.to(noisy.real)) - target
-    square = reference.lattice.sum_modes(residual.real.square() + residual.imag.square()).mean(1)
+    square = reference.lattice.norm2(residual).mean(1)
     weight = 0.5 * (v + reference.v_offset) * reference.log_range
     return (square * weight.to(square)).mean()

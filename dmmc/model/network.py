@@ -59,6 +59,7 @@ class Network(nn.Module):
     Attributes:
         name: the name under which it is registered.
         odd: whether ``N(-phi) = -N(phi)`` exactly.
+        equivariant: whether ``N(R phi) = R N(phi)`` exactly, for rotations R of the components of a field.
         fused: whether to run through torch.compile, for networks that can.
         level_intervals: number of equal intervals of the noise level within which the network is smooth; integrators
             let no step straddle two of them. It matters where the network is made of splines.
@@ -66,6 +67,7 @@ class Network(nn.Module):
 
     name: ClassVar[str] = ""
     odd: bool = False
+    equivariant: bool = False
     fused: bool = False
     level_intervals: int = 5
     _c: Tensor
@@ -91,6 +93,7 @@ class Network(nn.Module):
 
         Args:
             modes: Fourier modes of ``phi_s - mean``, ``(G, n, *half)`` complex: n fields at each of G noise levels.
+                Those of a field with N components are ``(G, n, N, *half)``.
             v: noise variances ``(G,)``.
             context: what else the network is conditioned on, such as couplings, ``(G, k)``; None for most networks.
 

@@ -46,7 +46,7 @@ def mean_curvature(reference: GaussianReference, action: Action, phi: Tensor) ->
     lattice = reference.lattice
     total = torch.zeros(len(lattice.orbit_modes), dtype=torch.float64, device=phi.device)
     for chunk in phi.split(1024):
-        total += lattice.two_point(evaluation.force(action, chunk.double())).sum(0)
+        total += lattice.two_point(evaluation.force(action, chunk.double())).sum(0) / (lattice.components or 1)
     return lattice.spread((total / len(phi) - 1 / reference.propagator.to(total)).clamp(min=0))
 
 
@@ -134,10 +134,15 @@ class PosteriorSampler:
         batch = phi0.shape[:2]
         v = reference.variance(level).to(phi0)
         # Modes are handled as pairs of real numbers, which multiply faster by real factors than complex ones do.
-        per_level = (-1, 1, *(1,) * (lattice.dim + 1))
+        per_level = (-1, 1, *(1,) * (phi0.ndim - 1))
         c = reference.c(phi0).unsqueeze(-1)
-        d = wiener(c, v).unsqueeze(1)
-        inverse_p = 1 / posterior_covariance(c, v).unsqueeze(1)
+
+        def for_fields(x: Tensor) -> Tensor:
+            """``(G, *half, 1)``, to be broadcast against modes."""
+            return x.view(len(x), *(1,) * (phi0.ndim - 1 - lattice.dim), *x.shape[1:])
+
+        d = for_fields(wiener(c, v))
+        inverse_p = 1 / for_fields(posterior_covariance(c, v))
         noise = v.view(per_level)
 
         def modes(phi: Tensor) -> Tensor:
@@ -202,7 +207,7 @@ class PosteriorSampler:
             u = uniform(batch, generator, phi0.dtype, phi0.device)
             accept = u.log() < -change  # false for NaN
             accepted += accept.to(accepted).mean(1)
-            keep = accept.view(*batch, *(1,) * (lattice.dim + 1))
+            keep = accept.view(*batch, *(1,) * (phi0.ndim - 1))
             x, f = torch.where(keep, new_x, x), torch.where(keep, new_f, f)
             here = torch.where(accept, there, here)
             sum_force += f

@@ -30,6 +30,8 @@ from dmmc.theory.lattice import Lattice
 class GaussianReference:
     """A Gaussian field of given mean and propagator, with the noise levels that suit it.
 
+    The components of a field, if it has any, are independent of each other and have the same mean and propagator.
+
     Args:
         lattice: the lattice.
         propagator: connected C(p) of each momentum orbit, ``(n_orbits,)`` float64, positive.
@@ -95,13 +97,14 @@ class GaussianReference:
         if len(phi) < 2:
             raise DmmcError(f"a propagator needs at least 2 configurations, got {len(phi)}")
         mean, action = float(phi.double().mean()) if connected else 0.0, differentiable(action)
-        square, product = [], []
+        square, product, n = [], [], lattice.components or 1
         for chunk in phi.split(1024):
             field = chunk.double() - mean
-            square.append(lattice.two_point(field))
+            square.append(lattice.two_point(field) / n)
             if action is not None:
                 gradient, modes = lattice.to_modes(force(action, chunk.double())), lattice.to_modes(field)
-                product.append(lattice.orbit_mean((modes.conj() * gradient).real))
+                along = modes.real * gradient.real + modes.imag * gradient.imag
+                product.append(lattice.orbit_mean(along if lattice.components is None else along.mean(1)))
         x = torch.cat(square)
         c = x.mean(0)
         if action is not None:
@@ -130,7 +133,8 @@ class GaussianReference:
 
     def log_normaliser(self) -> float:
         """``1/2 sum_p log C(p)``, the log-determinant of the square root of the covariance."""
-        return 0.5 * float((self.lattice.orbit_size * self.propagator.log()).sum())
+        per_component = 0.5 * float((self.lattice.orbit_size * self.propagator.log()).sum())
+        return per_component * (self.lattice.components or 1)
 
     def describe(self) -> dict[str, Any]:
         """Everything but the values of the propagator, as JSON values."""

@@ -43,8 +43,8 @@ def check_separate(network: Network) -> None:
     reference = network.reference
     level = torch.tensor(LEVELS, dtype=torch.float64, device="cpu")
     v = reference.variance(level)
-    white = normal((len(LEVELS), FIELDS, *network.lattice.shape), generator)
-    spread = reference.c(white) + v.view(-1, 1, *(1,) * network.lattice.dim)
+    white = normal((len(LEVELS), FIELDS, *network.lattice.field_shape), generator)
+    spread = reference.c(white) + v.view(-1, *(1,) * (white.ndim - 1))
     modes = (spread.sqrt() * network.lattice.to_modes(white)).to(network.dtype.to_complex()).to(network.device)
     others = modes.clone()
     others[:, 1:] *= -3

@@ -26,8 +26,8 @@ class SiteNetwork(Network):
     Args:
         reference: the Gaussian field.
         body: a module, called with fields ``u`` ``(m, 1, *lattice)`` of unit Gaussian standard deviation and their
-            noise level ``(m,)`` in [0, 1]; returns ``(m, 1, *lattice)``. A convolution needs
-            ``padding_mode="circular"`` to respect the periodic lattice.
+            noise level ``(m,)`` in [0, 1]; returns ``(m, 1, *lattice)``. A field with N components has as many channels
+            in place of the one. A convolution needs ``padding_mode="circular"`` to respect the periodic lattice.
     """
 
     def __init__(self, reference: GaussianReference, body: nn.Module) -> None:
@@ -44,10 +44,13 @@ class SiteNetwork(Network):
         c = self.reference.c(modes)
         d = wiener(c, v)
         rms = (self.lattice.sum_modes(d * c) / self.lattice.volume).sqrt()  # <|D phi_s|^2> = D^2 (C + v) = D C
-        scale = (d / rms.view(-1, *(1,) * c.ndim)).unsqueeze(1)
+        scale = d / rms.view(-1, *(1,) * c.ndim)
+        scale = scale.view(len(v), *(1,) * (modes.ndim - 1 - c.ndim), *c.shape)
         u = self.lattice.to_sites(scale * modes)
         level = self.reference.level(v).clamp(0, 1).to(u).repeat_interleave(u.shape[1])
-        fields = u.flatten(0, 1).unsqueeze(1)
+        fields = u.flatten(0, 1)
+        if self.lattice.components is None:
+            fields = fields.unsqueeze(1)
         out = self.body(fields, level)
         if out.shape != fields.shape:
             raise DmmcError(

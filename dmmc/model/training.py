@@ -41,7 +41,7 @@ from dmmc.model.posterior import PosteriorSampler, tune
 from dmmc.model.reference import GaussianReference
 from dmmc.model.separation import check_separate
 from dmmc.model.trainer import Trainer, trainable_copy
-from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 
 MIN_ENSEMBLE = 24
@@ -101,8 +101,6 @@ def _fit(
     progress: bool,
 ) -> DiffusionModel:
     lattice, device = model.lattice, model.device
-    if action is not None:
-        check_supported(action)
     model.check_fits(action, lattice)
     check_config(model.network)
     description = {} if action is None else action.describe()
@@ -123,7 +121,7 @@ def _fit(
             key: value for key, value in asdict(options).items() if key not in ("compile", "checkpoint_seconds")
         },
         "action": description,
-        "lattice": list(lattice.shape),
+        "lattice": list(lattice.field_shape),
         "network": model.network.describe(),
         "reference": model.reference.describe(),
         "ensemble": hashlib.sha256(phi.cpu().contiguous().numpy().tobytes()).hexdigest(),
@@ -155,7 +153,7 @@ def check_memory(options: TrainingOptions, lattice: Lattice) -> None:
     Raises:
         DmmcError: if they are too large; the message gives the largest number of levels.
     """
-    level = 4 * FIELDS_PER_SAMPLE * options.fields_per_level * lattice.volume
+    level = 4 * FIELDS_PER_SAMPLE * options.fields_per_level * lattice.n_numbers
     if options.levels * level > physical_memory():
         raise DmmcError(
             f"batches of levels = {options.levels} with fields_per_level = {options.fields_per_level} take at least "

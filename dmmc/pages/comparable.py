@@ -85,7 +85,12 @@ def choose_reference(runs: Runs, wanted: str | None) -> str | None:
 
 
 def is_sign_symmetric(run: StoredRun) -> bool:
-    """Whether ``S(-phi) = S(phi)``, as the run says or else the action declares; otherwise no symmetry is claimed."""
+    """Whether ``S(-phi) = S(phi)``, as the run says or else the action declares; otherwise no symmetry is claimed.
+
+    That is a matter of signs, which a field with components has not; its rotations are another symmetry.
+    """
+    if run.header.components is not None:
+        return False
     finding = run.header.provenance.get("symmetry")
     if isinstance(finding, Mapping):
         return finding.get("symmetry") == "z2"

@@ -210,6 +210,8 @@ def _denoising(gallery: Gallery, runs: Runs) -> None:
     for name, run in reversed(sequences.values()):
         level = run.evaluation.get("denoising_level")
         fields, noise = run.evaluation["denoising"], run.evaluation["denoising_noise"]
+        if run.header.components is not None:
+            fields = fields[:, 0]  # one component tells as much as all
         times = None if level is None else 1 - level
         id_ = "denoising" if len(sequences) == 1 else f"denoising-{_id(name)}"
         gallery.draw(

@@ -88,7 +88,7 @@ class LatentProposal(Proposal, Protocol):
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of the latents of one field."""
-        return self.lattice.shape
+        return self.lattice.field_shape
 
     def latents(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` draws of the latent variables, ``(n, *latent_shape)``, each standard normal.

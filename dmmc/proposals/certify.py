@@ -41,16 +41,16 @@ def certify(
         DmmcError: if a number is out of its range, determinants are asked for on too large a lattice, the density is
             inexact, or the proposal gives values that are not finite.
     """
-    volume = proposal.lattice.volume
+    size = proposal.lattice.n_numbers
     n, probes = check_count(n, "the number of proposals of a certificate", 2), check_count(probes, "probes")
     if determinants is None:
-        determinants = min(n, DETERMINANT_WORK // volume**2) if volume <= DETERMINANT_SITES else 0
+        determinants = min(n, DETERMINANT_WORK // size**2) if size <= DETERMINANT_SITES else 0
     if check_count(determinants, "the number of determinants", 0) > n:
         raise DmmcError(f"the number of determinants must not exceed that of the {n} proposals, got {determinants}")
-    if determinants and volume > DETERMINANT_SITES:
+    if determinants and size > DETERMINANT_SITES:
         raise DmmcError(
-            f"determinants are for at most {DETERMINANT_SITES} sites, and this lattice has {volume}; "
-            "leave them out, step doubling works at any volume"
+            f"determinants are for fields of at most {DETERMINANT_SITES} numbers (sites times components), and these "
+            f"have {size}; leave them out, step doubling works at any volume"
         )
     generator = torch.Generator(proposal.device).manual_seed(0) if generator is None else generator
     double = proposal.to_float64()

@@ -27,7 +27,7 @@ def checked_sample(phi: Any, log_q: Any, n: int, lattice: Lattice | None = None)
     Raises:
         DmmcError: if fields or log_q have a wrong shape.
     """
-    shape = (n, *lattice.shape) if lattice else (n, *phi.shape[1:]) if isinstance(phi, Tensor) else (n,)
+    shape = (n, *lattice.field_shape) if lattice else (n, *phi.shape[1:]) if isinstance(phi, Tensor) else (n,)
     if not isinstance(phi, Tensor) or phi.shape != shape or phi.ndim < 2:
         got = tuple(phi.shape) if isinstance(phi, Tensor) else type(phi).__name__
         wanted = f"{shape}" if lattice else f"({n}, *lattice)"

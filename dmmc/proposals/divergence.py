@@ -44,8 +44,12 @@ class Divergence(Protocol):
         """The trace along one integration of ``n`` fields, with all that is random in it from ``generator``."""
         ...
 
-    def evaluations(self, volume: int) -> int:
-        """Passes through the network for one drift and trace; a product with its Jacobian counts as one."""
+    def evaluations(self, n_numbers: int) -> int:
+        """Passes through the network for one drift and trace; a product with its Jacobian counts as one.
+
+        Args:
+            n_numbers: how many numbers a field consists of.
+        """
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -71,7 +75,7 @@ class Tractable:
         trace: Trace = network.with_trace  # type: ignore[assignment]  # what check() has found
         return trace
 
-    def evaluations(self, volume: int) -> int:
+    def evaluations(self, n_numbers: int) -> int:
         return 1
 
     def describe(self) -> dict[str, Any]:
@@ -83,7 +87,7 @@ TRACTABLE = Tractable()
 
 @dataclass(frozen=True)
 class BruteForce:
-    """Every diagonal element of the Jacobian, a reverse pass for each site: exact for any network.
+    """Every diagonal element of the Jacobian, a reverse pass for each number of the field: exact for any network.
 
     The network must be differentiable by autograd throughout: a ``detach`` on the way from input to output would
     make the Jacobian wrong, which only the determinant of the map can reveal.
@@ -95,18 +99,18 @@ class BruteForce:
         pass  # every differentiable network has a Jacobian
 
     def along(self, network: Network, n: int, generator: torch.Generator) -> Trace:
-        """The sum over sites x of ``e_x^T J e_x``."""
+        """The sum over sites (and components) x of ``e_x^T J e_x``."""
 
         def trace(modes: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            volume, shape = network.lattice.volume, network.lattice.shape
-            sites = torch.eye(volume, dtype=modes.real.dtype, device=modes.device).view(volume, *shape)
-            return _quadratic_forms(network, modes, v, iter(sites))
+            n, shape = network.lattice.n_numbers, network.lattice.field_shape
+            units = torch.eye(n, dtype=modes.real.dtype, device=modes.device).view(n, *shape)
+            return _quadratic_forms(network, modes, v, iter(units))
 
         return trace
 
-    def evaluations(self, volume: int) -> int:
-        # The pass forward, and one back for each site.
-        return 1 + volume
+    def evaluations(self, n_numbers: int) -> int:
+        # The pass forward, and one back for each number of the field.
+        return 1 + n_numbers
 
     def describe(self) -> dict[str, Any]:
         return {"name": "brute force"}
@@ -149,7 +153,7 @@ class Hutchinson:
     def along(self, network: Network, n: int, generator: torch.Generator) -> Trace:
         """The trace with probes that are drawn once, or at every evaluation."""
         device, dtype = network.device, network.dtype
-        shape = (self.n_probes, n, *network.lattice.shape)
+        shape = (self.n_probes, n, *network.lattice.field_shape)
 
         def draw() -> Tensor:
             return (normal if self.law == "gaussian" else signs)(shape, generator, dtype, device)
@@ -162,7 +166,7 @@ class Hutchinson:
 
         return trace
 
-    def evaluations(self, volume: int) -> int:
+    def evaluations(self, n_numbers: int) -> int:
         # The pass forward, and one back for each probe.
         return 1 + self.n_probes
 

@@ -106,7 +106,7 @@ class FlowProposal(Steppable):
     @property
     def evaluations(self) -> int:
         """Evaluations of the velocity, times the passes through the network that the divergence needs for one."""
-        return self.integrator.evaluations * self.divergence.evaluations(self.lattice.volume)
+        return self.integrator.evaluations * self.divergence.evaluations(self.lattice.n_numbers)
 
     @property
     def chunk(self) -> int:
@@ -226,16 +226,17 @@ class FlowProposal(Steppable):
     def by_determinant(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Fields, reported log q and delta, with ``log q_n = log Normal(z; 0, 1) - ln |det dphi/dz|``; for float64.
 
-        The Jacobian is found column by column with central differences: 2 V integrations without trace for each field.
+        The Jacobian is found column by column with central differences: two integrations without trace for each number
+        of a field.
         """
         phi, log_q = self.push(latents)
-        volume, step = self.lattice.volume, _DETERMINANT_STEP
-        sites = torch.eye(volume, dtype=latents.dtype, device=latents.device).view(volume, *latents.shape[1:])
+        n, step = self.lattice.n_numbers, _DETERMINANT_STEP
+        units = torch.eye(n, dtype=latents.dtype, device=latents.device).view(n, *latents.shape[1:])
         up, down = (
-            self.denoise((latents.unsqueeze(1) + shift * sites).flatten(0, 1), [0.0])[0] for shift in (step, -step)
+            self.denoise((latents.unsqueeze(1) + shift * units).flatten(0, 1), [0.0])[0] for shift in (step, -step)
         )
-        jacobian = (up - down).view(-1, volume, volume) / (2 * step)
-        log_normal = -0.5 * latents.square().flatten(1).sum(1) - 0.5 * volume * math.log(2 * math.pi)
+        jacobian = (up - down).view(-1, n, n) / (2 * step)
+        log_normal = -0.5 * latents.square().flatten(1).sum(1) - 0.5 * n * math.log(2 * math.pi)
         return phi, log_q, log_q - (log_normal - log_abs_det(jacobian))
 
     def _generator(self, generator: torch.Generator | None) -> torch.Generator:
@@ -246,8 +247,8 @@ class FlowProposal(Steppable):
         return self.lattice.to_sites(psi * reference.c(psi).sqrt()) + reference.mean
 
     def _log_normal(self, psi: Tensor) -> Tensor:
-        norm2 = self.lattice.sum_modes(psi.real.double().square() + psi.imag.double().square())
-        return -0.5 * norm2 - 0.5 * self.lattice.volume * math.log(2 * math.pi)
+        norm2 = self.lattice.norm2(psi.to(torch.complex128))
+        return -0.5 * norm2 - 0.5 * self.lattice.n_numbers * math.log(2 * math.pi)
 
     def _integrate(
         self, psi: Tensor, start: float, end: float, generator: torch.Generator | None = None

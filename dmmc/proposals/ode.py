@@ -64,7 +64,7 @@ def sites_at_once(model: DiffusionModel) -> int:
 
 def chunk(model: DiffusionModel, chunk_sites: int | None = None) -> int:
     """How many fields make about ``chunk_sites`` sites, by default those that suit the device; at least 1."""
-    return max(1, (sites_at_once(model) if chunk_sites is None else chunk_sites) // model.lattice.volume)
+    return max(1, (sites_at_once(model) if chunk_sites is None else chunk_sites) // model.lattice.n_numbers)
 
 
 @torch.no_grad()

@@ -112,7 +112,7 @@ def choose_steps(
         schedule = wanted
     if determinants is None:
         # They are paid for only where they decide, not where they would merely check.
-        determinants = n if n * proposal.lattice.volume**2 <= DETERMINANT_WORK else 0
+        determinants = n if n * proposal.lattice.n_numbers**2 <= DETERMINANT_WORK else 0
     # Every try is on the same proposals: the best of several tries on proposals of their own would be a lucky one.
     seed = int(integers(2**62, (), generator))
 

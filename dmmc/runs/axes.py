@@ -1,9 +1,9 @@
 """Which axis of an array is what: the arrays of other codes, seen as fields of chains.
 
 Axes are named by letters, in the order in which NumPy shows them (the last one varies fastest in C order): ``x``,
-``y``, ``z``, ``t`` for those of the lattice, ``n`` for the configurations of a chain and ``c`` for the chains. The
-lattice of dmmc has its axes in the order x, y, z, t, whatever their order in the array: ``"t x n"`` is a lattice of
-extents ``(X, T)``. This module does not import torch.
+``y``, ``z``, ``t`` for those of the lattice, ``i`` for the components of the field, ``n`` for the configurations of a
+chain and ``c`` for the chains. The lattice of dmmc has its axes in the order x, y, z, t, whatever their order in the
+array: ``"t x n"`` is a lattice of extents ``(X, T)``. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.runs.foreign import ForeignArray, Read, check_type
 
 LATTICE = "xyzt"
-CHAIN, DRAW = "c", "n"
+CHAIN, DRAW, COMPONENT = "c", "n", "i"
 
 SANE = (1e-12, 1e12)
 """Sizes between which nearly all values of a field lie; numbers in a wrong byte order lie anywhere."""
@@ -49,6 +49,10 @@ class _Part:
     def lattice(self) -> tuple[int, ...]:
         return tuple(self.extent(axis) for axis in LATTICE if axis in self.axes)
 
+    @property
+    def components(self) -> int | None:
+        return self.extent(COMPONENT) if COMPONENT in self.axes else None
+
     def read(self, first: int, last: int) -> NDArray[np.float64]:
         """Draws from ``first`` to before ``last`` of all chains, ``(chain, draw, *lattice)``."""
         reader: Read = self.array.reader(self.shape)
@@ -56,7 +60,7 @@ class _Part:
             slice(first, last) if axis == DRAW else slice(0, n) for axis, n in zip(self.axes, self.shape, strict=True)
         ]
         values = reader(tuple(slices))
-        order = [self.axes.index(axis) for axis in CHAIN + DRAW + LATTICE if axis in self.axes]
+        order = [self.axes.index(axis) for axis in CHAIN + DRAW + COMPONENT + LATTICE if axis in self.axes]
         values = np.transpose(values, order)
         return _sound(values if DRAW in self.axes else values[None, None], self.array)
 
@@ -71,12 +75,19 @@ class Configurations:
         chains: number of chains.
         draws: configurations of each.
         lattice: extents, in the order x, y, z, t.
+        components: number of components of the fields; None for scalar fields.
     """
 
     parts: tuple[_Part, ...]
     chains: int
     draws: int
     lattice: tuple[int, ...]
+    components: int | None = None
+
+    @property
+    def field_shape(self) -> tuple[int, ...]:
+        """The shape of one field: that of the lattice, with the axis of components before it if there are any."""
+        return self.lattice if self.components is None else (self.components, *self.lattice)
 
     @property
     def name(self) -> str:
@@ -97,7 +108,7 @@ class Configurations:
             return np.concatenate([part.read(first, last) for part in self.parts])
         chosen = [self.parts[chain * self.draws + k] for chain in range(self.chains) for k in range(first, last)]
         fields = np.concatenate([part.read(0, 1) for part in chosen])
-        return fields.reshape(self.chains, last - first, *self.lattice)
+        return fields.reshape(self.chains, last - first, *self.field_shape)
 
 
 def located(
@@ -105,6 +116,7 @@ def located(
     axes: str | None = None,
     lattice: tuple[int, ...] | None = None,
     chains: int | None = None,
+    components: int | None = None,
 ) -> Configurations:
     """Find the chains, the configurations and the lattice in arrays.
 
@@ -112,11 +124,13 @@ def located(
         arrays: one array, or one for each chain, or one for each configuration (without an axis ``n``).
         axes: the names of the axes, such as ``"x y n"``. Where an array has one axis for both, ``n`` and ``c`` may be
             named one after the other: ``"c n x y"`` if chains follow each other, ``"n c x y"`` if they take turns. By
-            default the lattice comes last, after ``c n`` or ``n``, as far as there are axes.
+            default the lattice comes last, after ``c n`` or ``n``, as far as there are axes, and directly before it
+            come the components, if there should be any.
         lattice: extents in the order x, y, z, t; they are needed for raw files and for arrays of one axis, and by
             default those of the array.
         chains: number of chains; by default one, or the number of arrays. Without an axis ``c``, chains follow each
             other along ``n``.
+        components: how many components the field should have; None for a scalar field, which has no axis ``i``.
 
     Raises:
         DmmcError: if the axes have no such names, or occur twice, or the numbers are no real ones.
@@ -129,7 +143,16 @@ def located(
         check_type(array)
     if chains is not None and chains < 1:
         raise DmmcError(f"the number of chains must be positive, got {chains}")
-    names = _default(arrays[0], lattice) if axes is None else parsed(axes)
+    names = _default(arrays[0], lattice, components) if axes is None else parsed(axes)
+    if (COMPONENT in names) != (components is not None):
+        raise MismatchError(
+            f"the axes {' '.join(names)} "
+            + (
+                f"have none for the {components} components of the field; call that one i"
+                if components
+                else "have one for components, i, and the action is not one of a field with components"
+            )
+        )
     dim = sum(axis in LATTICE for axis in names)
     if lattice is not None and len(lattice) != dim:
         raise MismatchError(
@@ -139,7 +162,7 @@ def located(
     many = len(arrays) > 1
     if many and CHAIN in names:
         raise MismatchError("several files are one for each chain, or for each configuration; leave the axis c out")
-    parts = tuple(_part(array, names, lattice, None if many else chains) for array in arrays)
+    parts = tuple(_part(array, names, lattice, None if many else chains, components) for array in arrays)
     shape = parts[0].lattice
     other = next((part for part in parts if part.lattice != shape), None)
     if other is not None:
@@ -148,10 +171,10 @@ def located(
             "import them apart"
         )
     if not many:
-        return Configurations(parts, parts[0].extent(CHAIN), parts[0].extent(DRAW), shape)
+        return Configurations(parts, parts[0].extent(CHAIN), parts[0].extent(DRAW), shape, components)
     counts = [part.extent(DRAW) for part in parts]
     if DRAW not in names:
-        return Configurations(parts, chains or 1, _equal(len(parts), chains or 1, "the files"), shape)
+        return Configurations(parts, chains or 1, _equal(len(parts), chains or 1, "the files"), shape, components)
     if len(set(counts)) > 1:
         short = counts.index(min(counts))
         raise MismatchError(
@@ -160,7 +183,7 @@ def located(
         )
     if chains not in (None, len(arrays)):
         raise MismatchError(f"there are {len(arrays)} files, one for each chain, and {chains} chains; leave chains out")
-    return Configurations(parts, len(parts), counts[0], shape)
+    return Configurations(parts, len(parts), counts[0], shape, components)
 
 
 def parsed(axes: str) -> str:
@@ -171,10 +194,10 @@ def parsed(axes: str) -> str:
     """
     names = axes.replace(",", " ").replace(" ", "")
     for axis in names:
-        if axis not in LATTICE + CHAIN + DRAW:
+        if axis not in LATTICE + CHAIN + DRAW + COMPONENT:
             raise DmmcError(
                 f"there is no axis {axis!r}: x, y, z, t are those of the lattice, n is that of the configurations, c "
-                f"that of the chains; got {axes!r}"
+                f"that of the chains, i that of the components; got {axes!r}"
             )
         if names.count(axis) > 1:
             raise DmmcError(f"the axis {axis} is named twice in {axes!r}; give each axis a name of its own")
@@ -183,8 +206,9 @@ def parsed(axes: str) -> str:
     return names
 
 
-def _default(array: ForeignArray, lattice: tuple[int, ...] | None) -> str:
-    n = len(array.shape)
+def _default(array: ForeignArray, lattice: tuple[int, ...] | None, components: int | None) -> str:
+    # An array of one axis has the shape that is said, components and all.
+    n = len(array.shape) - (components is not None and len(array.shape) > 1)
     if lattice is None and n < 2:
         raise DmmcError(f"{array.name} has {n} axis; say on which lattice its fields live (shape)")
     dim = n - 1 if lattice is None else len(lattice)
@@ -193,16 +217,18 @@ def _default(array: ForeignArray, lattice: tuple[int, ...] | None) -> str:
             f"{array.name} has shape {array.shown_shape}; a lattice has 1 to 4 axes, so say which it has"
         )
     front = CHAIN + DRAW if n == dim + 2 else "" if n == dim > 1 else DRAW
-    return front + LATTICE[:dim]
+    return front + (COMPONENT if components is not None else "") + LATTICE[:dim]
 
 
-def _part(array: ForeignArray, names: str, lattice: tuple[int, ...] | None, chains: int | None) -> _Part:
+def _part(
+    array: ForeignArray, names: str, lattice: tuple[int, ...] | None, chains: int | None, components: int | None
+) -> _Part:
     """The array with an axis for the chains and one for the draws, if it has any of the two."""
     given = dict(zip((axis for axis in LATTICE if axis in names), lattice or (), strict=False))
     shape, fused = array.shape, next((pair for pair in (CHAIN + DRAW, DRAW + CHAIN) if pair in names), None)
     order = names
     if len(shape) == 1 < len(names):
-        return _flat(array, names, given, chains)
+        return _flat(array, names, given, chains, components)
     if fused and len(names) == len(shape) + 1:
         order = names.replace(fused, DRAW)
     elif len(names) != len(shape):
@@ -218,6 +244,12 @@ def _part(array: ForeignArray, names: str, lattice: tuple[int, ...] | None, chai
             f"{array.name} has shape {array.shown_shape}, so that its axis {wrong} in {' '.join(names)} has "
             f"{extents[wrong]} sites, not {given[wrong]} as in the shape {_text(tuple(given.values()))}; give another "
             "shape, or other axes"
+        )
+    if components is not None and extents[COMPONENT] != components:
+        raise MismatchError(
+            f"{array.name} has shape {array.shown_shape}, so that its axis i in {' '.join(names)} has "
+            f"{extents[COMPONENT]} components, and the fields of the action have {components}; give other axes, or "
+            "another action"
         )
     if 0 in shape:
         raise MismatchError(f"{array.name} has shape {array.shown_shape}: it is empty")
@@ -240,12 +272,15 @@ def _part(array: ForeignArray, names: str, lattice: tuple[int, ...] | None, chai
     return _Part(array, order.replace(DRAW, pair), (*shape[:at], *(inner[axis] for axis in pair), *shape[at + 1 :]))
 
 
-def _flat(array: ForeignArray, names: str, given: dict[str, int], chains: int | None) -> _Part:
+def _flat(
+    array: ForeignArray, names: str, lattice: dict[str, int], chains: int | None, components: int | None
+) -> _Part:
     """Numbers without a shape: they have that which the axes and the lattice give them."""
-    if not given:
+    if not lattice:
         raise DmmcError(f"nothing says the shape of {array.name}; give the extents of the lattice (shape)")
     if CHAIN in names and chains is None:
         raise MismatchError(f"nothing says how many chains there are in {array.name}; give their number")
+    given = lattice if components is None else {COMPONENT: components, **lattice}
     volume, total = math.prod(given.values()), array.shape[0]
     if total % volume or not total:
         raise FileError(

@@ -140,6 +140,7 @@ def run(
         cost=dict(kernel.cost),
         action=kernel.action.describe(),
         lattice=kernel.lattice.shape,
+        components=kernel.lattice.components,
         seed=options.seed,
         steps_per_draw=options.steps_per_draw,
         keep_every=options.keep_every,
@@ -239,7 +240,7 @@ def check_memory(chains: int, lattice: Lattice, options: ChainOptions) -> None:
                 f"{int(memory / n_bytes)} are possible; take fewer, fewer chains, or a smaller lattice"
             )
 
-    field = 8 * lattice.volume
+    field = 8 * lattice.n_numbers
     check("chains", chains, FIELDS_PER_CHAIN * field)
     # One number for each standard observable but the two-point function. Everything is there twice while it is stacked.
     recorded = 2 * chains * (8 * (len(STANDARD) - 1 + len(lattice.orbit_modes)) + STATISTICS_BYTES)

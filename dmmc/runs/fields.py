@@ -46,7 +46,7 @@ def load_fields(path: str | Path) -> NDArray[np.float64]:
             fields, where = verified(path, _read_cfgs), f"/cfgs of {path}"
         if fields.dtype.kind not in "fiu":
             raise FileError(f"{where} must be real numbers, got {fields.dtype}")
-        if not 2 <= fields.ndim <= 5 or 0 in fields.shape:
+        if not 2 <= fields.ndim <= 6 or 0 in fields.shape:
             raise FileError(f"{where} must have shape (N, *lattice), lattice of 1 to 4 dimensions, got {fields.shape}")
         fields = np.ascontiguousarray(fields, dtype=np.float64)
     except MemoryError as error:

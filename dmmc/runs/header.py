@@ -47,6 +47,7 @@ class RunHeader(Record):
             on resumption like everything else.
         threads: CPU threads of torch with which the run was begun, or last resumed; 0 where that was not recorded.
             Sums are rounded differently with another number of threads, which is allowed on resumption.
+        components: number of components of the fields; None for scalar fields.
 
     Raises:
         DmmcError: if a number is out of its range.
@@ -66,10 +67,13 @@ class RunHeader(Record):
     observables: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     threads: int = 0
+    components: int | None = None
 
     def __post_init__(self) -> None:
         if not (1 <= len(self.lattice) <= 4 and min(self.lattice) >= 1):
             raise DmmcError(f"a lattice has 1 to 4 positive extents, got {self.lattice}")
+        if self.components is not None:
+            check_count(self.components, "components")
         for name in ("steps_per_draw", "block", "n_draws"):
             check_count(getattr(self, name), name)
         for name in ("seed", "keep_every", "discard", "threads"):
@@ -82,6 +86,11 @@ class RunHeader(Record):
     def volume(self) -> int:
         """Number of sites."""
         return math.prod(self.lattice)
+
+    @property
+    def field_shape(self) -> tuple[int, ...]:
+        """The shape of one field: that of the lattice, with the axis of components before it if there are any."""
+        return self.lattice if self.components is None else (self.components, *self.lattice)
 
     def text(self) -> str:
         """The header as JSON.

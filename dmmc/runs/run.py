@@ -150,7 +150,7 @@ class StoredRun:
         expected = np.stack(np.meshgrid(chains, draws, indexing="ij"), -1).reshape(-1, 2)
         if not np.array_equal(self.cfg_index[order], expected):
             raise DmmcError(f"{self.path} does not hold the same draws of every chain; use cfgs() and cfg_index")
-        return cfgs[order].reshape(len(chains), len(draws), *self.lattice)
+        return cfgs[order].reshape(len(chains), len(draws), *self.header.field_shape)
 
     @property
     def field_draws(self) -> Array:
@@ -264,8 +264,10 @@ def load_run(path: str | Path) -> StoredRun:
         extent(run.observables, run.stats)
         if not 1 <= run.n_blocks <= run.n_draws:
             raise FileError(f"{path} is damaged: it has {run.n_blocks} blocks of {run.n_draws} draws")
-        if kept and dataset_of(file, "cfgs").shape != (len(index), *header.lattice):
-            raise FileError(f"{path} is damaged: its configurations are not on the lattice {header.lattice} it names")
+        if kept and dataset_of(file, "cfgs").shape != (len(index), *header.field_shape):
+            raise FileError(
+                f"{path} is damaged: its configurations are not on the lattice {header.field_shape} it names"
+            )
         two_point = run.observables.get("two_point")
         if two_point is not None and header.volume > MOST_IN_ORBIT * two_point.shape[-1]:
             raise FileError(

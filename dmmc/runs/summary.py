@@ -64,7 +64,8 @@ def measurement(run: StoredRun) -> Measurement:
     phat2 = float(orbit_phat2(run.lattice)[1]) if run.volume > 1 else None
     notes = []
     M = run.observables.get("M")
-    if phat2 is not None and M is not None and M.ndim == 2 and diagnostics.is_broken(M):
+    length = run.observables["abs_M"] if M is not None and M.ndim > 2 else M
+    if phat2 is not None and length is not None and diagnostics.is_broken(length):
         phat2 = None
         notes.append(
             "M keeps away from zero, as in a broken phase, where the second-moment xi is not a correlation length; "

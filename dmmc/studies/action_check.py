@@ -15,7 +15,7 @@ from dmmc.core.records import Record
 from dmmc.core.rng import stream
 from dmmc.kernels.hmc import first_fields
 from dmmc.theory.action_check import PROBED, Finding, examine
-from dmmc.theory.actions import Action, check_supported, differentiable
+from dmmc.theory.actions import Action, differentiable, lattice_of
 from dmmc.theory.descriptions import action_label
 from dmmc.theory.evaluation import evaluate, force
 from dmmc.theory.lattice import Lattice
@@ -78,7 +78,7 @@ def report_action(action: Action, lattice: Lattice, phi: Tensor | None = None, n
     Raises:
         DmmcError: if the action fails, or returns something of another shape or type than it should.
     """
-    check_supported(action)
+    lattice = lattice_of(action, lattice)
     if n < 1:
         raise DmmcError(f"an action is tested on at least one field, got {n}")
     if phi is None:

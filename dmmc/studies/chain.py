@@ -17,7 +17,6 @@ from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.remarks import Say, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.theory.action_check import check_action
-from dmmc.theory.actions import check_supported
 from dmmc.theory.observables import Observable
 
 WARM_UP = 60
@@ -64,7 +63,6 @@ def run_chain(
     Raises:
         DmmcError: if a number is out of its range, a file is in the way, or a resumed run had other options.
     """
-    check_supported(kernel.action)
     chains = check_count(chains, "the number of chains")
     chain.check_memory(chains, kernel.lattice, options)
     resume = resumes_run(Path(path), resume, overwrite, say)

@@ -24,7 +24,7 @@ from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
 from dmmc.theory.action_check import check_action
-from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.actions import Action, lattice_of
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import Observable
 
@@ -103,7 +103,7 @@ def make_ensemble(
     """
     options = EnsembleOptions() if options is None else options
     stages = Stages() if stages is None else stages
-    check_supported(action)
+    lattice = lattice_of(action, lattice)
     chain.check_memory(options.chains, lattice, options.run)
     resume = resumes_run(Path(path), resume, overwrite, say)
     with stages("warm-up"):

@@ -27,10 +27,11 @@ from dmmc.studies.given import Source
 from dmmc.studies.importing import Sources
 from dmmc.studies.results import Run
 from dmmc.studies.sampling import FlowSteps, SampleOptions
-from dmmc.studies.training import Asked, Sectors
+from dmmc.studies.training import Sectors
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import STANDARD, Observable
+from dmmc.theory.symmetry import Asked
 
 Observables = Mapping[str, Observable]
 Derived = Mapping[str, OfMeans]
@@ -222,8 +223,8 @@ def train(
         network: name of a registered network, for a new model.
         config: its configuration where it differs from the default, such as ``{"hidden1": 16, "hidden2": 8}``.
         init: a model to start from, of any lattice size or couplings.
-        symmetry: whether to use the symmetry ``S(-phi) = S(phi)``: ``auto`` does if the theory has it, ``none`` does
-            not, ``z2`` insists on it.
+        symmetry: ``auto`` uses that of the theory, ``S(-phi) = S(phi)`` or rotations of components; ``none`` uses none;
+            ``z2`` and ``o_n`` insist on one of the two.
         sectors: ``two`` models the sector M > 0 and mirrors it, ``one`` models all fields at once; ``auto`` decides by
             the histogram of M.
         unchecked: take an ensemble that does not fit its action; the model says so, and so do its chains.

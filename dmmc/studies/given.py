@@ -16,7 +16,7 @@ from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.runs.fields import load_fields
 from dmmc.runs.run import StoredRun, load_run, stored_header
 from dmmc.studies.remarks import Say
-from dmmc.theory.actions import Action, Symmetry
+from dmmc.theory.actions import Action, Symmetry, components_of
 from dmmc.theory.descriptions import action_from_description, same_action
 from dmmc.theory.ensemble import MIN_DISTINCT, EnsembleCheck, check_ensemble
 from dmmc.theory.lattice import Lattice
@@ -32,6 +32,7 @@ class Ensemble:
         action: the action that they were sampled from; None if that is not known.
         name: what messages call them.
         described: the description of the action in the run file that they come from; None for any other source.
+        components: number of components of the fields; None for scalar fields.
     """
 
     phi: Tensor
@@ -39,11 +40,12 @@ class Ensemble:
     action: Action | None
     name: str
     described: Mapping[str, Any] | None = None
+    components: int | None = None
 
     @property
     def lattice(self) -> Lattice:
         """The lattice of the fields."""
-        return Lattice(tuple(self.phi.shape[1:]))
+        return Lattice.of_fields(self.phi, self.components)
 
     def check(self, symmetry: Symmetry | None = None) -> EnsembleCheck:
         """Whether the fields fit their action; without one, only what is known of any fields is checked.
@@ -149,19 +151,34 @@ def read_ensemble(source: Source, action: Action | None = None, lattice: tuple[i
         DmmcError: if an array is not an ensemble of fields.
     """
     given = source if isinstance(source, Ensemble) else _read(source)
-    if lattice is not None and given.lattice.shape != lattice:
-        raise MismatchError(
-            f"{given.name} has shape {tuple(given.phi.shape)}, which is on a lattice {given.lattice.shape}, not "
-            f"{lattice}; use another ensemble, or give it the shape (configurations, *lattice)"
-        )
     if action is None:
-        return given
+        return _on(given, lattice)
     if given.described is not None and not same_action(action.describe(), given.described):
         raise MismatchError(
             f"{given.name} is an ensemble of {given.described}, not of {action.describe()}; leave the action out, or "
             "use an ensemble of that action"
         )
-    return replace(given, action=action)
+    components = components_of(action)
+    if given.described is not None and components != given.components:
+        raise MismatchError(
+            f"{given.name} has fields {_kind(given.components)}, and the action is one of fields {_kind(components)}; "
+            "use an ensemble of that action"
+        )
+    return _on(replace(given, action=action, components=components), lattice)
+
+
+def _on(given: Ensemble, lattice: tuple[int, ...] | None) -> Ensemble:
+    """The ensemble, if its fields are on this lattice, or with None on any."""
+    if given.lattice.shape != (lattice or given.lattice.shape):
+        raise MismatchError(
+            f"{given.name} has shape {tuple(given.phi.shape)}, which is on a lattice {given.lattice.shape}, not "
+            f"{lattice}; use another ensemble, or give it the shape (configurations, *lattice)"
+        )
+    return given
+
+
+def _kind(components: int | None) -> str:
+    return "without components" if components is None else f"with {components} components"
 
 
 def _read(source: StoredRun | str | Path | Tensor | NDArray[np.floating]) -> Ensemble:
@@ -180,7 +197,8 @@ def _read(source: StoredRun | str | Path | Tensor | NDArray[np.floating]) -> Ens
     fields = torch.from_numpy(run.cfgs()[order])
     # Imported fields need not have an action; another one may be given for them.
     described = header.action or None
-    return Ensemble(fields, chains, action_from_description(header.action), str(run.path), described)
+    action = action_from_description(header.action)
+    return Ensemble(fields, chains, action, str(run.path), described, header.components)
 
 
 def _checked(phi: Tensor) -> Tensor:
@@ -190,5 +208,6 @@ def _checked(phi: Tensor) -> Tensor:
         raise DmmcError(f"an ensemble must be an ordinary tensor with values, got {phi.layout} on {phi.device}")
     if not phi.dtype.is_floating_point:
         raise DmmcError(f"an ensemble must be real floating point, got {phi.dtype}")
-    Lattice(tuple(phi.shape[1:])).check(phi, "ensemble")
+    # The first axis after that of the fields may be one of components, of which only the action knows.
+    Lattice.of_fields(phi, phi.shape[1] if phi.ndim == 6 else None).check(phi, "ensemble")
     return phi.detach().to("cpu", torch.float64)

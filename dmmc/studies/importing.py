@@ -23,7 +23,7 @@ from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.remarks import Say, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.theory.action_check import PROBED, check_action
-from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.actions import Action, components_of
 from dmmc.theory.ensemble import EnsembleCheck, check_numbers
 from dmmc.theory.evaluation import evaluate
 from dmmc.theory.identities import FieldNumbers, field_numbers
@@ -103,10 +103,8 @@ def import_fields(
         raise DmmcError("the label of a run must not be empty, since tables call it that")
     many = sources if isinstance(sources, (list, tuple)) else [sources]
     arrays = [open_array(source, name, dtype, skip) for source in many]
-    fields = located(arrays, axes, None if shape is None else tuple(shape), chains)
-    lattice = Lattice(fields.lattice)
-    if action is not None:
-        check_supported(action)
+    fields = located(arrays, axes, None if shape is None else tuple(shape), chains, components_of(action))
+    lattice = Lattice(fields.lattice, fields.components)
     factor = 1 / relative_size(field, action, lattice.dim)
     resumes_run(path, False, overwrite, say)
     began = time.monotonic()
@@ -134,6 +132,7 @@ def import_fields(
         cost={},
         action={} if action is None else action.describe(),
         lattice=lattice.shape,
+        components=lattice.components,
         seed=0,
         steps_per_draw=1,
         keep_every=1,
@@ -186,7 +185,7 @@ def relative_size(field: str | float, action: Action | None, dim: int) -> float:
 
 def _piece(fields: Configurations) -> int:
     """Draws that are read at a time."""
-    return max(1, PIECE_BYTES // (8 * fields.chains * math.prod(fields.lattice)))
+    return max(1, PIECE_BYTES // (8 * fields.chains * math.prod(fields.field_shape)))
 
 
 def _pieces(fields: Configurations, factor: float, what: str) -> Iterator[Tensor]:
@@ -202,7 +201,7 @@ def _pieces(fields: Configurations, factor: float, what: str) -> Iterator[Tensor
 
 def _looked_through(fields: Configurations, action: Action | None, factor: float) -> tuple[FieldNumbers, Tensor]:
     """What the checks need of the fields, and some of the fields, from all over the chains."""
-    n_bytes = 8 * math.prod(fields.lattice)
+    n_bytes = 8 * math.prod(fields.field_shape)
     wanted = max(PROBED, min(512, SAMPLED_BYTES // n_bytes))
     every = max(1, fields.chains * fields.draws // wanted)
     parts, kept, seen = list[FieldNumbers](), list[Tensor](), 0

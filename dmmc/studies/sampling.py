@@ -37,7 +37,7 @@ from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
 from dmmc.theory.action_check import check_action
-from dmmc.theory.actions import Action, check_supported
+from dmmc.theory.actions import Action
 from dmmc.theory.observables import Observable
 
 FlowSteps = int | tuple[int, ...] | Literal["auto"]
@@ -184,12 +184,11 @@ def sample(
     action = action or model.known_action()
     if action is None:
         raise DmmcError("the model does not say its action, so it must be given")
-    check_supported(action)
     model.check_fits(action)
     chain.check_memory(options.chains, model.lattice, options.run)
     _check_kernel(options.kernel, model)
     resume = resumes_run(Path(path), resume, overwrite, say)
-    determinants = options.determinants_on(model.lattice.volume)
+    determinants = options.determinants_on(model.lattice.n_numbers)
     remarks, weighed = list(model.remarks), None
     if reference is not None:
         given = read_ensemble(reference, action, model.lattice.shape)
@@ -220,7 +219,7 @@ def sample(
                 arrays |= {"log_w_reference": carried["log_w"]} if "log_w" in carried else {}
         levels = [1.0 - time for time in DENOISING_TIMES]
         noise = rng.normal(
-            (1, *model.lattice.shape),
+            (1, *model.lattice.field_shape),
             generator=rng.stream(seed, "denoising", device=device),
             dtype=model.dtype,
             device=device,

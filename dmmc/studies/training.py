@@ -21,11 +21,10 @@ from dmmc.studies.given import Source, read_ensemble
 from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import check_training, checkpoint_of, say_whether, training_lock
 from dmmc.studies.stages import Stages
-from dmmc.theory.actions import Action, Symmetry, check_supported, differentiable
+from dmmc.theory.actions import Action, differentiable
 from dmmc.theory.sectors import align, is_broken
-from dmmc.theory.symmetry import find_symmetry
+from dmmc.theory.symmetry import Asked, find_symmetry
 
-Asked = Literal["auto", "none", "z2"]
 Sectors = Literal["auto", "one", "two"]
 
 
@@ -64,8 +63,9 @@ def train(
         config: its configuration where it differs from the default; for the network of the package the fields of
             :class:`dmmc.model.interaction.NetworkSize`.
         init: a model to start from, of any lattice size or couplings.
-        symmetry: whether to use the symmetry ``S(-phi) = S(phi)``. ``auto`` uses it if the theory has it, ``none``
-            does not use it, ``z2`` insists on it and is refused if the action does not have it.
+        symmetry: which symmetry to use. ``auto`` uses the one that the theory has: ``S(-phi) = S(phi)`` or, of a field
+            with components, rotations of these. ``none`` uses none. ``z2`` and ``o_n`` insist on one of the two and
+            are refused if the action does not have it.
         sectors: ``two`` models the sector M > 0 and mirrors it, ``one`` models all fields at once; ``auto`` decides by
             the histogram of M.
         unchecked: take an ensemble that does not fit its action; the model says so, and so do its chains.
@@ -91,8 +91,6 @@ def train(
     check_training(path, resume, overwrite)
     given = read_ensemble(ensemble, action)
     action, lattice = given.action, given.lattice
-    if action is not None:
-        check_supported(action)
     with stages("checks"):
         finding = find_symmetry(action, given.phi, symmetry)
         remarks = given.remarks(finding.symmetry, unchecked, say, "the ensemble")
@@ -101,7 +99,13 @@ def train(
     elif differentiable(action) is None:
         say("note: the action has no gradient, so the model learns from the fields alone")
     say(finding.evidence)
-    two_sector = _two_sectors(sectors, finding.symmetry == "z2" and is_broken(given.phi), finding.symmetry, init)
+    mirrored = finding.symmetry == "z2" and lattice.components is None
+    two_sector = _two_sectors(sectors, mirrored and is_broken(given.phi), mirrored, init)
+    if init is not None and init.symmetry != finding.symmetry:
+        raise MismatchError(
+            f"the model to start from has the symmetry {init.symmetry!r} and this theory {finding.symmetry!r}; train "
+            "afresh"
+        )
     # Fields of one chain follow each other; the held-out part must not be a single stretch of one of them.
     order = rng.permutation(len(given.phi), rng.stream(options.seed, "training", "order"))
     phi = given.phi[order].float()
@@ -143,18 +147,14 @@ def train(
     return model
 
 
-def _two_sectors(asked: Sectors, broken: bool, symmetry: Symmetry, init: DiffusionModel | None) -> bool:
-    if asked == "two" and symmetry == "none":
+def _two_sectors(asked: Sectors, broken: bool, mirrored: bool, init: DiffusionModel | None) -> bool:
+    if asked == "two" and not mirrored:
         raise MismatchError(
-            "one sector can be mirrored only in a theory with the symmetry S(-phi) = S(phi), and this one does not "
-            "have it; leave the sectors to be chosen automatically"
+            "one sector can be mirrored only in a theory of a scalar field with the symmetry S(-phi) = S(phi), and "
+            "this one is not; leave the sectors to be chosen automatically"
         )
     if init is None:
         return broken if asked == "auto" else asked == "two"
     if asked != "auto" and (asked == "two") != init.two_sector:
         raise MismatchError("a model of one sector cannot start one of two, nor the other way round; train afresh")
-    if init.symmetry != symmetry:
-        raise MismatchError(
-            f"the model to start from has the symmetry {init.symmetry!r} and this theory {symmetry!r}; train afresh"
-        )
     return init.two_sector

@@ -7,11 +7,12 @@ attributes, which :func:`declaration` reads, and nothing is assumed of a theory 
 attribute       type               meaning, and what holds without it
 ==============  =================  ==================================================================================
 ``components``  int                number of field components, an axis before the lattice; a scalar field without it
-``symmetry``    ``"z2"``/``"none"``  whether ``S(phi) = S(-phi)``; without it this is tested on fields of the ensemble
+``symmetry``    text               ``"z2"`` where ``S(phi) = S(-phi)``, ``"o_n"`` where S is the same for all rotations
+                                   of the components, ``"none"``; without it this is tested on fields of the ensemble
 ``scale``       float              typical size of the field in units of the hopping form below; 1.0
 ``minimum``     float or method    value of the uniform field of least action, ``minimum(dim)`` if a method; 0.0
-``hopping``     float              S is ``-hopping sum_x,mu phi(x) phi(x+mu)`` plus even functions of single sites,
-                                   which is what cluster updates need; without it there are none
+``hopping``     float              S is ``-hopping sum_x,mu phi(x) phi(x+mu)`` plus even functions of single sites
+                                   (of ``|phi(x)|``, with components), which is what cluster updates need
 ``has_grad``    bool               whether ``grad`` may be called; without it, whether there is such a method
 ==============  =================  ==================================================================================
 
@@ -24,20 +25,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.scalars import is_finite
+from dmmc.theory.lattice import Lattice
 
-Symmetry = Literal["z2", "none"]
-"""``"z2"``: S(phi) = S(-phi); ``"none"``: nothing that may be used."""
+Symmetry = Literal["z2", "o_n", "none"]
+"""``"z2"``: S(phi) = S(-phi); ``"o_n"``: S(R phi) = S(phi) for all R in O(N), which act on the components; ``"none"``:
+nothing that may be used."""
+
+SYMMETRIES: tuple[Symmetry, ...] = get_args(Symmetry)
 
 
 @runtime_checkable
 class Action(Protocol):
     """A lattice action. ``phi`` has shape ``(batch, *lattice)``; the action has shape ``(batch,)``.
+
+    The fields of an action that declares ``components`` have shape ``(batch, components, *lattice)``.
 
     What an action may declare beyond these methods is listed at the head of this module. One without a gradient is
     sampled by every kernel that does not follow its force, and models of it learn from the fields alone.
@@ -62,7 +69,7 @@ class Declaration:
 
     Attributes:
         components: number of field components; None for a scalar field.
-        symmetry: ``"z2"`` or ``"none"``; None where the action does not say.
+        symmetry: one of :data:`SYMMETRIES`; None where the action does not say.
         scale: typical size of the field in units of the hopping form.
         minimum: maps the number of dimensions to the value of the uniform field of least action.
         hopping: coefficient of ``-sum phi(x) phi(x+mu)``, where the rest of S is even functions of single sites; None
@@ -107,8 +114,14 @@ def declaration(action: Action) -> Declaration:
 
     if components is not None and (isinstance(components, bool) or not isinstance(components, int) or components < 1):
         raise refuse("components", components, "a positive integer, or None for a scalar field")
-    if symmetry not in ("z2", "none", None):
-        raise refuse("symmetry", symmetry, '"z2" for S(phi) = S(-phi), "none", or None where nothing is said')
+    if symmetry not in (*SYMMETRIES, None):
+        raise refuse(
+            "symmetry",
+            symmetry,
+            '"z2" for S(phi) = S(-phi), "o_n" for rotations of the components, "none", or None where nothing is said',
+        )
+    if symmetry == "o_n" and components is None:
+        raise refuse("symmetry", symmetry, '"z2" for a field without components')
     if not is_finite(scale) or scale <= 0:
         raise refuse("scale", scale, "a positive number")
     if hopping is not None and not is_finite(hopping):
@@ -127,7 +140,7 @@ def declaration(action: Action) -> Declaration:
     if not callable(minimum):
         checked_minimum(1)
     if hopping is not None:
-        symmetry, hopping = "z2", float(hopping)
+        symmetry, hopping = "z2" if components is None else "o_n", float(hopping)
     return Declaration(components, cast(Symmetry | None, symmetry), float(scale), checked_minimum, hopping, has_grad)
 
 
@@ -136,17 +149,40 @@ def differentiable(action: Action | None) -> Action | None:
     return action if action is not None and declaration(action).has_grad else None
 
 
-def check_supported(action: Action) -> None:
-    """Refuse an action whose fields this version cannot handle.
+def components_of(action: Action | None) -> int | None:
+    """The number of components that an action declares; None for scalar fields, and where there is no action.
 
     Raises:
-        DmmcError: if the field has components, or a declaration is impossible.
+        DmmcError: if a declaration of the action is impossible.
+    """
+    return None if action is None else declaration(action).components
+
+
+def lattice_of(action: Action, lattice: Lattice) -> Lattice:
+    """The lattice with fields of as many components as the action declares.
+
+    Raises:
+        MismatchError: if it has fields with another number of components.
+        DmmcError: if a declaration of the action is impossible.
+    """
+    return lattice.carrying(components_of(action))
+
+
+def check_scalar(action: Action, what: str) -> None:
+    """Refuse an action whose fields have components.
+
+    Args:
+        action: the action.
+        what: what is for scalar fields only.
+
+    Raises:
+        DmmcError: if they have.
     """
     components = declaration(action).components
     if components is not None:
         raise DmmcError(
-            f"the action declares a field of {components} components, and fields with components are not supported "
-            "yet; dmmc trains and samples scalar fields"
+            f"{what} is for scalar fields, and the fields of the action {action.describe().get('name')!r} have "
+            f"{components} components"
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.rng import normal, uniform
+from dmmc.theory.actions import lattice_of
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.phi4 import Phi4
 
@@ -27,22 +28,23 @@ def phi4_draws(action: Phi4, lattice: Lattice, n: int, generator: torch.Generato
         c: any number that leaves the Gaussian part normalisable; by default the most efficient of several.
 
     Returns:
-        ``(n, *lattice)`` float64.
+        ``(n, *lattice)`` float64, with the axis of components if the action has some.
 
     Raises:
         DmmcError: if ``c`` is too small, or fewer than one in 2,000 fields would be accepted.
     """
     hop, quad, quart = action.coefficients
+    lattice = lattice_of(action, lattice)
     kinetic = hop * (2 * lattice.dim - lattice.phat2)
 
     def attempt(c: float, m: int) -> Tensor:
         inverse = 2 * (quad + 2 * quart * c) - kinetic
         if float(inverse.min()) <= 0:
             raise DmmcError(f"c = {c:.3g} leaves the Gaussian part not normalisable; take a larger one")
-        white = normal((m, *lattice.shape), generator)
+        white = normal((m, *lattice.field_shape), generator)
         phi = lattice.to_sites(inverse.rsqrt().to(white.device) * lattice.to_modes(white))
         u = uniform((m,), generator)
-        return phi[u.log() < -quart * (phi.square() - c).square().flatten(1).sum(1)]
+        return phi[u.log() < -quart * (lattice.length2(phi) - c).square().flatten(1).sum(1)]
 
     if c is None:
         least = max(0.0, (float(kinetic.max()) / 2 - quad) / (2 * quart)) if quart else 0.0

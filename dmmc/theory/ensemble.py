@@ -30,7 +30,7 @@ from dmmc.core.records import Record
 from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value, gamma_method
 from dmmc.diagnostics.autocorrelation import MANY_CHAINS
 from dmmc.theory.action_check import PROBED, check_action
-from dmmc.theory.actions import Action, Symmetry, check_supported, declaration
+from dmmc.theory.actions import Action, Symmetry, components_of, declaration
 from dmmc.theory.evaluation import evaluate, size_of_terms
 from dmmc.theory.identities import FieldNumbers, field_numbers, shell_orbits, virial, wave_names
 from dmmc.theory.lattice import Lattice
@@ -131,10 +131,12 @@ def check_ensemble(
         DmmcError: if ``phi`` is not a finite ensemble with at least 24 distinct configurations.
         MismatchError: as :func:`check_numbers`.
     """
-    lattice = Lattice(tuple(phi.shape[1:])) if isinstance(phi, Tensor) and phi.ndim > 1 else Lattice((1,))
+    if isinstance(phi, Tensor) and phi.ndim > 1:
+        lattice = Lattice.of_fields(phi, components_of(action))
+    else:
+        lattice = Lattice((1,))
     lattice.check(phi, "ensemble")
     if action is not None:
-        check_supported(action)
         check_action(action, phi[:PROBED].detach().double())
     known = bool(chains and len(phi) % chains == 0)
     chains = chains if chains and known else 1
@@ -160,14 +162,15 @@ def check_numbers(
             depend on the position, or treats two axes alike, has fields that do; if configurations come back elsewhere.
             The message gives the number and the likely cause.
     """
-    lattice = Lattice(tuple(sample.shape[1:]))
+    lattice = Lattice.of_fields(sample, components_of(action))
     if action is not None and symmetry is None:
         symmetry = declaration(action).symmetry
     notes: list[str] = []
     distinct = _check_repeated(numbers, known, notes)
     virial_mean = None if action is None else _estimate(numbers.virial)
-    slow = [x for x in (_estimate(np.square(numbers.M)), virial_mean) if x is not None and x.tau_int > 0]
-    effective = min((_independent(x, len(numbers.M)) for x in slow), default=None)
+    M2 = np.square(numbers.M).sum(-1)
+    slow = [x for x in (_estimate(M2), virial_mean) if x is not None and x.tau_int > 0]
+    effective = min((_independent(x, len(M2)) for x in slow), default=None)
     independent = numbers.n if effective is None else effective
     z: float | None = None
     shells: tuple[ShellCheck, ...] = ()
@@ -182,13 +185,14 @@ def check_numbers(
     axes_z = _compare_axes(numbers.links, independent, sample, action, lattice, notes)
     if numbers.shells.shape[-1]:
         shells = _check_shells(numbers.shells, independent, lattice)
-    mean = _estimate(numbers.M)
+    means = [_estimate(M) for M in np.moveaxis(numbers.M, -1, 0)]
+    mean = max(means, key=lambda x: abs(_z(x.value, x.error)))
     mean_z = _z(mean.value, mean.error)
     M = numbers.M
-    if symmetry == "z2" and (np.all(M > 0) or np.all(M < 0)):
+    if lattice.components is None and symmetry == "z2" and (np.all(M > 0) or np.all(M < 0)):
         sign = ">" if M.flat[0] > 0 else "<"
         notes.append(f"all fields have M {sign} 0, although the theory is symmetric: the ensemble is of one sector")
-    elif symmetry == "z2" and abs(mean_z) > Z_SIGNS:
+    elif lattice.components is None and symmetry == "z2" and abs(mean_z) > Z_SIGNS:
         notes.append(
             f"<M> = {format_value(mean.value, mean.error)} is far from 0, although the theory is symmetric: the two "
             "signs are not sampled evenly"
@@ -326,7 +330,7 @@ def _check_positions(
             f"of {k} period{'s' if k > 1 else ''} should be 0 and is {format_value(found.value, found.error)} "
             f"(z = {z:.1f})"
         )
-        if action is not None and _shifts(action, sample, axis):
+        if action is not None and _shifts(action, sample, lattice.axes[axis]):
             raise MismatchError(
                 f"{text}, although the action is the same everywhere; the axes were read in another order or with "
                 "other extents, or the fields have other boundary conditions than periodic ones"
@@ -338,7 +342,7 @@ def _check_positions(
 def _likely_cause(phi: Tensor, action: Action, lattice: Lattice) -> str:
     """In words, what may have gone wrong with fields that do not fit."""
     for order in sorted(set(itertools.permutations(lattice.shape)) - {lattice.shape}):
-        other = _estimate(_per_field(phi.reshape(len(phi), *order), action))
+        other = _estimate(_per_field(phi.reshape(*phi.shape[: -lattice.dim], *order), action))
         if abs(_z(other.value - 1, other.error)) < bound(_independent(other, 1)):
             return (
                 f"the fields fit if their axes are read as {order}: the extents of the lattice are in the wrong order"
@@ -406,7 +410,7 @@ def _compare_axes(
             worst, (a, b) = z, (first, second)
     if abs(worst) > bound(independent, len(pairs)):
         text = f"neighbours along axes {a} and {b} are not equally correlated (z = {worst:.1f})"
-        if action is not None and _exchanges(action, sample, a, b):
+        if action is not None and _exchanges(action, sample, lattice.axes[a], lattice.axes[b]):
             raise MismatchError(
                 f"{text}, although the action treats these axes alike; the fields are of another action, or their "
                 "sites were read in another order"
@@ -416,13 +420,13 @@ def _compare_axes(
 
 
 def _exchanges(action: Action, phi: Tensor, a: int, b: int) -> bool:
-    """Whether the exchange of two axes leaves S of some fields unchanged, up to rounding."""
-    return _unchanged(action, phi, lambda fields: fields.transpose(1 + a, 1 + b).contiguous())
+    """Whether the exchange of two axes of the tensor leaves S of some fields unchanged, up to rounding."""
+    return _unchanged(action, phi, lambda fields: fields.transpose(a, b).contiguous())
 
 
 def _shifts(action: Action, phi: Tensor, axis: int) -> bool:
-    """Whether a shift along an axis leaves S of some fields unchanged, up to rounding."""
-    return _unchanged(action, phi, lambda fields: torch.roll(fields, 1, 1 + axis))
+    """Whether a shift along an axis of the tensor leaves S of some fields unchanged, up to rounding."""
+    return _unchanged(action, phi, lambda fields: torch.roll(fields, 1, axis))
 
 
 def _unchanged(action: Action, phi: Tensor, change: Callable[[Tensor], Tensor]) -> bool:

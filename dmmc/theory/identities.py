@@ -19,10 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmmc.theory.actions import Action, differentiable
+from dmmc.theory.actions import Action, components_of, differentiable
 from dmmc.theory.evaluation import evaluate, force
 from dmmc.theory.lattice import Lattice
-from dmmc.theory.sectors import magnetisation
 
 MAX_SHELLS = 8
 """Momentum shells of the Schwinger-Dyson equation: p = 0, the smallest momenta, and at most six more."""
@@ -39,7 +38,7 @@ class FieldNumbers:
     """What the checks need of an ensemble, measured on each field.
 
     Attributes:
-        M: mean field, ``(chain, draw)``.
+        M: mean field, ``(chain, draw, component)``, with one component for a scalar field.
         digest: a hash of the values of each field, ``(chain, draw)`` int64.
         links: product of neighbours along each axis, averaged over the sites, ``(chain, draw, dim)``.
         waves: amplitudes with which the :data:`PROFILES` vary along the axes, in the order of :func:`wave_names`,
@@ -64,13 +63,17 @@ class FieldNumbers:
     @property
     def n(self) -> int:
         """Number of fields."""
-        return self.M.size
+        return self.digest.size
 
 
 def field_numbers(phi: Tensor, action: Action | None, chains: int = 1) -> FieldNumbers:
-    """Measure fields ``(n, *lattice)``, those of one chain after those of another; ``chains`` divides n."""
-    lattice = Lattice(tuple(phi.shape[1:]))
-    size = max(1, CHUNK_SITES // lattice.volume)
+    """Measure fields ``(n, *lattice)``, those of one chain after those of another; ``chains`` divides n.
+
+    Fields with components, as the action declares them, are told by averages over these: those of the field, of its
+    square, and of its scalar product with a neighbour.
+    """
+    lattice = Lattice.of_fields(phi, components_of(action))
+    size = max(1, CHUNK_SITES // lattice.n_numbers)
     parts = [_numbers(part, action, lattice) for part in phi.detach().split(size)]
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return FieldNumbers(*(column.reshape(chains, len(phi) // chains, *column.shape[1:]) for column in columns))
@@ -134,11 +137,11 @@ def _numbers(phi: Tensor, action: Action | None, lattice: Lattice) -> list[NDArr
     n, links, waves = len(phi), list[Tensor](), list[Tensor]()
     digest = _digests(phi)
     phi = phi.double()
-    for axis, extent in enumerate(lattice.shape):
-        link = phi * torch.roll(phi, -1, 1 + axis)
+    for axis, extent in zip(lattice.axes, lattice.shape, strict=True):
+        link = phi * torch.roll(phi, -1, axis)
         links.append(link.flatten(1).mean(1))
         for density in (phi, phi * phi, link):
-            profile = density.movedim(1 + axis, 1).flatten(2).mean(2) if lattice.dim > 1 else density
+            profile = density.movedim(axis, 1).flatten(2).mean(2) if density.ndim > 2 else density
             waves += [(profile * profile.new_tensor(wave)).mean(1) for _, wave in _waves(extent)]
     of_scale, shells = phi.new_zeros(n, 0), phi.new_zeros(n, 0)
     followed = differentiable(action)
@@ -148,11 +151,13 @@ def _numbers(phi: Tensor, action: Action | None, lattice: Lattice) -> list[NDArr
         f = force(followed, phi)
         of_scale = (phi * f).flatten(1).mean(1)
         a, b = lattice.to_modes(phi), lattice.to_modes(f)
-        orbits = lattice.orbit_mean(a.real * b.real + a.imag * b.imag)
+        products = a.real * b.real + a.imag * b.imag
+        orbits = lattice.orbit_mean(products if lattice.components is None else products.mean(1))
         sizes = lattice.orbit_size.to(orbits)
         shells = torch.stack([(orbits[:, s] * sizes[s]).sum(1) / sizes[s].sum() for s in shell_orbits(lattice)], 1)
     waved = torch.stack(waves, 1) if waves else phi.new_zeros(n, 0)
-    tensors = (magnetisation(phi), digest, torch.stack(links, 1), waved, of_scale, shells)
+    mean = phi.mean(dim=lattice.axes).view(n, -1)
+    tensors = (mean, digest, torch.stack(links, 1), waved, of_scale, shells)
     return [x.cpu().numpy() for x in tensors]
 
 

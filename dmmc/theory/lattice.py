@@ -1,6 +1,8 @@
 """Periodic hypercubic lattices: momenta, orbits, propagators.
 
-A field ``phi`` has shape ``(batch, *lattice)``. Fourier transforms are orthonormal and real
+A field ``phi`` has shape ``(batch, *lattice)``, and one with N components ``(batch, N, *lattice)``; wherever a shape
+``(n, *lattice)`` is given, fields with components have the axis of these before the lattice. Fourier transforms are
+orthonormal and real
 (``rfftn(norm="ortho")``), so that only half of the momenta is stored. Every sum over the stored half weights each mode
 with its :attr:`Lattice.multiplicity` (1 or 2), which makes it a sum over the whole Brillouin zone.
 """
@@ -15,7 +17,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dmmc.core.errors import DmmcError
+from dmmc.core.errors import DmmcError, MismatchError
+from dmmc.core.scalars import check_count
 from dmmc.theory import momenta
 
 # A table may first be asked for in inference mode and then be kept; autograd would refuse tensors that were made there.
@@ -31,12 +34,15 @@ class Lattice:
 
     Args:
         shape: the extent of each axis.
+        components: number of components of the fields that live on it; None for scalar fields, which have no axis of
+            components.
 
     Raises:
-        DmmcError: if ``shape`` does not have one to four positive extents.
+        DmmcError: if ``shape`` does not have one to four positive extents, or ``components`` is not positive.
     """
 
     shape: tuple[int, ...]
+    components: int | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -48,6 +54,22 @@ class Lattice:
         if shape != tuple(self.shape):
             raise DmmcError(f"lattice extents must be integers, got {tuple(self.shape)!r}")
         object.__setattr__(self, "shape", shape)
+        if self.components is not None:
+            object.__setattr__(self, "components", check_count(self.components, "components"))
+
+    def __repr__(self) -> str:
+        components = "" if self.components is None else f", components={self.components}"
+        return f"Lattice(shape={self.shape}{components})"
+
+    @property
+    def field_shape(self) -> tuple[int, ...]:
+        """The shape of one field: that of the lattice, with the axis of components before it if there are any."""
+        return self.shape if self.components is None else (self.components, *self.shape)
+
+    @property
+    def n_numbers(self) -> int:
+        """How many numbers a field consists of: sites times components."""
+        return math.prod(self.field_shape)
 
     @property
     def dim(self) -> int:
@@ -68,6 +90,35 @@ class Lattice:
     def half(self) -> tuple[int, ...]:
         """Shape of the stored modes."""
         return (*self.shape[:-1], self.shape[-1] // 2 + 1)
+
+    def carrying(self, components: int | None) -> Lattice:
+        """This lattice with fields of so many components.
+
+        Raises:
+            MismatchError: if its fields have another number of them.
+        """
+        if self.components not in (None, components):
+            raise MismatchError(
+                f"the fields of the lattice have {self.components} components, and those of the action "
+                f"{'are scalar' if components is None else f'have {components}'}; use Lattice({self.shape})"
+            )
+        return self if self.components == components else Lattice(self.shape, components)
+
+    @classmethod
+    def of_fields(cls, phi: Tensor, components: int | None = None) -> Lattice:
+        """The lattice of fields ``(n, *lattice)``, or of fields with components ``(n, components, *lattice)``.
+
+        Raises:
+            DmmcError: if the fields do not have this shape.
+        """
+        if components is None:
+            return cls(tuple(phi.shape[1:]))
+        if phi.ndim < 3 or phi.shape[1] != components:
+            raise DmmcError(
+                f"fields with {components} components must have shape (n, {components}, *lattice), got "
+                f"{tuple(phi.shape)}"
+            )
+        return cls(tuple(phi.shape[2:]), components)
 
     @cached_property
     @outside_inference
@@ -138,6 +189,15 @@ class Lattice:
         """Sum over the whole Brillouin zone of real ``values`` of shape ``(..., *half)``."""
         return (values * self.multiplicity.to(values)).sum(dim=self.axes)
 
+    def length2(self, phi: Tensor) -> Tensor:
+        """``|phi|^2`` on every site, or every mode, summed over the components: without their axis if there are any."""
+        square = phi.real.square() + phi.imag.square() if phi.is_complex() else phi.square()
+        return square if self.components is None else square.sum(-self.dim - 1)
+
+    def norm2(self, modes: Tensor) -> Tensor:
+        """``|modes|^2`` summed over the whole Brillouin zone and the components."""
+        return self.sum_modes(self.length2(modes))
+
     def orbit_mean(self, values: Tensor) -> Tensor:
         """Average of real ``values`` ``(..., *half)`` over each momentum orbit, ``(..., n_orbits)``."""
         flat = (values * self.multiplicity.to(values)).flatten(-self.dim)
@@ -155,15 +215,14 @@ class Lattice:
         return orbit_values[..., index]
 
     def two_point(self, phi: Tensor) -> Tensor:
-        """``|phi(p)|^2`` averaged over each orbit, ``(..., *shape) -> (..., n_orbits)``.
+        """``|phi(p)|^2``, summed over the components and averaged over each orbit, ``(..., n_orbits)``.
 
         Orbit 0 is ``V M^2``; the mean field is not subtracted.
         """
-        modes = self.to_modes(phi)
-        return self.orbit_mean(modes.real.square() + modes.imag.square())
+        return self.orbit_mean(self.length2(self.to_modes(phi)))
 
     def check(self, phi: Tensor, name: str = "phi") -> None:
-        """Refuse everything but finite real floating-point fields ``(batch, *shape)``.
+        """Refuse everything but finite real floating-point fields ``(batch, *field_shape)``.
 
         Raises:
             DmmcError: on a wrong type, shape or dtype, or NaN/infinite values.
@@ -172,9 +231,10 @@ class Lattice:
             raise DmmcError(f"{name} must be a torch.Tensor, got {type(phi).__name__}; use torch.as_tensor(...)")
         if not phi.dtype.is_floating_point:
             raise DmmcError(f"{name} must be real floating point, got {phi.dtype}; use phi.double()")
-        if phi.ndim != self.dim + 1 or tuple(phi.shape[1:]) != self.shape:
+        if tuple(phi.shape[1:]) != self.field_shape or not phi.ndim:
+            what = "" if self.components is None else f", where the field has {self.components} components"
             raise DmmcError(
-                f"{name} must have shape (batch, {', '.join(map(str, self.shape))}), got {tuple(phi.shape)}"
+                f"{name} must have shape (batch, {', '.join(map(str, self.field_shape))}){what}; got {tuple(phi.shape)}"
             )
         if not bool(torch.isfinite(phi).all()):
             raise DmmcError(f"{name} has NaN or infinite values; remove those configurations first")
@@ -193,9 +253,13 @@ def both_neighbours(x: Tensor, axis: int, distance: int = 1) -> Tensor:
     return out
 
 
-def neighbours(phi: Tensor) -> Tensor:
-    """``sum_mu [phi(x + mu) + phi(x - mu)]`` of fields ``(n, *lattice)``, the same shape."""
-    total = both_neighbours(phi, 1)
-    for axis in range(2, phi.ndim):
+def neighbours(phi: Tensor, components: int | None = None) -> Tensor:
+    """``sum_mu [phi(x + mu) + phi(x - mu)]`` of fields ``(n, *lattice)``, the same shape.
+
+    Fields with components ``(n, components, *lattice)`` must say so.
+    """
+    first = 1 if components is None else 2
+    total = both_neighbours(phi, first)
+    for axis in range(first + 1, phi.ndim):
         total = total + both_neighbours(phi, axis)
     return total

@@ -44,6 +44,8 @@ def measure(
                                      Fourier transform: orbit 0 is ``V M^2``, nothing subtracted
     ==============  ===============  ==========================================================
 
+    Of a field with N components, M is a vector, ``(n, N)``, ``|M|`` its length, and every square is a scalar product.
+
     Args:
         phi: fields, ``(n, *lattice)``, on any device; they are measured in float64.
         S: their actions, ``(n,)``; None where they are not known: ``S_per_site`` is then left out, and the extra
@@ -66,13 +68,13 @@ def measure(
     known = S is not None
     S = phi.new_full(phi.shape[:1], torch.nan) if S is None else S.to(torch.float64)
     M = phi.mean(dim=lattice.axes)
-    M2 = M.square()
+    M2 = M.square() if lattice.components is None else M.square().sum(-1)
     values = {
         "M": M,
-        "abs_M": M.abs(),
+        "abs_M": M.abs() if lattice.components is None else M2.sqrt(),
         "M2": M2,
         "M4": M2.square(),
-        "phi2": phi.square().mean(dim=lattice.axes),
+        "phi2": lattice.length2(phi).mean(dim=lattice.axes),
         **({"S_per_site": S / lattice.volume} if known else {}),
         "two_point": lattice.two_point(phi),
     }

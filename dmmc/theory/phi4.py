@@ -1,4 +1,4 @@
-"""Scalar phi^4 theory, in the three forms in use.
+"""phi^4 theory, of a scalar field or of N components (the O(N) model), in the three forms in use.
 
 Each has periodic boundaries and sums over all sites x and directions mu:
 
@@ -15,13 +15,13 @@ They differ by a rescaling of the field only: ``phi_mass = sqrt(kappa) phi_hop``
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
-from dmmc.core.scalars import check_finite, number_text
+from dmmc.core.scalars import check_count, check_finite, number_text
 from dmmc.theory.actions import Symmetry
 from dmmc.theory.lattice import neighbours
 from dmmc.theory.registry import register_action
@@ -41,16 +41,17 @@ class Phi4:
         kappa: hopping parameter, > 0.
         lam: quartic coupling of the hopping form, > 0 (for none, see :class:`FreeField`).
         scale: the field that S takes is ``scale`` times the hopping-form field (1: hopping form).
+        components: number N of components of the O(N) model, where ``phi^2`` is ``phi . phi``, ``phi phi_mu`` is
+            ``phi . phi_mu``, and ``phi^4`` is ``(phi . phi)^2``; None for the scalar field.
 
     Raises:
         DmmcError: if a coupling is not finite or out of its range.
     """
 
-    symmetry: ClassVar[Symmetry] = "z2"
-
     kappa: float
     lam: float
     scale: float = 1.0
+    components: int | None = None
 
     def __post_init__(self) -> None:
         check_finite(kappa=self.kappa, lam=self.lam, scale=self.scale)
@@ -60,6 +61,13 @@ class Phi4:
             raise DmmcError(f"lam must be positive, got {self.lam}; for a theory without interaction use FreeField")
         if self.scale <= 0:
             raise DmmcError(f"scale must be positive, got {self.scale}")
+        if self.components is not None:
+            object.__setattr__(self, "components", check_count(self.components, "components"))
+
+    @property
+    def symmetry(self) -> Symmetry:
+        """``"z2"``, or ``"o_n"`` of a field with components."""
+        return "z2" if self.components is None else "o_n"
 
     @classmethod
     def from_mass(cls, m2: float, lam_m: float, dim: int) -> Phi4:
@@ -167,7 +175,11 @@ class Phi4:
 
     def rescaled(self, scale: float) -> Phi4:
         """The same theory for a field in another normalisation: 1 hopping, sqrt(kappa) mass, sqrt(2 kappa) textbook."""
-        return Phi4(self.kappa, self.lam, scale)
+        return replace(self, scale=scale)
+
+    def with_components(self, components: int | None) -> Phi4:
+        """The same couplings for a field of so many components; None for a scalar field."""
+        return replace(self, components=components)
 
     @property
     def coefficients(self) -> tuple[float, float, float]:
@@ -181,34 +193,41 @@ class Phi4:
         return self.coefficients[0]
 
     def minimum(self, dim: int) -> float:
-        """The value of the uniform field of least action in ``dim`` dimensions, 0 or positive."""
+        """The length of the uniform field of least action in ``dim`` dimensions, 0 or positive."""
         hop, quad, quart = self.coefficients
         return math.sqrt(max(0.0, hop * dim - quad) / (2 * quart))
 
     def __call__(self, phi: Tensor) -> Tensor:
         hop, quad, quart = self.coefficients
-        phi2 = phi * phi
-        density = phi2 * (quad + quart * phi2) - 0.5 * hop * phi * neighbours(phi)
+        links, phi2 = 0.5 * hop * phi * neighbours(phi, self.components), phi * phi
+        if self.components is not None:
+            links, phi2 = links.sum(1), phi2.sum(1)
+        density = phi2 * (quad + quart * phi2) - links
         return density.flatten(1).sum(1)
 
     def grad(self, phi: Tensor) -> Tensor:
         hop, quad, quart = self.coefficients
-        return phi * (2 * quad + 4 * quart * phi * phi) - hop * neighbours(phi)
+        quartic = 4 * quart * phi * phi
+        if self.components is not None:
+            quartic = quartic.sum(1, keepdim=True)
+        return phi * (2 * quad + quartic) - hop * neighbours(phi, self.components)
 
     def describe(self) -> dict[str, Any]:
-        return {"name": "phi4", "kappa": self.kappa, "lam": self.lam, "scale": self.scale}
+        couplings = {"name": "phi4", "kappa": self.kappa, "lam": self.lam, "scale": self.scale}
+        return couplings if self.components is None else {**couplings, "components": self.components}
 
     def label(self, dim: int) -> tuple[str, str]:
-        """``"φ⁴"`` and the couplings, in the form in which the field is normalised."""
+        """``"φ⁴"``, or ``"O(N) φ⁴"``, and the couplings, in the form in which the field is normalised."""
+        name = "φ⁴" if self.components is None else f"O({self.components}) φ⁴"
         square = self.scale**2
         hopping = f"κ = {number_text(self.kappa)}, λ = {number_text(self.lam)}"
         if self.scale == 1:  # at some couplings the field of another form is as large
-            return "φ⁴", f"{hopping} (hopping form)"
-        for name, kappas, symbols in (("mass form", 1, ("m²", "λ")), ("textbook form", 2, ("μ₀²", "λ"))):
+            return name, f"{hopping} (hopping form)"
+        for form, kappas, symbols in (("mass form", 1, ("m²", "λ")), ("textbook form", 2, ("μ₀²", "λ"))):
             if math.isclose(square, kappas * self.kappa, rel_tol=1e-9):
                 m2, lam = (float(f"{x:.10g}") for x in (self.m2(dim), self.lam_m))
-                return "φ⁴", f"{symbols[0]} = {number_text(m2)}, {symbols[1]} = {number_text(lam)} ({name}; {hopping})"
-        return "φ⁴", f"{hopping} (hopping form, field × {number_text(self.scale)})"
+                return name, f"{symbols[0]} = {number_text(m2)}, {symbols[1]} = {number_text(lam)} ({form}; {hopping})"
+        return name, f"{hopping} (hopping form, field × {number_text(self.scale)})"
 
     def normalisations(self, dim: int) -> dict[str, float]:
         """How much larger than the field of this action those of the three usual forms are."""

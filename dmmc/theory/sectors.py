@@ -9,7 +9,7 @@ from dmmc import diagnostics
 
 
 def magnetisation(phi: Tensor) -> Tensor:
-    """Mean field M of each configuration, ``(n, *lattice) -> (n,)`` float64."""
+    """Mean field M of each configuration of a scalar field, ``(n, *lattice) -> (n,)`` float64."""
     return phi.double().flatten(1).mean(1)
 
 

@@ -9,7 +9,8 @@ import torch
 
 from dmmc.core.errors import DmmcError
 from dmmc.model import shells, splines
-from dmmc.model.interaction import InteractionNetwork, NetworkSize, activation
+from dmmc.model.interaction import InteractionNetwork, NetworkSize
+from dmmc.model.layers import activation
 from dmmc.model.reference import GaussianReference
 from dmmc.theory.lattice import Lattice
 from helpers import SMALL, free_draws, free_reference, noise, random_network, rng

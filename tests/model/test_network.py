@@ -412,7 +412,7 @@ def test_a_network_is_odd_only_under_a_symmetry_that_holds():
         (shifted, ACTION, {"config": {"odd": True}}, "an odd network is for fields of mean 0"),
         (shifted, ACTION, {"config": {"odd": True}, "two_sector": True}, "needs a network with biases"),
         (shifted, quiet, {"two_sector": True}, "is mirrored by the symmetry"),
-        (reference, ACTION, {"symmetry": "Z2"}, 'is "z2" or "none", not \'Z2\''),
+        (reference, ACTION, {"symmetry": "Z2"}, "is one of z2, o_n, none, not 'Z2'"),
     ]:
         with pytest.raises(DmmcError, match=message):
             DiffusionModel.untrained(where, action, **options)

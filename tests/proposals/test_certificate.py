@@ -193,7 +193,7 @@ def test_refusals():
         certify(flow, 1)
     with pytest.raises(DmmcError, match="must not exceed that of the 4 proposals"):
         certify(flow, 4, determinants=5)
-    with pytest.raises(DmmcError, match="at most 256 sites"):
+    with pytest.raises(DmmcError, match="at most 256 numbers"):
         certify(FlowProposal(model_on((17, 16)), 1), 2, determinants=1)
     with pytest.raises(DmmcError, match="drowned in noise"):
         certify(replace(flow, divergence=Hutchinson()), 4)

@@ -35,7 +35,7 @@ def test_fields_after_a_block_of_another_program(tmp_path):
         (np.array([["a", "b"]]), "real"),
         (np.zeros(3), "shape"),
         (np.zeros((0, 4)), "shape"),
-        (np.zeros((1,) * 6), "shape"),
+        (np.zeros((1,) * 7), "shape"),
         (np.array([[1.0, np.nan]]), "NaN"),
         (np.array([[1.0, None]], dtype=object), "readable"),
     ],

@@ -91,8 +91,8 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(DmmcError, match="hopping"):
         make_ensemble(plain, LATTICE, tmp_path / "run.h5", short("cluster"))
     vector = AutogradAction(lambda phi: phi.square().flatten(1).sum(1), "vector", components=2)
-    with pytest.raises(DmmcError, match="2 components"):
-        make_ensemble(vector, LATTICE, tmp_path / "run.h5", short())
+    with pytest.raises(DmmcError, match="fields of the lattice have 3 components, and those of the action have 2"):
+        make_ensemble(vector, Lattice(LATTICE.shape, 3), tmp_path / "run.h5", short())
     assert not list(tmp_path.iterdir())
     (tmp_path / "run.h5").write_bytes(b"x")
     with pytest.raises(FileError, match="exists"):

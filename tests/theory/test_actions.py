@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dmmc.core.errors import DmmcError
-from dmmc.theory.actions import Action, check_supported, declaration
+from dmmc.core.errors import DmmcError, MismatchError
+from dmmc.theory.actions import Action, check_scalar, components_of, declaration, lattice_of
 from dmmc.theory.descriptions import action_from_description, action_label
 from dmmc.theory.free_field import FreeField
 from dmmc.theory.function_action import AutogradAction
@@ -212,7 +212,7 @@ def test_nothing_is_declared_by_default():
         declared = declaration(action)
         assert (declared.components, declared.symmetry, declared.hopping) == (None, None, None)
         assert declared.scale == 1.0 and declared.minimum(3) == 0.0
-        check_supported(action)
+        components_of(action)
 
 
 def test_declarations_of_an_autograd_action():
@@ -236,6 +236,7 @@ def test_declarations_of_an_autograd_action():
         ({"minimum": math.inf}, "minimum = inf"),
         ({"hopping": math.nan}, "hopping = nan"),
         ({"hopping": 0.5, "symmetry": "none"}, "hopping = 0.5"),
+        ({"symmetry": "o_n"}, "symmetry = 'o_n'"),
     ],
     ids=str,
 )
@@ -244,11 +245,14 @@ def test_impossible_declarations_are_refused(bad, message):
         AutogradAction(total, "mine", **bad)
 
 
-def test_components_are_declared_but_not_supported():
-    action = AutogradAction(total, "vector", components=3)
-    assert declaration(action).components == 3
-    with pytest.raises(DmmcError, match="field of 3 components, and fields with components are not supported yet"):
-        check_supported(action)
+def test_components_belong_to_the_lattice_of_the_fields():
+    action, lattice = AutogradAction(total, "vector", components=3), Lattice((4, 2))
+    assert declaration(action).components == components_of(action) == 3
+    assert lattice_of(action, lattice) == Lattice((4, 2), 3)
+    with pytest.raises(MismatchError, match=r"have 2 components, and those of the action have 3"):
+        lattice_of(action, Lattice((4, 2), 2))
+    with pytest.raises(DmmcError, match=r"HMC of ours is for scalar fields, and .* 'vector' have 3 components"):
+        check_scalar(action, "HMC of ours")
 
 
 def test_a_registered_action_is_made_from_its_description():
@@ -318,11 +322,11 @@ def test_normalisations_are_those_of_the_other_forms():
 )
 def test_what_is_no_action_is_refused(action, message):
     with pytest.raises(DmmcError, match=f"an action has .* {message}; AutogradAction makes an action"):
-        check_supported(action)
+        declaration(action)
 
 
 @pytest.mark.parametrize("described", [None, [], "phi4"])
 def test_a_description_is_a_dictionary(described, monkeypatch):
     monkeypatch.setattr(Phi4, "describe", lambda self: described)
     with pytest.raises(DmmcError, match=r"describe\(\) of the action .* must return a dictionary"):
-        check_supported(Phi4(0.2, 0.1))
+        declaration(Phi4(0.2, 0.1))

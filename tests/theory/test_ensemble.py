@@ -213,7 +213,7 @@ def test_refused_input(phi):
     ]:
         with pytest.raises(DmmcError, match=message):
             check_ensemble(bad, ACTION)
-    with pytest.raises(DmmcError, match="components are not supported"):
+    with pytest.raises(DmmcError, match="fields with 2 components must have shape"):
         check_ensemble(phi, AutogradAction(ACTION, "vector", components=2))
 
 

@@ -78,7 +78,7 @@ def test_what_the_user_says_counts():
     assert find_symmetry(even, fields()).symmetry == "none"
     with pytest.raises(MismatchError, match="the action declares that it has none"):
         find_symmetry(even, fields(), "z2")
-    with pytest.raises(DmmcError, match='"auto", "none" or "z2", not \'Z2\''):
+    with pytest.raises(DmmcError, match="\"auto\" or one of z2, o_n, none, not 'Z2'"):
         find_symmetry(ACTION, fields(), "Z2")
     with pytest.raises(DmmcError, match="there are none"):
         find_symmetry(ACTION, fields()[:0])

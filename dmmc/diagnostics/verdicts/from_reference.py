@@ -30,7 +30,7 @@ def against(
         return None
     # By symmetry <M> is zero; the balance of signs tests this better than a reference that may be frozen.
     z = {f"<{name}>": z for name, z in deviations(estimates, reference).items() if name != "M" or not z2_symmetric}
-    if "M" in reference:
+    if "M" in reference and "M" in record:
         balance = mode_balance(record["M"], reference["M"])
         if (k := balance.worst) >= 0:
             z[f"the fraction of draws with {balance.interval(k)}"] = float(balance.z[k])

@@ -77,7 +77,7 @@ def missed(
         f"contribute is missing from its results. log Z from the proposals is {gap.log_z_reference - gap.log_z:.2f} "
         "below that from the reference. "
     )
-    if reference is not None:
+    if reference is not None and "M" in record:
         balance = mode_balance(record["M"], reference["M"])
         if (k := balance.worst) >= 0 and abs(balance.z[k]) > Z_DOUBTFUL:
             text += (

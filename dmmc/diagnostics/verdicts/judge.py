@@ -159,10 +159,11 @@ def _sorted(candidates: list[Verdict | None], good: Verdict, note: str) -> tuple
 
 
 def _columns(record: Record, shape: tuple[int, ...] | None) -> dict[str, Array]:
-    """The observables that verdicts are about, checked."""
+    """The observables that verdicts are about, checked. A mean field with components is judged by its length alone."""
     if "M" not in record:
         raise DmmcError(f"the record has no M, the mean field; it has {', '.join(record) or 'nothing'}")
-    columns = {name: as_series(record[name], name) for name in PRIMARY if name in record}
+    judged = [name for name in PRIMARY if name in record and not (name == "M" and as_array(record["M"], "M").ndim > 2)]
+    columns = {name: as_series(record[name], name) for name in judged}
     for name, column in columns.items():
         if shape is not None and column.shape != shape:
             raise DmmcError(f"accepted has shape {shape}, but {name} {column.shape}; both must be (chain, draw)")

@@ -12,7 +12,7 @@ from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.studies.exactness.results import LaboratoryPlan
 from dmmc.studies.exactness.variants import NAMES
 from dmmc.studies.models import load_named_model
-from dmmc.theory.actions import Action, check_differentiable, check_supported, declaration
+from dmmc.theory.actions import Action, check_differentiable, check_scalar, declaration
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.phi4 import Phi4
 
@@ -65,7 +65,7 @@ class ExactnessOptions:
         unknown = sorted(set(self.variants) - set(NAMES))
         if not self.variants or unknown or len(set(self.variants)) < len(self.variants):
             raise DmmcError(f"variants must be different ones of {', '.join(NAMES)}; got {list(self.variants)}")
-        check_supported(self.action)
+        check_scalar(self.action, "the laboratory of exactness")
         check_differentiable(self.action, "HMC, which is one of the variants,")
         if self.lattice.volume < 2:
             raise DmmcError("the laboratory needs two sites or more; with one there is no nonzero momentum")
