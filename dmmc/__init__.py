@@ -69,10 +69,10 @@ _HOMES = {
     "assert_invariant": "dmmc.kernels.invariance",
     "cycle": "dmmc.kernels.cycle",
     "diagnostics": "dmmc",
-    "export_fields": "dmmc.studies.front",
+    "export_fields": "dmmc.studies.exporting",
     "flow_proposal": "dmmc.proposals.of_model",
     "foreign": "dmmc.studies.foreign",
-    "import_fields": "dmmc.studies.front",
+    "import_fields": "dmmc.studies.importing",
     "load_model": "dmmc.studies.front",
     "load_pretrained": "dmmc.model.pretrained",
     "load_run": "dmmc.studies.results",
@@ -153,10 +153,9 @@ if TYPE_CHECKING:
     from dmmc.model.pretrained import load_pretrained, pretrained_names
     from dmmc.model.schedules import VE, VP
     from dmmc.proposals.of_model import flow_proposal, path_proposal, propose
+    from dmmc.studies.exporting import export_fields
     from dmmc.studies.foreign import foreign
     from dmmc.studies.front import (
-        export_fields,
-        import_fields,
         load_model,
         make_ensemble,
         report,
