@@ -535,7 +535,7 @@ def test_crossings_of_results():
     for one in crossings:
         assert abs(one.best.kappa.value - 0.271) < 5 * one.best.kappa.error < 0.002
         assert one.best.sizes == (16, 32)
-        assert one.curves[0].curve(one.crossings[0].kappa.value) == pytest.approx(one.crossings[0].binder.value)
+        assert one.curves[0](one.crossings[0].kappa.value) == pytest.approx(one.crossings[0].binder.value)
         assert one.drift.known and one.kappa_c.error >= one.best.kappa.error
     assert crossings == analysis.crossings(made_up((8, 16, 32), kappas=kappas), 1)[0]
     other = analysis.crossings(made_up((8, 16, 32), kappas=kappas), 2)[0]

@@ -274,7 +274,7 @@ def binder(scan: ScanResult) -> Figure:
             }
             ax.errorbar(kappa, U, error, label=f"L = {curve.size}", **style)
             t = np.linspace(kappa.min(), kappa.max(), 100)
-            ax.plot(t, curve.curve(t), color=look.colour, linestyle=look.line, linewidth=1.2)
+            ax.plot(t, curve(t), color=look.colour, linestyle=look.line, linewidth=1.2)
         best = crossed.best
         for place, grey in ((crossed.kappa_c, "0.92"), (best.kappa, "0.8")):
             middle, half = place.numbers
