@@ -49,7 +49,7 @@ from dmmc.core.version import VERSION as __version__
 _HOMES = {
     "AutogradAction": "dmmc.theory.function_action",
     "Cluster": "dmmc.kernels.cluster",
-    "Cycle": "dmmc.kernels.compose",
+    "Cycle": "dmmc.kernels.cycle",
     "DiffusionModel": "dmmc.model.diffusion_model",
     "DmmcError": "dmmc.core.errors",
     "FreeField": "dmmc.theory.free_field",
@@ -67,17 +67,17 @@ _HOMES = {
     "VP": "dmmc.model.schedules",
     "action": "dmmc.theory.own_action",
     "assert_invariant": "dmmc.kernels.invariance",
-    "cycle": "dmmc.kernels.compose",
+    "cycle": "dmmc.kernels.cycle",
     "diagnostics": "dmmc",
-    "export_fields": "dmmc.studies.front",
+    "export_fields": "dmmc.studies.exporting",
     "flow_proposal": "dmmc.proposals.of_model",
     "foreign": "dmmc.studies.foreign",
-    "import_fields": "dmmc.studies.front",
+    "import_fields": "dmmc.studies.importing",
     "load_model": "dmmc.studies.front",
     "load_pretrained": "dmmc.model.pretrained",
     "load_run": "dmmc.studies.results",
     "make_ensemble": "dmmc.studies.front",
-    "mixture": "dmmc.kernels.compose",
+    "mixture": "dmmc.kernels.mixture",
     "path_proposal": "dmmc.proposals.of_model",
     "pretrained_names": "dmmc.model.pretrained",
     "propose": "dmmc.proposals.of_model",
@@ -139,11 +139,12 @@ if TYPE_CHECKING:
     from dmmc.core.errors import DmmcError
     from dmmc.kernels.base import Kernel
     from dmmc.kernels.cluster import Cluster
-    from dmmc.kernels.compose import Cycle, cycle, mixture
+    from dmmc.kernels.cycle import Cycle, cycle
     from dmmc.kernels.hmc import HMC
     from dmmc.kernels.independence import Independence
     from dmmc.kernels.invariance import assert_invariant
     from dmmc.kernels.latent import Latent
+    from dmmc.kernels.mixture import mixture
     from dmmc.kernels.path import PathIndependence
     from dmmc.kernels.refresh import PathRefresh
     from dmmc.model.diffusion_model import DiffusionModel
@@ -152,10 +153,9 @@ if TYPE_CHECKING:
     from dmmc.model.pretrained import load_pretrained, pretrained_names
     from dmmc.model.schedules import VE, VP
     from dmmc.proposals.of_model import flow_proposal, path_proposal, propose
+    from dmmc.studies.exporting import export_fields
     from dmmc.studies.foreign import foreign
     from dmmc.studies.front import (
-        export_fields,
-        import_fields,
         load_model,
         make_ensemble,
         report,

@@ -30,6 +30,7 @@ import dmmc
 from dmmc import DiffusionModel, Lattice, Phi4, Run, diagnostics
 from dmmc.core import rng
 from dmmc.diagnostics import format_value
+from dmmc.diagnostics.symbols import symbol
 from dmmc.kernels.hmc import LENGTH
 from dmmc.model.options import TrainingOptions
 from dmmc.pages import figures
@@ -237,7 +238,7 @@ def rejections(runs: Runs) -> Figure:
         x = run.observables[name]
         rho, error = diagnostics.autocorrelation_function(x, last)
         tau = diagnostics.gamma_method(x)
-        label = f"{figures.SYMBOLS[name]}: {format_value(tau.tau_int, tau.tau_int_error)}"
+        label = f"{symbol(name).value.math}: {format_value(tau.tau_int, tau.tau_int_error)}"
         left.plot(t, rho, color=colour, linestyle=line, linewidth=1.2, label=label)
         left.fill_between(t, rho - error, rho + error, color=colour, alpha=0.2, linewidth=0)
     left.axhline(0, color="0.6", linewidth=0.6, zorder=0)

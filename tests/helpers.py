@@ -12,6 +12,7 @@ from dmmc.kernels.hmc import HMC
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.interaction import InteractionNetwork, NetworkSize
 from dmmc.model.reference import GaussianReference
+from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.phi4 import Phi4
 
@@ -123,6 +124,11 @@ class Grid:
             found.append(phi[u[:, 0] < density])
             missing -= len(found[-1])
         return torch.cat(found)[:n]
+
+
+def tilted(action):
+    """The action with a term that is odd in the field, which prefers one sign."""
+    return AutogradAction(lambda phi: action(phi) - 0.1 * phi.flatten(1).sum(1), "tilted")
 
 
 def ar1(tau: float, chains: int, draws: int, rng: np.random.Generator, mean: float = 0.0) -> np.ndarray:

@@ -26,7 +26,7 @@ from dmmc.diagnostics import observables as derived
 from dmmc.kernels import base, cluster, hmc, independence, weighted
 from dmmc.kernels.base import State, advance
 from dmmc.kernels.cluster import Cluster
-from dmmc.kernels.compose import Cycle
+from dmmc.kernels.cycle import Cycle
 from dmmc.kernels.hmc import HMC
 from dmmc.kernels.independence import Independence
 from dmmc.kernels.latent import Latent

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dmmc.cli.shared import action_of, add_action, add_json
+from dmmc.cli.action import action_of, add_action
+from dmmc.cli.summary import add_json
 from dmmc.core.errors import DmmcError
 from dmmc.studies.action_check import ActionReport, report_action
 from dmmc.studies.given import read_ensemble

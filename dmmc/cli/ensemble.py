@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from dmmc.cli.action import action_of, add_action
+from dmmc.cli.common import EXTENDS, add_common, check_draws, device_of
+from dmmc.cli.observables import add_derived, add_observables, derived_of, observables_of
 from dmmc.cli.options import add_options, fill
-from dmmc.cli.shared import (
-    EXTENDS,
-    action_of,
-    add_action,
-    add_common,
-    add_derived,
-    add_observables,
-    check_draws,
-    derived_of,
-    device_of,
-    observables_of,
-    print_summary,
-)
+from dmmc.cli.summary import print_summary
 from dmmc.core.errors import DmmcError
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary_records import RunSummary

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from dmmc.cli.action import action_of, add_action
+from dmmc.cli.common import ANALYSES, add_common, device_of
 from dmmc.cli.options import add_options, fill
-from dmmc.cli.shared import ANALYSES, action_of, add_action, add_common, device_of
 from dmmc.core.errors import DmmcError
 from dmmc.studies import exactness
 from dmmc.studies.exactness import ExactnessOptions, LaboratoryResult, SideBySide

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from dmmc.cli.import_ import normalisation
-from dmmc.cli.shared import add_json
+from dmmc.cli.summary import add_json
 from dmmc.studies.exporting import ExportSummary, export_fields
 
 

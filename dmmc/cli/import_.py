@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dmmc.cli.shared import action_of, add_action, add_json, add_observables, observables_of, print_summary
+from dmmc.cli.action import action_of, add_action
+from dmmc.cli.observables import add_observables, observables_of
+from dmmc.cli.summary import add_json, print_summary
 from dmmc.runs.summary_records import RunSummary
 from dmmc.studies.importing import NORMALISATIONS, import_fields
 

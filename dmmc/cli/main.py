@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dmmc.cli.memory import keep_freed_memory
-from dmmc.cli.shared import check_json
+from dmmc.cli.summary import check_json
 from dmmc.core.errors import DmmcError
 from dmmc.core.files import replace_file
 from dmmc.core.records import plain

@@ -62,6 +62,16 @@ def _parse_type(hint: Any) -> tuple[Callable[[str], Any], dict[str, Any]]:
     raise TypeError(f"no command-line option can be made for the type {hint}")
 
 
+def steps(text: str) -> Any:
+    """A number of steps, or ``auto``."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number of steps or auto is expected, not {text!r}") from None
+
+
 def add_options(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup,
     cls: type,

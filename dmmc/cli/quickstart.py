@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from dmmc.cli.common import add_common, device_of
 from dmmc.cli.options import add_options, fill
-from dmmc.cli.shared import add_common, device_of
 from dmmc.studies import quickstart
 from dmmc.studies.quickstart import QuickstartOptions, QuickstartSummary
 

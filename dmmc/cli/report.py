@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dmmc.cli.shared import add_derived, add_json, add_trust, derived_of, trust
+from dmmc.cli.observables import add_derived, derived_of
+from dmmc.cli.summary import add_json
+from dmmc.cli.trust import add_trust, trust
 from dmmc.pages.page import ReportSummary
 from dmmc.studies.reporting import write_report
 

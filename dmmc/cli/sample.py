@@ -5,23 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dmmc.cli.options import add_options, attribute_texts, fill, help_text
-from dmmc.cli.shared import (
-    EXTENDS,
-    action_of,
-    add_action,
-    add_common,
-    add_derived,
-    add_observables,
-    add_trust,
-    check_draws,
-    derived_of,
-    device_of,
-    observables_of,
-    print_summary,
-    steps,
-    trust,
-)
+from dmmc.cli.action import action_of, add_action
+from dmmc.cli.common import EXTENDS, add_common, check_draws, device_of
+from dmmc.cli.observables import add_derived, add_observables, derived_of, observables_of
+from dmmc.cli.options import add_options, attribute_texts, fill, help_text, steps
+from dmmc.cli.summary import print_summary
+from dmmc.cli.trust import add_trust, trust
 from dmmc.kernels.of_model import KERNELS, KernelOptions, usual_kernel
 from dmmc.model.pretrained import load_pretrained
 from dmmc.runs.chain import ChainOptions

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dmmc.cli.action import action_of, add_action
+from dmmc.cli.common import GOES_ON, add_common, device_of
 from dmmc.cli.options import add_options, fill
-from dmmc.cli.shared import GOES_ON, action_of, add_action, add_common, add_trust, device_of, trust
+from dmmc.cli.trust import add_trust, trust
 from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.model.options import TrainingOptions

@@ -37,7 +37,7 @@ class BinderCurve:
         coefficients: coefficients of ``t^0, t^1, ...``.
         chi2: chi^2 of the fit.
         dof: degrees of freedom.
-        p_value: probability of a larger chi2; nan without degrees of freedom.
+        p_value: probability of a larger chi2; None without degrees of freedom.
     """
 
     size: int
@@ -46,7 +46,7 @@ class BinderCurve:
     coefficients: tuple[float, ...]
     chi2: float
     dof: int
-    p_value: float
+    p_value: float | None
 
     def __call__(self, kappa: ArrayLike) -> Array:
         """U_L at ``kappa``, of any shape."""
@@ -159,16 +159,16 @@ def binder_crossings(
             coefficients = polynomial.polyfit(t, u, degree, w=1 / error)
             chi2 = float(np.sum(((u - polynomial.polyval(t, coefficients)) / error) ** 2))
             dof = len(k) - degree - 1
-            p = float(chi2_distribution.sf(chi2, dof)) if dof else math.nan
+            p = float(chi2_distribution.sf(chi2, dof)) if dof else None
             made.append(BinderCurve(size, centre, half, tuple(coefficients.tolist()), chi2, dof, p))
         return made
 
     for trial in range(1, min(3, len(k) - 1) + 1) if degree is None else [degree]:
         curves = fits(trial)
-        if all(math.isnan(curve.p_value) or curve.p_value > 0.05 for curve in curves):
+        if all(curve.p_value is None or curve.p_value > 0.05 for curve in curves):
             break
     for curve in curves:
-        if curve.p_value < BAD_FIT:
+        if curve.p_value is not None and curve.p_value < BAD_FIT:
             warnings.warn(
                 f"a polynomial of degree {trial} does not describe U_L of L = {curve.size} (p = {curve.p_value:.1g}); "
                 "take kappa nearer to the crossing",

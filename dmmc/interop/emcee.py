@@ -21,6 +21,7 @@ emcee: D. Foreman-Mackey et al., PASP 125 (2013) 306. Its autocorrelation times 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable
@@ -34,7 +35,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.records import json_text
 from dmmc.core.rng import stream
+from dmmc.interop.emcee_notes import Note, any_notes, backend_of, read_note, write_note
 from dmmc.proposals.base import LatentProposal, Paths, Proposal
 from dmmc.proposals.checked import checked_log_q
 from dmmc.theory.actions import Action
@@ -142,23 +145,25 @@ class DiffusionMove(FieldMove):
     22 (1994) 1701). What holds for all moves is said at :class:`FieldMove`.
 
     **A resumed chain equals an uninterrupted one, bit for bit** (on the same machine, with the same number of threads).
-    emcee stores positions, log_prob and the state of its random generator, but not log q, which is computed afresh
-    after an interruption. Therefore log q must not depend on how a walker got to its place. The value that
-    ``proposal.sample`` reports does: it differs from ``proposal.log_q`` by rounding and by the irreversibility of the
-    integrator. It is not used. In floating point, ``proposal.log_q`` may also depend on the size of a batch and on
-    a field's row in it (where vector instructions end, where a matrix product has its edge), though not on the other
-    rows. Therefore log q of walker k is always that of row k in a batch of all walkers, even if a single walker has
-    moved. The price is a second integration of each proposal, and one of all walkers after a step of another move; the
-    values of the walkers are kept in between.
+    emcee stores positions, log_prob and the state of its random generator, but not log q. That of a proposal comes with
+    it from ``proposal.sample``, and ``proposal.log_q`` would not give the same afterwards: it differs by rounding and
+    by the irreversibility of the integrator. Therefore the move notes log q of the walkers in the backend of the
+    sampler, beside their positions (see :mod:`dmmc.interop.emcee_notes`), and a step costs a single integration. A note
+    belongs to the proposal, by what ``proposal.describe()`` says, and to the exact positions of all walkers.
 
-    With ``resumable=False`` the reported value is used, and a step costs a single integration. The chain is as exact.
-    As long as sampler and move live, it also goes on bit for bit; only what a new process makes of a file of a backend
-    differs from what the old one would have made of it.
+    After another move has changed a walker there is no note, and log q has to be computed from the positions. From then
+    on this is done for the proposals as well, so that never a value of one kind is compared with one of the other: the
+    price is a second integration of each proposal, and one of all walkers after a step of another move. Where chains
+    begin, log q of the walkers is computed from the positions too, once.
+
+    With ``resumable=False`` nothing is noted, and log q of proposals is always what came with them. The chain also goes
+    on bit for bit as long as sampler and move live; only what a new process makes of a file of a backend differs from
+    what the old one would have made of it.
 
     Args:
         proposal: where proposals come from.
         device: where the proposal draws its random numbers and gets its fields.
-        resumable: whether log q depends on the positions alone.
+        resumable: whether a chain that is resumed from a backend equals the uninterrupted one.
 
     Raises:
         DmmcError: if log q of the proposal is only an estimate. In a run: if ndim is not the number of sites, log_q
@@ -168,8 +173,14 @@ class DiffusionMove(FieldMove):
     def __init__(self, proposal: Proposal, device: str | torch.device = "cpu", *, resumable: bool = True) -> None:
         super().__init__(proposal, device)
         self.resumable = resumable
-        self._known: tuple[Array, Array] | None = None  # positions of the walkers, and their log q
-        self._asked: tuple[Array, Array] | None = None  # log q of the walkers in this step, and of their proposals
+        self._identity = json_text(proposal.describe(), "the description of the proposal").encode()
+        self._backend: Any = None
+        self._known: tuple[str, Note] | None = None  # key of the last positions, and log q there
+        self._asked: tuple[Note, Array] | None = None  # log q of the walkers in this step, and of their proposals
+
+    def propose(self, model: Any, state: emcee.State) -> tuple[emcee.State, NDArray[np.bool_]]:
+        self._backend = backend_of(model) if self.resumable else None
+        return super().propose(model, state)
 
     def _proposed(self, coords: Array, generator: torch.Generator) -> tuple[Array, Array]:
         n, ndim = coords.shape
@@ -180,20 +191,36 @@ class DiffusionMove(FieldMove):
                 f"{ndim} dimensions; ndim is the number of sites"
             )
         new, finite = _finite_walkers(phi, coords)
-        here = self._log_q_of_walkers(coords, phi.shape)
-        there = self._log_q(new, phi.shape) if self.resumable else _numbers(reported, n)
+        here = self._noted(coords, phi.shape)
+        there = self._log_q(new, phi.shape) if here.from_positions else _numbers(reported, n)
         self._asked = here, there
-        return new, _log_ratio(here, there, finite)
+        return new, _log_ratio(here.log_q, there, finite)
 
     def _decided(self, coords: Array, accepted: NDArray[np.bool_]) -> None:
         assert self._asked is not None
         here, there = self._asked
-        self._known = coords, np.where(accepted, there, here)
+        self._know(self._key(coords), Note(np.where(accepted, there, here.log_q), here.from_positions))
 
-    def _log_q_of_walkers(self, coords: Array, shape: torch.Size) -> Array:
-        if self._known is not None and np.array_equal(self._known[0], coords):
+    def _noted(self, coords: Array, shape: torch.Size) -> Note:
+        """log q of the walkers where they are."""
+        key = self._key(coords)
+        if self._known is not None and self._known[0] == key:
             return self._known[1]
-        return _of_walkers(self._log_q(coords, shape))
+        note = None if self._backend is None else read_note(self._backend, key)
+        if note is None:
+            # Where chains begin, nothing was noted before; where something was, another move has changed the walkers.
+            moved = self._backend is not None and any_notes(self._backend)
+            note = Note(_of_walkers(self._log_q(coords, shape)), from_positions=moved)
+            self._know(key, note)
+        return note
+
+    def _know(self, key: str, note: Note) -> None:
+        self._known = key, note
+        if self._backend is not None:
+            write_note(self._backend, key, note)
+
+    def _key(self, coords: Array) -> str:
+        return hashlib.sha256(self._identity + np.ascontiguousarray(coords).tobytes()).hexdigest()
 
     def _log_q(self, coords: Array, shape: torch.Size) -> Array:
         return _numbers(self.proposal.log_q(self._fields(coords, shape[1:])), len(coords))
@@ -208,8 +235,8 @@ class LatentMove(FieldMove):
     Latents and log q of a walker are those of ``proposal.pull`` of its position, in a batch of all walkers, so that a
     resumed chain equals an uninterrupted one bit for bit, at the price of a second integration in each step (a third
     for the two sectors of a broken phase, where the latents of a position are drawn). With ``resumable=False`` a walker
-    keeps the latents that it was made of, as in the kernel, and a step costs one integration; see
-    :class:`DiffusionMove`.
+    keeps the latents that it was made of, as in the kernel, and a step costs one integration. The chain also goes on
+    bit for bit as long as sampler and move live, but not in a new process.
 
     Args:
         proposal: the map from latents to fields, such as :func:`dmmc.flow_proposal` of a model.

@@ -13,7 +13,7 @@ from typing import Any
 from dmmc.core.errors import DmmcError
 from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel
-from dmmc.kernels.compose import Cycle
+from dmmc.kernels.cycle import Cycle
 from dmmc.kernels.independence import Independence
 from dmmc.kernels.latent import Latent
 from dmmc.kernels.path import PathIndependence

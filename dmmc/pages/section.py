@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from dmmc.pages import wording
+from dmmc.diagnostics.symbols import symbol
 from dmmc.pages.svg import Picture
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def _environment(package: str) -> Environment:
     )
     from markupsafe import Markup
 
-    environment.globals["symbol"] = lambda name: Markup(wording.symbol(name))
-    environment.globals["plain_symbol"] = lambda name: Markup(wording.plain_symbol(name))
+    environment.globals["symbol"] = lambda name: Markup(symbol(name).html)
+    environment.globals["plain_symbol"] = lambda name: Markup(symbol(name).value.html)
     return environment
 
 

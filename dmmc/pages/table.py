@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import Estimate, format_value, z_score
-from dmmc.diagnostics.symbols import SYMBOLS
+from dmmc.diagnostics.symbols import SYMBOLS, symbol
 
 TAUS = ("M", "M2")
 """Observables whose tau_int the text table shows: M is usually the slowest."""
@@ -104,13 +104,14 @@ def comparison(estimates: Mapping[str, Mapping[str, Estimate]], reference: str |
     for row in compared.rows:
         cells = ["-" if estimate is None else str(estimate) for estimate in row.estimates]
         pairs = zip(cells[1:], map(format_z, row.z[1:]), strict=True)
-        lines.append([SYMBOLS.get(row.name, row.name), cells[0], *(cell for pair in pairs for cell in pair)])
+        lines.append([symbol(row.name).text, cells[0], *(cell for pair in pairs for cell in pair)])
     by_name = {row.name: row for row in compared.rows}
     for name in TAUS:
         if name in by_name:
             taus = [_tau(estimate) for estimate in by_name[name].estimates]
-            symbol = SYMBOLS[name].strip("<>")
-            lines.append([f"tau_int of {symbol}", taus[0], *(cell for tau in taus[1:] for cell in (tau, ""))])
+            lines.append(
+                [f"tau_int of {symbol(name).value.text}", taus[0], *(cell for tau in taus[1:] for cell in (tau, ""))]
+            )
 
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [

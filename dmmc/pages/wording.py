@@ -2,40 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import math
-import re
 from collections.abc import Sequence
-
-SYMBOLS = {
-    "M": "⟨M⟩",
-    "abs_M": "⟨|M|⟩",
-    "M2": "⟨M²⟩",
-    "M4": "⟨M⁴⟩",
-    "chi2": "χ",
-    "chi2_signed": "χ, signed M",
-    "binder": "U<sub>L</sub>",
-    "xi": "ξ",
-    "phi2": "⟨φ²⟩",
-    "S_per_site": "⟨S⟩/V",
-    "G_min": "G(p<sub>min</sub>)",
-}
-"""Observables in HTML; others are called by their names."""
-
-_COMPONENT = re.compile(r"(.+)\[([\d, ]+)\]")
-
-
-def symbol(name: str) -> str:
-    """An observable in HTML; a component of a vector such as ``M[1]`` has its number as an index."""
-    component = _COMPONENT.fullmatch(name)
-    if component is not None:
-        return f"{symbol(component[1])}<sub>{component[2]}</sub>"
-    return SYMBOLS.get(name, html.escape(name))
-
-
-def plain_symbol(name: str) -> str:
-    """The same for a sentence about the values themselves: ``M²`` in place of ``⟨M²⟩``."""
-    return symbol(name).replace("⟨", "").replace("⟩", "")
 
 
 def minus(number: str) -> str:

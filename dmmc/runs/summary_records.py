@@ -12,7 +12,7 @@ from typing import Any
 
 from dmmc.core.facts import KernelFacts
 from dmmc.core.records import Record
-from dmmc.diagnostics.symbols import SYMBOLS
+from dmmc.diagnostics.symbols import symbol
 from dmmc.proposals.certificate import CertificateSummary
 from dmmc.runs.summary_text import aligned, html_table, number
 
@@ -224,9 +224,7 @@ class RunSummary(Record):
         rows = [("observable", "mean", "tau_int", *(["bias at most"] if bounded else []))]
         for name, x in self.observables.items():
             bias = "" if x.bias_bound is None else f"{x.bias_bound:.1e}"
-            rows.append(
-                (SYMBOLS.get(name, name), str(x), number(x.tau_int, x.tau_int_error), *([bias] if bounded else []))
-            )
+            rows.append((symbol(name).text, str(x), number(x.tau_int, x.tau_int_error), *([bias] if bounded else [])))
         return rows
 
     def _efficiency_rows(self) -> list[tuple[str, ...]]:
@@ -235,7 +233,7 @@ class RunSummary(Record):
         for name, x in self.efficiency.items():
             seconds = "-" if x.seconds is None else f"{x.seconds:.3g}"
             counts = (f"{x.evaluations[kind]:.4g}" if kind in x.evaluations else "-" for kind in kinds)
-            rows.append((name, f"{x.effective_samples:.4g}", seconds, *counts))
+            rows.append((symbol(name).value.text, f"{x.effective_samples:.4g}", seconds, *counts))
         return rows
 
     def _lines(self) -> Iterator[tuple[str, str]]:

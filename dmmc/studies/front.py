@@ -1,4 +1,4 @@
-"""The functions of the front door: one call for each step of the way, with the usual options as keywords."""
+"""The functions of the front door that take the usual options as keywords: one call for each step of the way."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from dmmc.model.options import TrainingOptions
 from dmmc.pages.page import ReportSummary
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun
-from dmmc.studies import chain, exporting, importing, reporting, sampling
+from dmmc.studies import chain, reporting, sampling
 from dmmc.studies import ensemble as ensembles
 from dmmc.studies import training as trainings
 from dmmc.studies.chain import WARM_UP
 from dmmc.studies.ensemble import EnsembleOptions
-from dmmc.studies.exporting import ExportSummary
 from dmmc.studies.given import Source
-from dmmc.studies.importing import Sources
 from dmmc.studies.results import Run
 from dmmc.studies.sampling import FlowSteps, SampleOptions
 from dmmc.studies.training import Sectors
@@ -99,99 +97,6 @@ def make_ensemble(
         device=device,
     )
     return Run.of(made).deriving(derived or {})
-
-
-def import_fields(
-    sources: Sources,
-    path: str | Path,
-    *,
-    action: Action | None = None,
-    shape: Sequence[int] | None = None,
-    axes: str | None = None,
-    chains: int | None = None,
-    field: str | float = 1.0,
-    name: str | None = None,
-    dtype: str | None = None,
-    skip: int = 0,
-    label: str = "imported",
-    first: int = 1,
-    every: int = 1,
-    observables: Observables | None = None,
-    unchecked: bool = False,
-    overwrite: bool = False,
-) -> Run:
-    """Import configurations of another code: check them against their action, measure them, store them as a run.
-
-    Args:
-        sources: an array, or the path of a ``.npy``, ``.npz``, HDF5 or raw file; or a list of them, one for each chain,
-            or one for each configuration. Files may be larger than memory.
-        path: the run file.
-        action: the action that they are of; None for fields whose action is not known, which are checked less.
-        shape: extents of the lattice in the order x, y, z, t; needed for raw files.
-        axes: what the axes of an array are, such as ``"x y n"``: x, y, z, t those of the lattice, n the configurations,
-            c the chains. By default ``"n x y"``, with as many axes of the lattice as there are.
-        chains: number of chains, one after another along the axis n.
-        field: the normalisation of the fields: ``hopping``, ``mass``, ``textbook``, or how many times larger they are
-            than the field of the action.
-        name: the array of an archive, or the dataset of an HDF5 file.
-        dtype: the type of the numbers of a raw file, such as ``"<f8"`` (little-endian) or ``">f8"`` (big-endian).
-        skip: bytes at the beginning of a raw file that are left out.
-        label: what tables and figures call the run.
-        first: number of the first configuration of each chain, as the other code counts them.
-        every: difference of the numbers of two configurations.
-        observables: what is measured beside the standard observables, by name.
-        unchecked: take fields that do not pass the checks; the run, its summary and every page say so.
-        overwrite: replace an earlier run file.
-
-    Raises:
-        DmmcError: as :func:`dmmc.studies.importing.import_fields`.
-    """
-    made = importing.import_fields(
-        sources,
-        path,
-        action=action,
-        shape=shape,
-        axes=axes,
-        chains=chains,
-        field=field,
-        name=name,
-        dtype=dtype,
-        skip=skip,
-        label=label,
-        first=first,
-        every=every,
-        observables=observables,
-        unchecked=unchecked,
-        overwrite=overwrite,
-    )
-    return Run.of(made)
-
-
-def export_fields(
-    run: StoredRun | str | Path,
-    path: str | Path,
-    *,
-    axes: str | None = None,
-    field: str | float = 1.0,
-    dtype: str = "<f8",
-    overwrite: bool = False,
-) -> ExportSummary:
-    """Write the kept configurations of a run for another code.
-
-    Args:
-        run: a run, or the path of one.
-        path: the file: ``.npy``, ``.h5`` or ``.hdf5`` (one dataset for each field); any other name is that of a raw
-            file.
-        axes: the order of the axes, such as ``"x y n"``; by default ``"c n x y"``. For HDF5 those of the lattice alone.
-        field: normalisation to write: ``hopping``, ``mass``, ``textbook``, or how many times larger than the field of
-            the action.
-        dtype: type and byte order of the numbers, such as ``"<f8"`` or ``">f4"``.
-        overwrite: replace an earlier file.
-
-    Raises:
-        DmmcError: as :func:`dmmc.studies.exporting.export_fields`.
-    """
-    return exporting.export_fields(run, path, axes=axes, field=field, dtype=dtype, overwrite=overwrite)
 
 
 def train(

@@ -19,8 +19,8 @@ from dmmc.runs.axes import Configurations, located
 from dmmc.runs.foreign import open_array
 from dmmc.runs.header import RunHeader, RunRecord
 from dmmc.runs.journal import RunWriter
-from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.remarks import Say, note
+from dmmc.studies.results import Run, load_run
 from dmmc.studies.resumption import resumes_run
 from dmmc.theory.action_check import PROBED, check_action
 from dmmc.theory.actions import Action, components_of
@@ -63,8 +63,8 @@ def import_fields(
     unchecked: bool = False,
     overwrite: bool = False,
     say: Say = note,
-) -> StoredRun:
-    """Import configurations of another code: check them, measure them, and store them as a run.
+) -> Run:
+    """Import configurations of another code: check them against their action, measure them, store them as a run.
 
     They are read in pieces, twice, so that they may be larger than memory. Nothing is written before they are checked.
 
@@ -74,9 +74,10 @@ def import_fields(
         path: the run file.
         action: the action that they are of; None for fields whose action is not known, which are checked less.
         shape: extents of the lattice in the order x, y, z, t; needed for raw files.
-        axes: what the axes of an array are, see :mod:`dmmc.runs.axes`; by default ``"n x y"``, with as many axes of the
-            lattice as there are.
-        chains: number of chains, one after another along the axis ``n``.
+        axes: what the axes of an array are, such as ``"x y n"``: x, y, z, t those of the lattice, n the configurations,
+            c the chains; see :mod:`dmmc.runs.axes`. By default ``"n x y"``, with as many axes of the lattice as there
+            are.
+        chains: number of chains, one after another along the axis n.
         field: the normalisation of the fields: ``hopping``, ``mass``, ``textbook``, or how many times larger they are
             than the field of the action.
         name: the array of an archive, or the dataset of an HDF5 file.

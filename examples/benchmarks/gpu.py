@@ -169,6 +169,20 @@ def rates(clock: Clock, size: Size, model: dmmc.DiffusionModel) -> list[dict[str
     return table
 
 
+def diffusion_chain(size: Size, path: Path, model: dmmc.DiffusionModel) -> dmmc.Run:
+    """The exact chain of a model."""
+    return dmmc.sample(
+        model,
+        path,
+        chains=size.chains,
+        keep_every=0,
+        draws=size.draws,
+        flow_steps=size.flow_steps,
+        seed=SEED,
+        overwrite=True,
+    )
+
+
 def training(clock: Clock, size: Size, out: Path) -> dict[str, Any]:
     """Train a model of the critical region, and run its chain."""
     lattice = dmmc.Lattice((size.extent, size.extent))
@@ -195,17 +209,7 @@ def training(clock: Clock, size: Size, out: Path) -> dict[str, Any]:
         device=device,
     )
     seconds = clock.now() - start
-    run = dmmc.sample(
-        model,
-        out / "trained.h5",
-        chains=size.chains,
-        keep_every=0,
-        draws=size.draws,
-        flow_steps=size.flow_steps,
-        seed=SEED,
-        overwrite=True,
-    )
-    summary = run.summary()
+    summary = diffusion_chain(size, out / "trained.h5", model).summary()
     return {
         "steps": None if model.history is None else model.history.steps,
         "seconds": seconds,
@@ -234,17 +238,7 @@ def race(clock: Clock, size: Size, out: Path, model: dmmc.DiffusionModel) -> lis
             "bias_bound_sigma": summary.bias_bound_sigma,
         }
 
-    run = dmmc.sample(
-        model,
-        out / "chain.h5",
-        chains=size.chains,
-        keep_every=0,
-        draws=size.draws,
-        flow_steps=size.flow_steps,
-        seed=SEED,
-        overwrite=True,
-    )
-    rows = [row("diffusion chain", run)]
+    rows = [row("diffusion chain", diffusion_chain(size, out / "chain.h5", model))]
     for length in size.lengths:
         run = dmmc.make_ensemble(
             action,

@@ -246,7 +246,7 @@ def test_disagreement_with_the_reference():
     shifted = {"M": 1.1 * other[3]["M"], "M2": 1.21 * other[3]["M2"]}
     verdicts = diagnostics.judge(*chain, reference=shifted)
     assert titles(verdicts) == ["Disagrees with the reference"] and verdicts[0].level == "bad"
-    assert verdicts[0].number < -6 and "M2" in verdicts[0].text
+    assert verdicts[0].number < -6 and "<M^2>" in verdicts[0].text and "M2" not in verdicts[0].text
     wrong = {name: other[3][name] for name in ("M", "M2")}
     wrong["M"] = np.where(abs(wrong["M"]) < 1, wrong["M"], 1.5 * wrong["M"])  # M^2 alone would not show it
     assert "fraction of draws with" in diagnostics.judge(*chain, reference=wrong)[0].text
@@ -359,6 +359,9 @@ def test_short_and_scattered_chains():
     verdicts = diagnostics.judge_chain(accepted, observables_of(M), z2_symmetric=False)
     assert verdicts[0].title == "The chains differ from each other" and verdicts[0].level == "bad"
     assert "chain 3" in verdicts[0].text
+    record = {"M": M * np.random.default_rng(3).choice([-1.0, 1.0], M.shape), "abs_M": abs(M)}
+    scattered = diagnostics.judge_chain(accepted, record, z2_symmetric=False)[0]
+    assert scattered.text.startswith("Split R-hat of |M| is") and scattered.quantity == "split R-hat of |M|"
     # Many chains of five autocorrelation times: their scatter is in the errors.
     short = diagnostics.judge_chain(np.ones((64, 200)), observables_of(ar1(40.0, (64, 200))))
     assert [(x.title, x.level) for x in short] == [("The chains differ from each other", "doubtful")]

@@ -1,11 +1,11 @@
-"""The move of emcee: exactness with lopsided proposals, mutants that must be found, resumption to the bit, edge cases.
+"""The independence move of emcee: exactness with lopsided proposals, mutants that must be found, edge cases.
 
 Checks return their deviation in units of the largest that chance may cause (see ``checks``): below 1 they pass, and a
 mutant must go above 2. About 15 comparisons.
 """
 
 import multiprocessing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import emcee
 import numpy as np
@@ -14,8 +14,8 @@ import torch
 
 from checks import Gaussian, Mixture, bonferroni, inject, mean_shift, observables, phi4_draws
 from dmmc import diagnostics
-from dmmc.core import rng as streams
 from dmmc.core.errors import DmmcError
+from dmmc.interop import emcee as emcee_moves
 from dmmc.interop.emcee import DiffusionMove, lattice_log_prob
 from dmmc.proposals import dense
 from dmmc.proposals.base import Proposal
@@ -44,11 +44,31 @@ def start(coords, seed=1):
     return emcee.State(coords, random_state=np.random.RandomState(seed).get_state())
 
 
-def last_fields(moves, phi, action, lattice, steps):
-    """Fields after some steps, walkers that began at ``phi``."""
+@dataclass(frozen=True)
+class Irreversible:
+    """A proposal that reports another log q than it computes: either alone would do for an independence chain."""
+
+    inner: Proposal
+
+    def sample(self, n, generator):
+        phi, log_q = self.inner.sample(n, generator)
+        return phi, log_q + 0.7
+
+    def log_q(self, phi):
+        return self.inner.log_q(phi)
+
+    def describe(self):
+        return {"name": "irreversible"}
+
+
+def last_fields(moves, phi, action, lattice, steps, before=0):
+    """Fields after some steps, walkers that began at ``phi``, where something else was sampled ``before``."""
     log_prob = lattice_log_prob(action, lattice)
     sampler = emcee.EnsembleSampler(len(phi), lattice.volume, log_prob, moves=moves, vectorize=True)
-    state = sampler.run_mcmc(start(phi.flatten(1).numpy()), steps, store=False)
+    coords = phi.flatten(1).numpy()
+    if before:
+        sampler.run_mcmc(start(0.5 * coords), before, store=False)
+    state = sampler.run_mcmc(start(coords), steps, store=False)
     return torch.from_numpy(state.coords).view(phi.shape)
 
 
@@ -59,11 +79,14 @@ def invariance(proposal, lattice=TWO_SITES, steps=2):
     return mean_shift(observables(after, lattice) - observables(phi, lattice))
 
 
-def mixed_invariance():
-    """The same for steps of which about half are local ones of another move, walkers independent of each other."""
+def mixed_invariance(proposal=None):
+    """The same for steps of which about half are local ones of another move, walkers independent of each other.
+
+    These are not the first steps of the sampler, so that no walker begins at this move.
+    """
     phi = phi4_draws(ACTION, TWO_SITES, 20_000, c=0.5)
-    moves = [emcee.moves.GaussianMove(0.3), DiffusionMove(lopsided(TWO_SITES))]
-    after = last_fields(moves, phi, ACTION, TWO_SITES, 12)
+    moves = [emcee.moves.GaussianMove(0.3), DiffusionMove(proposal or lopsided(TWO_SITES))]
+    after = last_fields(moves, phi, ACTION, TWO_SITES, 12, before=6)
     return mean_shift(observables(after, TWO_SITES) - observables(phi, TWO_SITES))
 
 
@@ -77,8 +100,9 @@ def test_draws_of_the_target_stay_draws_of_it(make, shape):
     assert invariance(make(lattice), lattice) < 1
 
 
-def test_draws_of_the_target_stay_draws_of_it_between_other_moves():
-    assert mixed_invariance() < 1
+@pytest.mark.parametrize("wrapped", [lambda proposal: proposal, Irreversible], ids=["reversible", "irreversible"])
+def test_draws_of_the_target_stay_draws_of_it_between_other_moves(wrapped):
+    assert mixed_invariance(wrapped(lopsided(TWO_SITES))) < 1
 
 
 # Bugs
@@ -86,92 +110,59 @@ def test_draws_of_the_target_stay_draws_of_it_between_other_moves():
 
 def other_log_q(change):
     """A move that takes ``change(log_q)`` for log q, both of the walkers and of the proposals."""
-    return lambda log_q: lambda self, *arguments: change(log_q(self, *arguments))
+    return lambda numbers: lambda *arguments: change(numbers(*arguments))
 
 
-def of_proposals_forgotten(log_q):
+def of_proposals_forgotten(numbers):
     """log q of the walkers only, which the move asks for first."""
     asked = []
 
-    def wrong(self, coords, shape):
-        asked.append(coords)
-        return log_q(self, coords, shape) * (len(asked) == 1)
+    def wrong(*arguments):
+        asked.append(arguments)
+        return numbers(*arguments) * (len(asked) == 1)
 
     return wrong
 
 
-class Listening:
-    """A proposal that remembers the log q that it has reported with its last fields."""
-
-    def __init__(self, inner):
-        self.inner, self.log_q = inner, inner.log_q
-
-    def sample(self, n, generator):
-        phi, self.reported = self.inner.sample(n, generator)
-        return phi, self.reported
-
-
-def remembered(which):
+def remembered(moved):
     """A move that remembers log q of all proposals, or of where the walkers were, whatever was accepted."""
-
-    def bug(propose):
-        def wrong(self, model, state):
-            here = self._log_q_of_walkers(state.coords, state.coords.shape)
-            proposal, self.proposal = self.proposal, Listening(self.proposal)
-            new, accepted = propose(self, model, state)
-            there, self.proposal = self.proposal.reported.numpy(), proposal
-            self._known = self._known[0], {"past": here, "proposals": there}[which]
-            return new, accepted
-
-        return wrong
-
-    return bug
+    return lambda decided: lambda self, coords, accepted: decided(self, coords, np.full_like(accepted, moved))
 
 
-def not_copied(propose):
-    """A move that remembers the array of positions that emcee goes on to change."""
-
-    def wrong(self, model, state):
-        new, accepted = propose(self, model, state)
-        self._known = new.coords, self._known[1]
-        return new, accepted
-
-    return wrong
-
-
-def stale(log_q_of_walkers):
+def stale(noted):
     """log q of where the walkers were after the last step of this move, whatever other moves have done since."""
-
-    def wrong(self, coords, shape):
-        return log_q_of_walkers(self, coords, shape) if self._known is None else self._known[1]
-
-    return wrong
+    return lambda self, coords, shape: noted(self, coords, shape) if self._known is None else self._known[1]
 
 
+def mixed_kinds(noted):
+    """Values that come with proposals, compared with values that are computed from positions."""
+    return lambda self, coords, shape: replace(noted(self, coords, shape), from_positions=False)
+
+
+# A function that is replaced, and the check that must find it
 MUTANTS = {
-    "log q with the wrong sign": ("_log_q", other_log_q(lambda log_q: -log_q), lambda: invariance(lopsided(TWO_SITES))),
-    "log q forgotten": ("_log_q", other_log_q(lambda log_q: 0 * log_q), lambda: invariance(lopsided(TWO_SITES))),
-    "log q of proposals forgotten": (
-        "_log_q",
-        of_proposals_forgotten,
-        lambda: invariance(lopsided(TWO_SITES), steps=1),
-    ),
-    "log q of rejected proposals": (
-        "propose",
-        remembered("proposals"),
-        lambda: invariance(lopsided(TWO_SITES), steps=5),
-    ),
-    "log q of the past": ("propose", remembered("past"), lambda: invariance(lopsided(TWO_SITES), steps=5)),
-    "positions not copied": ("propose", not_copied, mixed_invariance),
-    "stale log q": ("_log_q_of_walkers", stale, mixed_invariance),
+    "log q with the wrong sign": (emcee_moves, "_numbers", other_log_q(np.negative), "two steps"),
+    "log q forgotten": (emcee_moves, "_numbers", other_log_q(np.zeros_like), "two steps"),
+    "log q of proposals forgotten": (emcee_moves, "_numbers", of_proposals_forgotten, "one step"),
+    "log q of rejected proposals": (DiffusionMove, "_decided", remembered(True), "five steps"),
+    "log q of the past": (DiffusionMove, "_decided", remembered(False), "five steps"),
+    "stale log q": (DiffusionMove, "_noted", stale, "mixed"),
+    "two kinds of log q": (DiffusionMove, "_noted", mixed_kinds, "mixed, irreversible"),
+}
+CHECKS = {
+    "one step": lambda: invariance(lopsided(TWO_SITES), steps=1),
+    "two steps": lambda: invariance(lopsided(TWO_SITES)),
+    "five steps": lambda: invariance(lopsided(TWO_SITES), steps=5),
+    "mixed": mixed_invariance,
+    "mixed, irreversible": lambda: mixed_invariance(Irreversible(lopsided(TWO_SITES))),
 }
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_are_found(name, monkeypatch):
-    function, bug, check = MUTANTS[name]
-    calls = inject(monkeypatch, DiffusionMove, function, bug)
-    assert check() > 2 and calls
+    owner, function, bug, check = MUTANTS[name]
+    calls = inject(monkeypatch, owner, function, bug)
+    assert CHECKS[check]() > 2 and calls
 
 
 def test_chain_means_between_stretch_moves_against_quadrature():
@@ -208,162 +199,18 @@ def test_fields_are_walkers_in_c_order():
     assert sampler.acceptance_fraction.min() == 1
 
 
-# Resumption
-
-
-@dataclass(frozen=True)
-class Rough:
-    """A proposal with rounding errors as large as life: of log q in its row of a batch, of what ``sample`` reports."""
-
-    inner: Proposal
-
-    def sample(self, n, generator):
-        phi, log_q = self.inner.sample(n, generator)
-        return phi, log_q + 0.5 * torch.randn(n, generator=generator, dtype=torch.float64)
-
-    def log_q(self, phi):
-        return self.inner.log_q(phi) + torch.sin(3.0 * torch.arange(len(phi)) + len(phi))
-
-    evaluations = 0
-
-    def describe(self):
-        return {"name": "rough"}
-
-
-def flow():
-    """A float32 flow on five sites."""
-    lattice = Lattice((5,))
-    return FlowProposal(random_model(free_reference(lattice), strength=0.1, dtype=torch.float32), n_steps=2)
-
-
-MOVES = {
-    "alone": lambda proposal: DiffusionMove(proposal),
-    "mixed": lambda proposal: [
-        (emcee.moves.StretchMove(), 0.3),
-        (emcee.moves.GaussianMove(0.1), 0.2),
-        (DiffusionMove(proposal), 0.5),
-    ],
-}
-
-
-def stored(path, parts, proposal, moves="mixed", vectorize=True, blobs=True):
-    """A chain of 11 walkers run in ``parts`` steps, with a sampler and a move of their own for each part."""
-    free = lattice_log_prob(FreeField(0.7), Lattice((5,)))
-
-    def log_prob(x):
-        x = np.atleast_2d(x)
-        value = free(x) - 0.02 * (x**4).sum(1)
-        found = np.stack([value, x[:, 0] * x[:, 1], x.sum(1)], 1) if blobs else value
-        return found if vectorize else found[0]
-
-    state = start(0.5 * np.random.RandomState(7).normal(size=(11, 5)))
-    for k, n in enumerate(parts):
-        np.random.seed(100 * len(parts) + k)  # noqa: NPY002  # must not matter
-        torch.manual_seed(100 * len(parts) + k)
-        backend = emcee.backends.HDFBackend(path)
-        made = MOVES[moves](proposal)
-        sampler = emcee.EnsembleSampler(11, 5, log_prob, moves=made, backend=backend, vectorize=vectorize)
-        sampler.run_mcmc(state, n)
-        state = None
-    return [backend.get_chain(), backend.get_log_prob(), backend.get_blobs(), backend.accepted]
-
-
-def resumes(tmp_path, proposal, **options):
-    """Whether a chain cut into any parts is the uninterrupted one, bit for bit."""
-    whole = stored(tmp_path / "whole.h5", [12], proposal, **options)
-    assert 0.1 < whole[-1].mean() / 12 < 0.95
-    cuts = [[5, 7], [1] * 12]
-    others = [stored(tmp_path / f"{len(cut)}.h5", cut, proposal, **options) for cut in cuts]
-    return all(np.array_equal(a, b) for other in others for a, b in zip(whole, other, strict=True))
-
-
-def rough():
-    return Rough(gaussian(Lattice((5,)), 0.8))
-
-
-@pytest.mark.parametrize("moves", MOVES)
-@pytest.mark.parametrize("make", [flow, rough], ids=["float32 flow", "rough"])
-def test_a_resumed_chain_is_the_uninterrupted_one(tmp_path, make, moves):
-    assert resumes(tmp_path, make(), moves=moves)
-
-
-@pytest.mark.parametrize(("vectorize", "blobs"), [(False, True), (False, False), (True, False)])
-def test_resumption_with_and_without_blobs_and_vectorisation(tmp_path, vectorize, blobs):
-    assert resumes(tmp_path, rough(), vectorize=vectorize, blobs=blobs)
-
-
-# Bugs that make a resumed chain another one
-
-
-def log_q_of_sample(propose):
-    """A move that believes the log q that comes with the proposals."""
-
-    def wrong(self, model, state):
-        self._known = state.coords.copy(), self._log_q_of_walkers(state.coords, state.coords.shape)
-        proposal, self.proposal = self.proposal, Listening(self.proposal)
-        self.proposal.log_q = lambda phi: self.proposal.reported
-        moved = propose(self, model, state)
-        self.proposal = proposal
-        return moved
-
-    return wrong
-
-
-def decisions_of_numpy(propose):
-    """A move whose decisions come from NumPy's global generator."""
-
-    class Elsewhere:
-        def __init__(self, random):
-            self.randint, self.standard_exponential = random.randint, np.random.standard_exponential
-
-    return lambda self, model, state: propose(self, model._replace(random=Elsewhere(model.random)), state)
-
-
-def one_at_a_time(log_q_of_walkers):
-    """log q of walkers, each in a batch of its own."""
-
-    def wrong(self, coords, shape):
-        if self._known is not None and np.array_equal(self._known[0], coords):
-            return self._known[1]
-        return np.concatenate([self._log_q(x[None], torch.Size((1, *shape[1:]))) for x in coords])
-
-    return wrong
-
-
-RESUMPTION_MUTANTS = {
-    "log q of sample": (DiffusionMove, "propose", log_q_of_sample),
-    "torch's generator": (streams, "stream", lambda stream: lambda *_, **__: torch.default_generator),
-    "NumPy's generator": (DiffusionMove, "propose", decisions_of_numpy),
-    "one walker at a time": (DiffusionMove, "_log_q_of_walkers", one_at_a_time),
-}
-
-
-@pytest.mark.parametrize("name", RESUMPTION_MUTANTS)
-def test_resumption_mutants_are_found(name, tmp_path, monkeypatch):
-    calls = inject(monkeypatch, *RESUMPTION_MUTANTS[name])
-    assert not resumes(tmp_path, rough()) and calls
-
-
-def test_log_q_of_a_row_does_not_depend_on_the_other_rows():
-    # What resumption to the bit rests on, for float32 networks; batches of several lengths and two kinds of model.
-    torch.manual_seed(1)
-    for proposal in (flow(), dense.untrained(torch.randn(50, 5), n_steps=4)):
-        for n in (1, 7, 33, 64):
-            phi, other = torch.randn(2, n, 5, dtype=torch.float64)
-            alone = proposal.log_q(phi)
-            for keep in (torch.arange(n) % 2 == 0, torch.arange(n) % 3 == 1):
-                mixed = proposal.log_q(torch.where(keep.unsqueeze(1), phi, 100 * other))
-                assert torch.equal(mixed[keep], alone[keep])
-
-
 # Blobs, infinities, refusals
+
+
+def mixed_moves(proposal):
+    return [(emcee.moves.StretchMove(), 0.3), (emcee.moves.GaussianMove(0.1), 0.2), (DiffusionMove(proposal), 0.5)]
 
 
 def test_blobs_belong_to_their_positions():
     def log_prob(x):
         return -0.5 * (x**2).sum(), x[0], x.sum()
 
-    sampler = emcee.EnsembleSampler(12, 2, log_prob, moves=MOVES["mixed"](gaussian(TWO_SITES, 0.8, 0.3)))
+    sampler = emcee.EnsembleSampler(12, 2, log_prob, moves=mixed_moves(gaussian(TWO_SITES, 0.8, 0.3)))
     sampler.run_mcmc(start(np.random.RandomState(3).normal(size=(12, 2))), 60)
     chain, blobs = sampler.get_chain(), sampler.get_blobs()
     np.testing.assert_array_equal(blobs[..., 0], chain[..., 0])

@@ -9,6 +9,7 @@ import dmmc
 from checks import inject, mean_shift, observables, phi4_draws
 from dmmc.core.errors import DmmcError
 from dmmc.interop.emcee import DiffusionMove, LatentMove, PathMove, RefreshMove, lattice_log_prob
+from dmmc.proposals import dense
 from dmmc.proposals.divergence import Hutchinson
 from dmmc.proposals.symmetrised import Symmetrised
 from dmmc.theory.free_field import FreeField
@@ -124,6 +125,18 @@ def test_a_resumed_chain_is_the_uninterrupted_one(tmp_path, name):
     whole = stored(tmp_path / "whole.h5", [8], RESUMABLE[name])
     assert (np.diff(whole, axis=0) != 0).any(-1).mean() > 0.2
     np.testing.assert_array_equal(stored(tmp_path / "parts.h5", [3, 1, 4], RESUMABLE[name]), whole)
+
+
+def test_log_q_of_a_row_does_not_depend_on_the_other_rows():
+    # What resumption of the latent move rests on, for float32 networks: batches of several lengths, two kinds of model.
+    torch.manual_seed(1)
+    for proposal in (flow(), dense.untrained(torch.randn(50, 5), n_steps=4)):
+        for n in (1, 7, 33, 64):
+            phi, other = torch.randn(2, n, 5, dtype=torch.float64)
+            alone = proposal.log_q(phi)
+            for keep in (torch.arange(n) % 2 == 0, torch.arange(n) % 3 == 1):
+                mixed = proposal.log_q(torch.where(keep.unsqueeze(1), phi, 100 * other))
+                assert torch.equal(mixed[keep], alone[keep])
 
 
 def test_latents_are_kept_only_where_they_belong_to_the_position():

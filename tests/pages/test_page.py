@@ -194,13 +194,10 @@ def test_a_section_alone(study):
         render([])
 
 
-def test_templates_escape_text_and_know_the_names_of_observables(study):
+def test_templates_escape_text(study):
     section = replace(study, title="A & B", link="A & B")
     assert "<h2>A &amp; B</h2>" in render([], sections=[section]).html
     assert "<td>1 &lt; 2</td>" in fill("dmmc.pages", "training.html", pictures=[PIXEL], settings=[("x", "1 < 2")])
-    for name, expected in (("M2", "⟨M²⟩"), ("M[1]", "⟨M⟩<sub>1</sub>"), ("<own>[0, 1]", "&lt;own&gt;<sub>0, 1</sub>")):
-        assert wording.symbol(name) == expected
-    assert wording.plain_symbol("abs_M") == "|M|"
 
 
 @pytest.mark.parametrize("independent", [True, False])

@@ -10,7 +10,7 @@ import pytest
 
 from dmmc import diagnostics
 from dmmc.core.facts import KernelFacts
-from dmmc.diagnostics.symbols import SYMBOLS
+from dmmc.diagnostics.symbols import symbol
 from dmmc.proposals.certificate import Certificate
 from dmmc.runs.run import load_run
 from dmmc.runs.summary import estimates, proposals_are_independent, summarise
@@ -69,7 +69,7 @@ def test_every_observable_appears(tmp_path):
     for name, x in means.items():
         here = summary.observables[name]
         assert (here.value, here.error, here.tau_int) == (x.value, x.error, x.tau_int)
-        assert SYMBOLS.get(name, name) in str(summary) and str(x) in str(summary)
+        assert symbol(name).text in str(summary) and str(x) in str(summary)
 
 
 def test_typed_and_stored_as_json(tmp_path):

@@ -14,6 +14,7 @@ from dmmc.diagnostics.balance import z2_balance
 from dmmc.diagnostics.bias import bias_over_error
 from dmmc.diagnostics.convergence import rhat
 from dmmc.diagnostics.series import as_array, as_series
+from dmmc.diagnostics.symbols import symbol
 from dmmc.diagnostics.verdicts.thresholds import (
     BIAS_BAD,
     BIAS_DOUBTFUL,
@@ -53,9 +54,9 @@ def length(estimates: Mapping[str, Estimate]) -> Verdict | None:
         (
             "Nothing ever changed, so that no error can be given; look at the acceptance."
             if math.isnan(draws)
-            else f"All chains together are {draws:.0f} autocorrelation times of {name} long (tau_int is "
-            f"{estimates[name].tau_int:.3g} draws; it is 1/2 for independent draws). The errors themselves are "
-            f"uncertain by {percent(math.sqrt(5 / draws))}. Run {math.ceil(DRAWS_DOUBTFUL / draws)} times as long."
+            else f"All chains together are {draws:.0f} autocorrelation times of {symbol(name).value.text} long "
+            f"(tau_int is {estimates[name].tau_int:.3g} draws; it is 1/2 for independent draws). The errors themselves "
+            f"are uncertain by {percent(math.sqrt(5 / draws))}. Run {math.ceil(DRAWS_DOUBTFUL / draws)} times as long."
         ),
         "draws per tau_int",
         draws,
@@ -124,7 +125,8 @@ def scatter(record: Record) -> Verdict | None:
     outlier = many and apart[elsewhere] > OUTLIER * 1.4826 * np.median(apart)
     limit = RHAT_BAD_MANY if many and not outlier else RHAT_BAD
     bad = outlier or rhats[name] > limit
-    text = f"Split R-hat of {name} is {rhats[name]:.2f}: "
+    shown = symbol(name).value.text
+    text = f"Split R-hat of {shown} is {rhats[name]:.2f}: "
     if outlier:
         text += f"chain {elsewhere} is far from all others, in a mode of its own. "
     else:
@@ -138,7 +140,7 @@ def scatter(record: Record) -> Verdict | None:
         "bad" if bad else "doubtful",
         "The chains differ from each other",
         text,
-        f"split R-hat of {name}",
+        f"split R-hat of {shown}",
         rhats[name],
         limit if bad else RHAT_DOUBTFUL,
     )
@@ -205,7 +207,7 @@ def integrator(estimates: Mapping[str, Estimate], record: Record, bias_bound: fl
     if bias_bound is None or not (ratios := bias_over_error(estimates, record, bias_bound)):
         return None
     name = max(ratios, key=lambda key: ratios[key])
-    ratio = ratios[name]
+    ratio, shown = ratios[name], symbol(name).value.text
     if ratio <= BIAS_DOUBTFUL:
         return None
     bad = ratio > BIAS_BAD
@@ -213,9 +215,9 @@ def integrator(estimates: Mapping[str, Estimate], record: Record, bias_bound: fl
         "bad" if bad else "doubtful",
         "The integrator is too coarse",
         f"The error of log q may shift a mean by up to {bias_bound:.1e} of the standard deviation of its observable, "
-        f"which for {name} is {ratio:.2g} times the statistical error. Take more flow steps; --flow-steps auto takes "
+        f"which for {shown} is {ratio:.2g} times the statistical error. Take more flow steps; --flow-steps auto takes "
         "as many as are needed.",
-        f"bias bound of {name} over its error",
+        f"bias bound of {shown} over its error",
         ratio,
         BIAS_BAD if bad else BIAS_DOUBTFUL,
     )

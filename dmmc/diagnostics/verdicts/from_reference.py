@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from dmmc.diagnostics.autocorrelation import Estimate, gamma_method
 from dmmc.diagnostics.balance import mode_balance
 from dmmc.diagnostics.observables import z_score
+from dmmc.diagnostics.symbols import symbol
 from dmmc.diagnostics.verdicts.thresholds import Z_BAD, Z_DOUBTFUL
 from dmmc.diagnostics.verdicts.verdict import Record, Verdict
 
@@ -29,7 +30,8 @@ def against(
     if reference is None:
         return None
     # By symmetry <M> is zero; the balance of signs tests this better than a reference that may be frozen.
-    z = {f"<{name}>": z for name, z in deviations(estimates, reference).items() if name != "M" or not z2_symmetric}
+    deviating = deviations(estimates, reference)
+    z = {symbol(name).text: z for name, z in deviating.items() if name != "M" or not z2_symmetric}
     if "M" in reference and "M" in record:
         balance = mode_balance(record["M"], reference["M"])
         if (k := balance.worst) >= 0:

@@ -14,6 +14,7 @@ from dmmc.diagnostics.acceptance import acceptance_rate, tau_rejections
 from dmmc.diagnostics.autocorrelation import DiagnosticsWarning, gamma_method
 from dmmc.diagnostics.observables import PRIMARY
 from dmmc.diagnostics.series import Array, as_array, as_series
+from dmmc.diagnostics.symbols import symbol
 from dmmc.diagnostics.verdicts import from_chains, from_reference, from_weights
 from dmmc.diagnostics.verdicts.thresholds import DRAWS_DOUBTFUL, ESS_DOUBTFUL
 from dmmc.diagnostics.verdicts.verdict import Record, Verdict
@@ -139,7 +140,7 @@ def judge_chain(
         good = Verdict(
             "good",
             "Nothing wrong found",
-            f"{draws:.0f} draws per autocorrelation time (of {name})"
+            f"{draws:.0f} draws per autocorrelation time (of {symbol(name).value.text})"
             + ("" if accepted is None else f", acceptance {acceptance_rate(accepted).value:.3f}")
             + from_reference.agreement(estimates, reference, None),
             "draws per tau_int",

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import Estimate, autocorrelation_function, format_value, resolved_tau
 from dmmc.diagnostics.series import as_series
-from dmmc.pages.figures.canvas import SYMBOLS, check_present, make_panels, points
+from dmmc.diagnostics.symbols import symbol
+from dmmc.pages.figures.canvas import check_present, make_panels, points
 from dmmc.pages.styles import palette
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def autocorrelation(
             _panel(axes[k], curves, long, legend=True)
             titles = {axes[k]: ""}
         for ax, which in titles.items():
-            ax.set_title(f"{SYMBOLS.get(name, name)}{': ' if which else ''}{which}", fontsize=10)
+            ax.set_title(f"{symbol(name).value.math}{': ' if which else ''}{which}", fontsize=10)
     for ax in axes[len(names) * (2 if two else 1) :]:
         ax.remove()
     for ax in axes[::columns]:

@@ -16,16 +16,6 @@ from dmmc.pages.styles import Style
 if TYPE_CHECKING:  # matplotlib is slow to load, and most of dmmc never draws
     from matplotlib.figure import Figure
 
-SYMBOLS = {
-    "M": "$M$",
-    "abs_M": "$|M|$",
-    "M2": "$M^2$",
-    "M4": "$M^4$",
-    "phi2": r"$\phi^2$",
-    "S_per_site": "$S/V$",
-}
-"""Observables in matplotlib's mathematical notation; others are called by their names."""
-
 
 def make_panels(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any

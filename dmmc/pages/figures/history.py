@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmmc.diagnostics.acceptance import acceptance_over_time
 from dmmc.diagnostics.series import as_series
-from dmmc.pages.figures.canvas import SYMBOLS, check_not_empty, check_present, make_panels
+from dmmc.diagnostics.symbols import symbol
+from dmmc.pages.figures.canvas import check_not_empty, check_present, make_panels
 from dmmc.pages.styles import palette
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def traces(
             for order, (k, shade) in enumerate(zip(shown, shades, strict=False)):
                 ax.plot(*_thinned(series[k], points), color=shade, linewidth=0.8, label=f"chain {k}", zorder=3 - order)
             ax.margins(x=0)
-        row[0].set_ylabel(SYMBOLS.get(name, name))
+        row[0].set_ylabel(symbol(name).value.math)
     for ax, sampler in zip(panels[0], records, strict=True):
         ax.set_title(sampler, fontsize=10)
     for ax in panels[-1]:

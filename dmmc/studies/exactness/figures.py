@@ -7,22 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dmmc.core.errors import DmmcError
+from dmmc.diagnostics.symbols import symbol
 from dmmc.pages.figures import make_panels
 from dmmc.pages.styles import styles
-from dmmc.studies.exactness.analysis import SEEN
+from dmmc.studies.exactness.analysis import OBSERVABLES, SEEN
 from dmmc.studies.exactness.results import LaboratoryResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SYMBOLS = {
-    "M": r"$\langle M\rangle$",
-    "abs_M": r"$\langle|M|\rangle$",
-    "M2": r"$\langle M^2\rangle$",
-    "binder": "$U_L$",
-    "S_per_site": r"$\langle S\rangle/V$",
-    "G_min": r"$G(p_{\min})$",
-}
 
 LINEAR = 3.0
 """Number of standard errors up to which the axis is linear; beyond, it is logarithmic."""
@@ -44,11 +36,11 @@ def biases(result: LaboratoryResult) -> Figure:
     ax.axvspan(-SEEN, SEEN, color="#d9d9d9", alpha=0.45, linewidth=0, zorder=0)
     ax.axvline(0, color="0.5", linewidth=0.8, zorder=1)
     rows = np.arange(len(variants))
-    for k, ((name, symbol), look) in enumerate(zip(SYMBOLS.items(), styles(), strict=False)):
+    for k, (name, look) in enumerate(zip(OBSERVABLES, styles(), strict=False)):
         z = np.array([variant.observables[name].z for variant in variants])
         ax.plot(
             z, rows + 0.1 * (k - 2.5), linestyle="none", marker=look.marker, markersize=5, color=look.colour,
-            label=symbol, zorder=3
+            label=symbol(name).math, zorder=3
         )  # fmt: skip
     n_exact = len(result.of_kind(exact=True))
     for row in rows:
@@ -74,5 +66,5 @@ def biases(result: LaboratoryResult) -> Figure:
     ax.set_yticklabels([variant.label for variant in variants])
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(f"bias in standard errors (grey: within {SEEN:g})")
-    figure.legend(loc="outside upper center", ncols=len(SYMBOLS), frameon=False, fontsize=9, handletextpad=0.1)
+    figure.legend(loc="outside upper center", ncols=len(OBSERVABLES), frameon=False, fontsize=9, handletextpad=0.1)
     return figure

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dmmc.diagnostics import format_value, symbols
+from dmmc.diagnostics import format_value
+from dmmc.diagnostics.symbols import symbol
 from dmmc.studies.exactness.analysis import OBSERVABLES, SEEN, BiasResult
 from dmmc.studies.exactness.results import LaboratoryResult, SideBySide, Value, VariantResult
-
-SYMBOLS = symbols.SYMBOLS | {"G_min": "G(p_min)"}
 
 
 def shown_value(truth: Value) -> str:
@@ -34,7 +33,7 @@ def verdict(variant: VariantResult) -> str:
     """What became of a variant, in a few words."""
     if variant.exact:
         return f"p = {variant.agreement.p_value:.2g}"
-    largest = f"{SYMBOLS[variant.worst]} by {shown_bias(variant.observables[variant.worst])}"
+    largest = f"{symbol(variant.worst).text} by {shown_bias(variant.observables[variant.worst])}"
     return f"{'seen' if variant.seen else 'not seen'}, {shown_sigma(variant)} sigma: {largest}"
 
 
@@ -45,7 +44,7 @@ def missed(result: LaboratoryResult) -> list[str]:
 
 def _limits(variant: VariantResult) -> str:
     limits = ", ".join(
-        f"{SYMBOLS[name]} {100 * SEEN * bias.relative_error:.1f}"
+        f"{symbol(name).text} {100 * SEEN * bias.relative_error:.1f}"
         for name, bias in variant.observables.items()
         if bias.relative_error is not None
     )
@@ -54,7 +53,7 @@ def _limits(variant: VariantResult) -> str:
 
 def table(result: LaboratoryResult) -> str:
     """The biases in units of their errors, with notes."""
-    head = ["", "acceptance", "draws", *(SYMBOLS[name] for name in OBSERVABLES), "verdict"]
+    head = ["", "acceptance", "draws", *(symbol(name).text for name in OBSERVABLES), "verdict"]
     truth = [shown_value(result.truth.observables[name]) for name in OBSERVABLES]
     rows = [head, [f"truth: {result.truth.method}", "", "", *truth, ""]]
     for exact, title in ((True, "exact"), (False, "not exact")):

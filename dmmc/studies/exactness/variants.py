@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmmc.core import rng
 from dmmc.kernels.base import Kernel
-from dmmc.kernels.compose import Cycle
+from dmmc.kernels.cycle import Cycle
 from dmmc.kernels.hmc import HMC
 from dmmc.kernels.independence import Independence
 from dmmc.kernels.latent import Latent

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics import format_value
-from dmmc.pages.figures import SYMBOLS, make_panels
+from dmmc.diagnostics.symbols import symbol
+from dmmc.pages.figures import make_panels
 from dmmc.pages.styles import COLOURS, LINES, MARKERS, palette, styles
 from dmmc.studies.scan.results import COSTED, TAUS, UNKNOWN, Measured, PointResult, ScanResult, cost_of, tau_of
 
@@ -163,7 +164,7 @@ def tau_int(scan: ScanResult, against: str = "xi", names: Sequence[str] = TAUS) 
         _, top = ax.get_ylim()
         ax.axhline(0.5, color="0.6", linewidth=0.8, zorder=0)
         ax.set(xlabel=LABELS[against])
-        ax.set_title(rf"$\tau_{{\rm int}}$ of {SYMBOLS.get(name, name)}", fontsize=10)
+        ax.set_title(rf"$\tau_{{\rm int}}$ of {symbol(name).value.math}", fontsize=10)
         ax.set_yscale("log")
         ax.set_ylim(0.4, max(top, 2.0) * 3.5)  # room for the legend
         _axis(ax, "x", sorted({result.L for result in scan.results}) if against == "L" else None)
@@ -217,7 +218,7 @@ def cost(scan: ScanResult) -> Figure:
             _axis(ax, "y")
             _against_along(ax, scan)
             ax.set(ylabel=f"{label} per effective sample")
-            ax.set_title(f"{title} per effective sample of {SYMBOLS.get(name, name)}", fontsize=10)
+            ax.set_title(f"{title} per effective sample of {symbol(name).value.math}", fontsize=10)
             ax.legend(frameon=False, fontsize=9, loc="upper left")
     return figure
 
@@ -274,7 +275,7 @@ def binder(scan: ScanResult) -> Figure:
             }
             ax.errorbar(kappa, U, error, label=f"L = {curve.size}", **style)
             t = np.linspace(kappa.min(), kappa.max(), 100)
-            ax.plot(t, curve.curve(t), color=look.colour, linestyle=look.line, linewidth=1.2)
+            ax.plot(t, curve(t), color=look.colour, linestyle=look.line, linewidth=1.2)
         best = crossed.best
         for place, grey in ((crossed.kappa_c, "0.92"), (best.kappa, "0.8")):
             middle, half = place.numbers

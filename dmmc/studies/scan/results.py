@@ -188,35 +188,6 @@ class ScanFit:
 
 
 @dataclass(frozen=True)
-class CurveFit:
-    """The polynomial through the Binder cumulants of one size, as :class:`~dmmc.diagnostics.crossings.BinderCurve`.
-
-    Attributes:
-        size: the size L.
-        centre: middle of the measured kappa.
-        half: half their range.
-        coefficients: coefficients of the powers of ``(kappa - centre) / half``.
-        chi2: chi squared of the fit.
-        dof: degrees of freedom.
-        p_value: probability of a larger chi2; None without degrees of freedom.
-    """
-
-    size: int
-    centre: float
-    half: float
-    coefficients: tuple[float, ...]
-    chi2: float
-    dof: int
-    p_value: float | None
-
-    @property
-    def curve(self) -> BinderCurve:
-        """The fitted function."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return BinderCurve(**values | {"p_value": _number(self.p_value)})
-
-
-@dataclass(frozen=True)
 class SizeCrossing:
     """Where the Binder cumulants of two sizes cross.
 
@@ -244,7 +215,7 @@ class ScanCrossings:
     """
 
     sampler: str
-    curves: tuple[CurveFit, ...]
+    curves: tuple[BinderCurve, ...]
     crossings: tuple[SizeCrossing, ...]
     drift: Measured
     kappa_c: Measured
@@ -252,15 +223,12 @@ class ScanCrossings:
     @classmethod
     def of(cls, sampler: str, made: BinderCrossings) -> Self:
         """The crossings as a result of the scan."""
-        curves = tuple(
-            CurveFit(c.size, c.centre, c.half, c.coefficients, c.chi2, c.dof, _known(c.p_value)) for c in made.curves
-        )
         crossings = tuple(
             SizeCrossing(c.sizes, Measured.of(c.kappa, c.kappa_error), Measured.of(c.binder, c.binder_error))
             for c in made.crossings
         )
         drift, kappa_c = Measured.of(made.drift, made.drift_error), Measured.of(made.kappa_c, made.kappa_c_error)
-        return cls(sampler, curves, crossings, drift, kappa_c)
+        return cls(sampler, made.curves, crossings, drift, kappa_c)
 
     @property
     def best(self) -> SizeCrossing:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dmmc.diagnostics import format_value
+from dmmc.diagnostics.symbols import symbol
 from dmmc.studies.scan.results import COSTED, TAUS, UNKNOWN, Measured, PointResult, ScanCrossings, ScanFit, ScanResult
-
-_SYMBOLS = {"M": "M", "M2": "M^2", "abs_M": "|M|", "S_per_site": "S/V"}
 
 
 def table(scan: ScanResult) -> str:
@@ -14,8 +13,8 @@ def table(scan: ScanResult) -> str:
     rows = [
         [
             *("point", "sampler", "draws", "xi", "U_L", "acceptance"),
-            *(f"tau {_SYMBOLS[name]}" for name in TAUS),
-            *(f"{'ms' if kind == 'seconds' else kind}/{_SYMBOLS[name]}" for kind in kinds for name in COSTED),
+            *(f"tau {symbol(name).value.text}" for name in TAUS),
+            *(f"{'ms' if kind == 'seconds' else kind}/{symbol(name).value.text}" for kind in kinds for name in COSTED),
         ],
         *(_row(result, kinds) for result in scan.results),
     ]
