@@ -7,7 +7,7 @@ attributes, which :func:`declaration` reads, and nothing is assumed of a theory 
 attribute       type               meaning, and what holds without it
 ==============  =================  ==================================================================================
 ``components``  int                number of field components, an axis before the lattice; a scalar field without it
-``symmetry``    ``"z2"``/``"none"``  whether ``S(phi) = S(-phi)``; without it this is tested on fields of the ensemble
+``symmetry``    ``z2``/``none``    whether ``S(phi) = S(-phi)``; without it this is tested on fields of the ensemble
 ``scale``       float              typical size of the field in units of the hopping form below; 1.0
 ``minimum``     float or method    value of the uniform field of least action, ``minimum(dim)`` if a method; 0.0
 ``hopping``     float              S is ``-hopping sum_x,mu phi(x) phi(x+mu)`` plus even functions of single sites,
