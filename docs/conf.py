@@ -27,7 +27,8 @@ root_doc = "docs/index"
 include_patterns = ["README.md", "CONTRIBUTING.md", "docs/**"]
 exclude_patterns = ["build", "dist", "dmmc", "examples", "tests", "runs", "quickstart", ".*", "docs/site"]
 nitpicky = True  # a reference that leads nowhere is a warning, and "make docs" makes warnings errors
-nitpick_ignore = [("py:class", name) for name in ("ArrayLike", "NDArray", "Figure", "Markup", "Path")]  # imported for types only
+# Of other packages, and imported for types only
+nitpick_ignore = [("py:class", name) for name in ("ArrayLike", "NDArray", "Figure", "Markup", "Path")]
 
 # Markdown, as GitHub reads it
 myst_enable_extensions = ["colon_fence"]
@@ -52,6 +53,8 @@ python_maximum_signature_line_length = 90
 # Pages
 html_theme = "furo"
 html_title = f"dmmc {VERSION}"
+html_static_path = ["site/static"]
+html_css_files = ["wide.css"]
 html_extra_path = ["site/extra"]
 html_copy_source = False
 html_show_sphinx = False

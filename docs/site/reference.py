@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 from sphinx.environment import BuildEnvironment
 from sphinx.ext.autodoc.mock import mock
 from sphinx.ext.napoleon import Config, GoogleDocstring
@@ -81,7 +82,9 @@ def entry(name: str) -> str:
     if inspect.ismodule(thing):
         return f"* :mod:`{name}`\n"
     if inspect.isclass(thing):
-        return f".. autoclass:: {name}\n   :members:\n   :inherited-members: {NOT_INHERITED}\n"
+        derived = any(base.__module__.startswith("dmmc.") for base in thing.__bases__)
+        bases = "   :show-inheritance:\n" if derived else ""
+        return f".. autoclass:: {name}\n   :members:\n   :inherited-members: {NOT_INHERITED}\n{bases}"
     return f".. {'autofunction' if callable(thing) else 'autodata'}:: {name}\n"
 
 
@@ -182,7 +185,7 @@ def read_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, 
     ).lines()
 
 
-ARRAY = re.compile(r"numpy\.ndarray\[tuple\[(?:typing\.)?Any, \.\.\.\], numpy\.dtype\[([^]]*)\]\]")
+ARRAY = re.compile(r"~?numpy\.ndarray\[tuple\[~?(?:typing\.)?Any, \.\.\.\], ~?numpy\.dtype\[([^]]*)\]\]")
 
 
 def shorten(app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, returns: str) -> Any:
@@ -231,6 +234,9 @@ def link(app: Sphinx, node: pending_xref, text: nodes.Element, name: str) -> nod
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", read_docstring)
     app.connect("autodoc-process-signature", shorten)
