@@ -233,6 +233,12 @@ def link(app: Sphinx, node: pending_xref, text: nodes.Element, name: str) -> nod
     return made
 
 
+def drop_back_links(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Take the links from the source back to the reference away: they assume one page for everything in a module."""
+    if page.startswith("_modules/") and "body" in context:
+        context["body"] = re.sub(r'<a class="viewcode-back"[^>]*>.*?</a>', "", context["body"])
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     for field in PyObject.doc_field_types:
         if field.name == "variable":
@@ -241,4 +247,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", read_docstring)
     app.connect("autodoc-process-signature", shorten)
     app.connect("missing-reference", resolve)
+    app.connect("html-page-context", drop_back_links)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
