@@ -3,6 +3,7 @@
 #   make demo    install, then run the six-minute demonstration into ./quickstart
 #   make test    install with the tests' requirements, run the tests
 #   make lint    style and types
+#   make docs    install with what the documentation needs, build it into build/docs
 #   make clean   remove the virtual environment
 #
 # Another torch (for a GPU, say):  make demo TORCH=torch
@@ -16,7 +17,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dmmc quickstart --out quickstart
@@ -29,6 +30,11 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy dmmc
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed-docs
+	rm -rf build/docs build/doctrees
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs -d build/doctrees . build/docs
+	@echo "The documentation is in build/docs/index.html"
 
 clean:
 	rm -rf $(VENV)
@@ -45,6 +51,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.torch
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/.torch
 	$(PIP) --quiet --editable ".[test,lint]"
+	touch $@
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/.torch
+	$(PIP) --quiet --editable ".[docs]"
 	touch $@
 
 # On Linux, PyPI's torch brings gigabytes of CUDA along; "+cpu" names the build without. It is taken from where

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -18,7 +19,8 @@ from dmmc.model.reference import GaussianReference
 from helpers import SMALL, random_model
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+README, INDEX = ROOT / "README.md", ROOT / "docs" / "index.md"
+NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_COMMANDS = {"README.md", "diagnostics.md", "exactness.md"}
 FIGURES = ROOT / "docs" / "figures"
@@ -86,7 +88,7 @@ def test_python_runs(page, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     give_options(monkeypatch, "make_ensemble", thermalise=20, trajectory=1.0)
     give_options(monkeypatch, "sample", discard=4)
-    if page == README:
+    if page in (README, INDEX):
         make_small(monkeypatch, files / "model.safetensors")  # and it makes all of its files itself
     else:
         for path in files.iterdir():
@@ -185,7 +187,11 @@ def resolves(name):
 
 @each_page
 def test_links_and_figures_exist(page):
-    text = re.sub(r"`[^`\n]*`", "", without_blocks(page))
+    check_links(page, without_blocks(page))
+
+
+def check_links(page, text):
+    text = re.sub(r"`[^`\n]*`", "", text)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"https?:", target):
             continue
@@ -204,3 +210,39 @@ def test_every_figure_is_shown_and_can_be_made():
     namespace = {"__name__": "make_figures"}
     exec(compile((ROOT / "docs" / "make_figures.py").read_text(), "make_figures.py", "exec"), namespace)
     assert {f"{name}.png" for name in namespace["FIGURES"]} == present
+
+
+def cells(kind):
+    return ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def test_the_notebook_is_committed_as_written():
+    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        assert not cell.get("outputs") and cell.get("execution_count") is None, "clear the outputs of the notebook"
+    check_links(NOTEBOOK, FENCE.sub("", "\n\n".join(cells("markdown"))))
+
+
+def test_the_notebook_needs_the_front_door_only():
+    code = "\n".join(cells("code"))
+    assert re.findall(r"^\s*(?:import|from) (dmmc.*)$", code, re.M) == ["dmmc"]
+    names = set(re.findall(r"\bdmmc\.(\w+)", code))
+    assert {"make_ensemble", "train", "sample"} <= names <= set(dmmc.__all__)
+    for name in re.findall(r"\bdmmc(?:\.\w+)+", code):
+        assert resolves(name), f"the notebook speaks of {name}"
+
+
+def test_every_page_can_be_reached():
+    """From the tables of contents of the site, and from the table about code of one's own."""
+    listed = set(
+        re.findall(
+            r"^(?:\w+ <)?([\w./]+)>?$", "\n".join(re.findall(r"^:::.*?^:::", INDEX.read_text(), re.M | re.S)), re.M
+        )
+    )
+    docs = ROOT / "docs"
+    assert {(docs / name).resolve() for name in listed} == {
+        path.with_suffix("")
+        for path in [README, ROOT / "CONTRIBUTING.md", NOTEBOOK, *docs.glob("*.md")]
+        if path != INDEX
+    }
+    table = (docs / "own_code.md").read_text()
+    assert {path.name for path in (docs / "own_code").iterdir()} == set(re.findall(r"\(own_code/([\w.]+)\)", table))

@@ -205,8 +205,8 @@ def check_invariance(
 def standard_observables(phi: Tensor, lattice: Lattice) -> dict[str, Tensor]:
     """Named series ``(n,)`` of fields ``(n, *lattice)``.
 
-    M, |M|, M^4, the site average of phi^4, phi at one site, and the two-point function on up to eight momentum orbits
-    (the means of M^2, phi^2 and S are linear combinations of these where all orbits are present).
+    M, ``|M|``, M^4, the site average of phi^4, phi at one site, and the two-point function on up to eight momentum
+    orbits (the means of M^2, phi^2 and S are linear combinations of these where all orbits are present).
     """
     flat = phi.flatten(1)
     M, G = flat.mean(1), lattice.two_point(phi)

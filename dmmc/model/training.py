@@ -1,6 +1,6 @@
 """Training: the minimisation of the path-space KL, with interruption and resumption.
 
-Loss, with the noise level uniform and stratified over the levels of a batch:
+Loss, with the noise level uniform and stratified over the levels of a batch::
 
     1/2 int dv E | D_v (N_theta - y) |^2
 

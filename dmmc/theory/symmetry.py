@@ -32,7 +32,7 @@ ROUNDING = 1e-9
 
 The sum of V terms in float64 is exact to about ``V 1e-16`` of their size, which is 1e-10 for a million sites, and a
 determinant loses a few digits more. A term that breaks the symmetry and still stays below this has no consequences that
-a simulation could see: it changes S by ``1e-9 |S|``, which is 1e-6 for |S| of a thousand.
+a simulation could see: it changes S by ``1e-9 |S|``, which is 1e-6 for ``|S|`` of a thousand.
 """
 
 

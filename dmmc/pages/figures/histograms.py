@@ -28,7 +28,7 @@ def magnetisation(chains: Mapping[str, ArrayLike], bins: int | None = None, symb
 
     Args:
         chains: M of each sampler, ``(chain, draw)``.
-        bins: number of bins, common to all; default 41, or more where |M| is narrow, deep in the broken phase.
+        bins: number of bins, common to all; default 41, or more where ``|M|`` is narrow, deep in the broken phase.
         symbol: what the axis calls M, for a component of a field of several.
 
     Raises:

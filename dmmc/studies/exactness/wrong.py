@@ -136,7 +136,7 @@ class Pool(Proposal):
 
 @dataclass(frozen=True)
 class Collapsed(Proposal):
-    """A flow that misses a part of the fields: those with M < 0, or those with large |M|.
+    """A flow that misses a part of the fields: those with M < 0, or those with large ``|M|``.
 
     Args:
         flow: makes the proposals.
