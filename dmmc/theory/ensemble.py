@@ -161,7 +161,8 @@ def check_numbers(
         DmmcError: if fewer than 24 configurations are distinct.
         MismatchError: if ``<phi dS/dphi> / V`` or its part of a momentum shell is not 1, or, in a theory without the
             symmetry phi -> -phi, ``<dS/dphi>`` is not 0; if an action that does not depend on the position, or treats
-            two axes alike, has fields that do; if configurations come back elsewhere. The message gives the number and the likely cause.
+            two axes alike, has fields that do; if configurations come back elsewhere. The message gives the number and
+            the likely cause.
     """
     lattice = Lattice(tuple(sample.shape[1:]))
     if action is not None and symmetry is None:
