@@ -1,8 +1,9 @@
-"""In one dimension every theory is solved by its transfer matrix: HMC and the exact chain of a model against it.
+"""One and three dimensions: HMC and the exact chain of a model against what is known.
 
-``Z = tr T^L`` with ``T(x, y) = exp[-U(x)/2 - K(x, y) - U(y)/2]``, where K is the action of a link and U that of a site.
-On a grid of values of the field this is a matrix, and the trapezoidal rule converges faster than any power. The
-formulas are written down here once more.
+In one dimension every theory is solved by its transfer matrix: ``Z = tr T^L`` with
+``T(x, y) = exp[-U(x)/2 - K(x, y) - U(y)/2]``, where K is the action of a link and U that of a site. On a grid of values of
+the field this is a matrix, and the trapezoidal rule converges faster than any power. The formulas are written down
+here once more. In three dimensions there are exact draws on a few sites.
 """
 
 import math
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 import dmmc
-from checks import mean_shift
+from checks import invariance, mean_shift, phi4_draws, steep_model
 from dmmc.kernels.independence import Independence
 from dmmc.model.options import TrainingOptions
+from dmmc.model.reference import GaussianReference
 from dmmc.proposals.certify import measure_delta
 from dmmc.studies.training import train
 from dmmc.theory.lattice import Lattice
@@ -100,3 +102,13 @@ def test_hmc_and_a_model_agree_with_the_transfer_matrix(name, tmp_path):
     # A comparison that means something: there are rejections, and a deviation of a few per cent would be seen.
     assert 0.3 < accepted < 0.97
     assert mean_shift(means - 1.05 * exact) > 1
+
+
+def test_in_three_dimensions_the_chain_keeps_exact_draws():
+    """The flow has random weights; where every extent is 2, a site has each of its neighbours twice."""
+    lattice, action = Lattice((2, 2, 2)), dmmc.Phi4(0.1, 0.1)
+    draws = phi4_draws(action, lattice, 3000, c=None)
+    propagator = 1.2 * lattice.two_point(draws).mean(0)
+    proposal = dmmc.flow_proposal(steep_model(GaussianReference(lattice, propagator)), n_steps=6)
+    assert invariance(Independence(action, lattice, proposal), draws, steps=2) < 1
+    assert invariance(dmmc.HMC(action, lattice, step_size=0.4, n_leapfrog=4), draws, steps=2) < 1
