@@ -1,8 +1,8 @@
 """One and three dimensions: HMC and the exact chain of a model against what is known.
 
 In one dimension every theory is solved by its transfer matrix: ``Z = tr T^L`` with
-``T(x, y) = exp[-U(x)/2 - K(x, y) - U(y)/2]``, where K is the action of a link and U that of a site. On a grid of values of
-the field this is a matrix, and the trapezoidal rule converges faster than any power. The formulas are written down
+``T(x, y) = exp[-U(x)/2 - K(x, y) - U(y)/2]``, where K is the action of a link and U that of a site. On a grid of values
+of the field this is a matrix, and the trapezoidal rule converges faster than any power. The formulas are written down
 here once more. In three dimensions there are exact draws on a few sites.
 """
 

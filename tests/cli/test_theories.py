@@ -43,33 +43,18 @@ def test_every_command_takes_it(command, options, action):
 
 def test_from_the_external_field_to_the_chain(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    theory = ["--kappa", "0.2", "--lam", "0.05", "--h", "0.2"]
-    ensemble = [
-        "ensemble",
-        "--shape",
-        "3",
-        "3",
-        "--chains",
-        "16",
-        "--thermalise",
-        "20",
-        "--draws",
-        "24",
-        "--keep-every",
-        "2",
-        "--out",
-        "hmc.h5",
-    ]
-    assert dmmc(*ensemble, *theory) == 0
+    theory = "--kappa 0.2 --lam 0.05 --h 0.2"
+    ensemble = f"ensemble {theory} --shape 3 3 --chains 16 --thermalise 20 --draws 24 --keep-every 2 --out hmc.h5"
+    assert dmmc(*ensemble.split()) == 0
     assert dmmc(*TRAIN, "--ensemble", "hmc.h5", "--steps", 2, "--out", "model.safetensors") == 0
-    sample = "sample --model model.safetensors --chains 8 --draws 8 --flow-steps 2 --reference hmc.h5 --out chain.h5"
-    assert dmmc(*sample.split(), *theory) == 0
+    sample = "sample --model model.safetensors --chains 8 --draws 8 --flow-steps 2 --reference hmc.h5"
+    assert dmmc(*f"{sample} {theory} --out chain.h5".split()) == 0
     assert "The action declares that it has no symmetry." in capsys.readouterr().out
     action = ExternalField(Phi4(0.2, 0.05), 0.2).describe()
     assert load_run("hmc.h5").header.action == load_run("chain.h5").header.action == action
     # Neither the theory without h nor that with -h is the theory of the model.
-    for other in (theory[:4], [*theory[:5], "-0.2"]):
-        assert dmmc(*sample.split()[:-1], "other.h5", *other) == 2
+    for other in ("--kappa 0.2 --lam 0.05", "--kappa 0.2 --lam 0.05 --h -0.2"):
+        assert dmmc(*f"{sample} {other} --out other.h5".split()) == 2
         assert "the model was trained for" in capsys.readouterr().err
     assert dmmc("report", "chain.h5", "hmc.h5", "--out", "page.html") == 0
     assert "φ⁴ in an external field" in (tmp_path / "page.html").read_text()
