@@ -30,7 +30,7 @@ class ExternalField:
 
     Args:
         action: the theory without the external field.
-        h: strength of the external field; phi -> -phi maps the theory with h to that with -h.
+        h: strength of the external field, of either sign.
 
     Raises:
         DmmcError: if ``action`` is no action of a scalar field, or h is not a finite number.
