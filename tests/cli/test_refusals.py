@@ -135,6 +135,7 @@ BAD = [
     (f"{LEARN} --ensemble good.npy {ACTION} --h 0.2 --symmetry z2", "declares that it has none"),
     (f"{MODEL} {ACTION} --h 0.1", "the model was trained for"),
     ("scan --h 0.1 --kappas 0.2 --lam 0.1 --out new", "--kappas goes with --lam alone"),
+    ("scan --set m2=1 --kappas 0.2 --lam 0.1 --out new", "--kappas goes with --lam alone"),
     ("scan --h 0.1 --sizes 4 --out new", "--h puts an action into an external field"),
     (f"exactness --shape 4 4 {ACTION} --h 0.1 --out new", "this action does not declare the hopping term"),
     ("check-action --shape 4 4 --h 0.1", "--h puts an action into an external field"),
