@@ -6,8 +6,9 @@ quick and loads neither torch nor NumPy.
 A theory and its ensemble:
 
 * :class:`Lattice`: the lattice that a theory lives on.
-* :class:`Phi4`, :class:`FreeField`: actions; :func:`action` makes one of functions of your own, with NumPy, torch or C,
-  and :class:`AutogradAction` is what it makes of a torch function without a gradient.
+* :class:`Phi4`, :class:`SineGordon`, :class:`FreeField`: actions; :class:`ExternalField` puts one into an external
+  field. :func:`action` makes one of functions of your own, with NumPy, torch or C, and :class:`AutogradAction` is what
+  it makes of a torch function without a gradient.
 * :func:`make_ensemble`: runs HMC or cluster chains of a theory.
 * :func:`import_fields`, :func:`export_fields`: configurations from another code, and for one.
 
@@ -52,6 +53,7 @@ _HOMES = {
     "Cycle": "dmmc.kernels.cycle",
     "DiffusionModel": "dmmc.model.diffusion_model",
     "DmmcError": "dmmc.core.errors",
+    "ExternalField": "dmmc.theory.external_field",
     "FreeField": "dmmc.theory.free_field",
     "HMC": "dmmc.kernels.hmc",
     "Independence": "dmmc.kernels.independence",
@@ -63,6 +65,7 @@ _HOMES = {
     "PathRefresh": "dmmc.kernels.refresh",
     "Phi4": "dmmc.theory.phi4",
     "Run": "dmmc.studies.results",
+    "SineGordon": "dmmc.theory.sine_gordon",
     "VE": "dmmc.model.schedules",
     "VP": "dmmc.model.schedules",
     "action": "dmmc.theory.own_action",
@@ -99,6 +102,7 @@ __all__ = [
     "Cycle",
     "DiffusionModel",
     "DmmcError",
+    "ExternalField",
     "FreeField",
     "Independence",
     "Kernel",
@@ -109,6 +113,7 @@ __all__ = [
     "PathRefresh",
     "Phi4",
     "Run",
+    "SineGordon",
     "__version__",
     "action",
     "assert_invariant",
@@ -164,11 +169,13 @@ if TYPE_CHECKING:
         train,
     )
     from dmmc.studies.results import Run, load_run
+    from dmmc.theory.external_field import ExternalField
     from dmmc.theory.free_field import FreeField
     from dmmc.theory.function_action import AutogradAction
     from dmmc.theory.lattice import Lattice
     from dmmc.theory.own_action import action
     from dmmc.theory.phi4 import Phi4
+    from dmmc.theory.sine_gordon import SineGordon
 
 
 def __getattr__(name: str) -> Any:

@@ -47,9 +47,12 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import load_run
 from dmmc.theory import ensemble, observables, symmetry
 from dmmc.theory.ensemble import check_ensemble
+from dmmc.theory.external_field import ExternalField
+from dmmc.theory.free_field import FreeField
 from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.phi4 import Phi4
+from dmmc.theory.sine_gordon import SineGordon
 from dmmc.theory.symmetry import find_symmetry
 from helpers import SIGMA, Grid, free_draws, free_reference, random_model, rng, z_scores
 
@@ -69,6 +72,15 @@ def draws(n_sites):
 @functools.cache
 def tilted_draws():
     return Grid.make(2, half_width=7, n=301).draws(TILTED, 20_000)
+
+
+@functools.cache
+def sine_gordon_draws():
+    def formula(phi):
+        x, y = phi.T
+        return (x - y) ** 2 + 0.25 * (x**2 + y**2) + 0.8 * (2 - torch.cos(2 * x) - torch.cos(2 * y))
+
+    return Grid.make(2, half_width=7, n=301).draws(formula, 10_000)
 
 
 @functools.cache
@@ -108,7 +120,7 @@ def steep_flow(n_sites=2, two_sector=False):
 
 @pytest.fixture(autouse=True, scope="module")
 def before_any_mutant():
-    draws(2), draws(4), tilted_draws(), free_fields(), truth(PHI4)
+    draws(2), draws(4), tilted_draws(), sine_gordon_draws(), free_fields(), truth(PHI4)
     paths(), paths(True), steep_flow(), steep_flow(4), steep_flow(two_sector=True)
 
 
@@ -325,6 +337,35 @@ def mass_form_agrees_with_its_definition():
     return mean_shift(phi2[:, None] - exact)
 
 
+def external_field_keeps_tilted_phi4():
+    return invariance(wide(ExternalField(PHI4, -0.3)), tilted_draws(), steps=5)
+
+
+def sine_gordon_agrees_with_its_definition():
+    """One chain of independent proposals, and HMC, from exact draws of the formula."""
+    action, draws = SineGordon(0.5, 0.8, 2.0), sine_gordon_draws()
+    return max(invariance(kernel, draws, 3) for kernel in (wide(action), HMC(action, TWO_SITES, 0.3, n_leapfrog=4)))
+
+
+def an_external_field_has_no_symmetry():
+    """The deviation is infinite if it is said to have one."""
+    try:
+        return 0.0 if find_symmetry(ExternalField(PHI4, -0.3), tilted_draws()).symmetry == "none" else math.inf
+    except MismatchError:
+        return math.inf
+
+
+def fields_of_another_external_field_are_refused():
+    """The deviation is infinite if they are not."""
+    fields = free_fields()
+    check_ensemble(fields, ExternalField(FreeField(0.7), 1e-4))
+    try:
+        check_ensemble(fields, ExternalField(FreeField(0.7), 0.2))
+    except MismatchError:
+        return 0.0
+    return math.inf
+
+
 def force_is_the_gradient():
     """``<phi dS/dphi> = V`` for exact draws. HMC with a wrong force would still be exact, and hardly move."""
     phi = draws(4)
@@ -408,6 +449,10 @@ CHECKS = [
     observables_are_those_of_the_stored_fields,
     a_resumed_chain_goes_on,
     mass_form_agrees_with_its_definition,
+    external_field_keeps_tilted_phi4,
+    sine_gordon_agrees_with_its_definition,
+    an_external_field_has_no_symmetry,
+    fields_of_another_external_field_are_refused,
     force_is_the_gradient,
     two_point_function_of_a_free_field,
     fields_of_another_normalisation_are_refused,
@@ -874,6 +919,24 @@ MUTANTS = {
     # Theory
     "fields in another normalisation": Mutant(Phi4, "coefficients", hopping_form, mass_form_agrees_with_its_definition),
     "force of another action": Mutant(Phi4, "grad", times(0.9), force_is_the_gradient),
+    "external field of the other sign": Mutant(
+        ExternalField,
+        "__call__",
+        lambda call: lambda self, phi: 2 * self.action(phi) - call(self, phi),
+        external_field_keeps_tilted_phi4,
+    ),
+    "external field that is said to be symmetric": Mutant(
+        ExternalField, "symmetry", instead(lambda self: "z2"), an_external_field_has_no_symmetry
+    ),
+    "external field that no ensemble contradicts": Mutant(
+        ensemble, "_check_force", instead(lambda *_: 0.0), fields_of_another_external_field_are_refused
+    ),
+    "alpha and beta exchanged": Mutant(
+        SineGordon,
+        "__call__",
+        lambda call: lambda self, phi: call(replace(self, alpha=self.beta, beta=self.alpha), phi),
+        sine_gordon_agrees_with_its_definition,
+    ),
     "orbits of half of the modes": Mutant(
         Lattice, "orbit_mean", instead(half_of_the_modes), two_point_function_of_a_free_field
     ),

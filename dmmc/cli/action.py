@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from dmmc.cli.objects import load_object
@@ -11,15 +13,27 @@ from dmmc.core.errors import DmmcError
 
 def add_action(parser: argparse.ArgumentParser, note: str = "") -> None:
     """Options that give the action."""
-    group = parser.add_argument_group("action", f"phi^4 in one of its forms, a free field, or one of your own{note}")
+    group = parser.add_argument_group("action", f"phi^4 in one of its forms, another theory, or one of your own{note}")
     group.add_argument("--kappa", type=float, metavar="X", help="hopping parameter (with --lam)")
     group.add_argument("--lam", type=float, metavar="X", help="quartic coupling of the hopping form")
     group.add_argument("--m2", type=float, metavar="X", help="squared bare mass of the mass form (with --lam-mass)")
     group.add_argument("--lam-mass", type=float, metavar="X", help="quartic coupling of the mass form")
+    group.add_argument(
+        "--components", type=int, metavar="N", help="with either of these: the O(N) model, of a field of N components"
+    )
     group.add_argument("--free-mass", type=float, metavar="X", help="mass of a free field")
     group.add_argument(
-        "--action", metavar="MODULE:OBJECT",
-        help="an action of your own, such as dmmc.action makes, or a function of NumPy arrays (n, *lattice) -> (n,)",
+        "--action", metavar="NAME|MODULE:OBJECT",
+        help="an action that comes with dmmc, by its name, such as sine_gordon, with its parameters in --set; or one "
+        "of your own, such as dmmc.action makes, or a function of NumPy arrays (n, *lattice) -> (n,)",
+    )  # fmt: skip
+    group.add_argument(
+        "--set", nargs="+", action="extend", metavar="NAME=X",
+        help="parameters of an action that comes with dmmc, such as m2=0.1 alpha=0.2 beta=3.5 of sine_gordon",
+    )  # fmt: skip
+    group.add_argument(
+        "--h", type=float, metavar="X",
+        help="external field, which any of these actions may have: S - h sum_x phi(x), with phi as the action takes it",
     )  # fmt: skip
 
 
@@ -29,6 +43,18 @@ def action_of(args: argparse.Namespace, dim: int) -> Any:
     Raises:
         DmmcError: if they give it in two forms, or incompletely, or an action of one's own cannot be loaded.
     """
+    action = _without_field(args, dim)
+    if args.h is None:
+        return action
+    if action is None:
+        raise DmmcError("--h puts an action into an external field, and none is given; give it too, as without --h")
+    from dmmc.theory.external_field import ExternalField
+
+    return ExternalField(action, args.h)
+
+
+def _without_field(args: argparse.Namespace, dim: int) -> Any:
+    """The action that the options ask for, before it is put into an external field; None if there is none."""
     from dmmc.theory.free_field import FreeField
     from dmmc.theory.phi4 import Phi4
 
@@ -39,28 +65,73 @@ def action_of(args: argparse.Namespace, dim: int) -> Any:
         "--action": (args.action,),
     }
     given = {name: values for name, values in forms.items() if any(v is not None for v in values)}
-    if not given:
-        return None
     if len(given) > 1:
         raise DmmcError(f"give the action in one form, not as {' and '.join(given)}")
+    if args.set is not None and "--action" not in given:
+        raise DmmcError("--set gives the parameters of an action that comes with dmmc; name it with --action")
+    if args.components is not None and not given.keys() & {"--kappa --lam", "--m2 --lam-mass"}:
+        raise DmmcError("--components is for phi^4, with --kappa --lam or --m2 --lam-mass")
+    if not given:
+        return None
     ((name, values),) = given.items()
     if any(v is None for v in values):
         raise DmmcError(f"the action needs all of {name}")
     if name == "--action":
-        return _own_action(args.action)
-    if name == "--kappa --lam":
-        return Phi4(args.kappa, args.lam)
-    return Phi4.from_mass(args.m2, args.lam_mass, dim) if name == "--m2 --lam-mass" else FreeField(args.free_mass)
+        return _own_action(args.action, args.set) if ":" in args.action else _named_action(args.action, args.set or [])
+    if name == "--free-mass":
+        return FreeField(args.free_mass)
+    phi4 = Phi4(args.kappa, args.lam) if name == "--kappa --lam" else Phi4.from_mass(args.m2, args.lam_mass, dim)
+    return phi4.with_components(args.components)
 
 
-def _own_action(text: str) -> Any:
+def _named_action(name: str, settings: Sequence[str]) -> Any:
+    """The action that comes with dmmc under this name, with parameters of the form ``NAME=X``.
+
+    Raises:
+        DmmcError: if there is none, or a parameter is unknown, missing, given twice or no number.
+    """
+    from dmmc.theory.registry import BUILT_IN, registered
+
+    # Another action is no number.
+    names = [known for known in sorted(BUILT_IN) if known != "external_field"]
+    if name not in names:
+        raise DmmcError(
+            f"an action is given as module:name, got {name!r}; those that come with dmmc are {', '.join(names)}"
+        )
+    make = registered(name)
+    assert make is not None
+    takes = inspect.signature(make).parameters
+    values: dict[str, float] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise DmmcError(f"--set is given as NAME=X, got {setting!r}")
+        if key not in takes:
+            raise DmmcError(f"{name} has no parameter {key!r}; it takes {', '.join(takes)}")
+        if key in values:
+            raise DmmcError(f"--set gives {key} twice; give it once")
+        try:
+            values[key] = int(text) if text.isdigit() else float(text)
+        except ValueError:
+            raise DmmcError(f"--set {key} must be a number, got {text!r}") from None
+    missing = [key for key, one in takes.items() if key not in values and one.default is one.empty]
+    if missing:
+        raise DmmcError(f"{name} needs {', '.join(missing)}; give them with --set, such as --set {missing[0]}=0.1")
+    return make(**values)
+
+
+def _own_action(text: str, settings: Sequence[str] | None) -> Any:
     """The action that ``module:object`` names; of a function, one without a gradient is made.
 
     Raises:
-        DmmcError: if it cannot be loaded, or is no action.
+        DmmcError: if it cannot be loaded, or is no action, or is given parameters.
     """
     from dmmc.theory.own_action import action
 
+    if settings is not None:
+        raise DmmcError(
+            f"--set gives the parameters of an action that comes with dmmc, and {text} has its own; omit it"
+        )
     loaded = load_object(text, "an action")
     if isinstance(loaded, type) or not callable(loaded):
         is_what = "a class" if isinstance(loaded, type) else f"of the type {type(loaded).__name__}"

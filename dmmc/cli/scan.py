@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> ScanResult:
 
 def _points(args: argparse.Namespace, along: Along) -> tuple[Point, ...]:
     if args.kappas is not None:
-        if any(x is not None for x in (args.kappa, args.m2, args.lam_mass, args.free_mass, args.action)):
+        others = (args.kappa, args.m2, args.lam_mass, args.free_mass, args.action, args.set, args.h)
+        if any(x is not None for x in others):
             raise DmmcError("--kappas goes with --lam alone")
         if args.lam is None:
             raise DmmcError("--kappas needs --lam")

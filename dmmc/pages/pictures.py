@@ -217,10 +217,10 @@ def _denoising(gallery: Gallery, runs: Runs) -> None:
         gallery.draw(
             id_,
             partial(figures.denoising, fields, noise, times),
-            f"A field of {name} at several stages, from pure noise to a proposal, all on one scale of colours.",
+            f"A field of {name} at several stages, from pure noise to a proposal, all on one scale.",
             "One proposal on its way through the probability flow, from noise (left) to a field of the theory (right). "
-            "τ is the time of denoising, and s the standard deviation of the noise. All panels share one scale of "
-            "colours: the noise is many times larger than the field.",
+            "τ is the time of denoising, and s the standard deviation of the noise. All panels share one scale: the "
+            "noise is many times larger than the field. In three dimensions and more, a plane is shown.",
             width=FULL,
         )
         gallery.draw(

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from dmmc.core.errors import DmmcError
-from dmmc.theory import free_field as _free_field  # noqa: F401 - registers the action
-from dmmc.theory import phi4 as _phi4  # noqa: F401 - registers the action
 from dmmc.theory.actions import Action
 from dmmc.theory.registry import registered
 
 
 def action_from_description(description: Mapping[str, Any]) -> Action | None:
-    """The action that :meth:`Action.describe` described, or None if none is registered under its name.
+    """The action that :meth:`Action.describe` described, or None if none is registered under its name or a part's.
 
     Raises:
         DmmcError: if the parameters are not those of the registered action.
@@ -23,12 +21,12 @@ def action_from_description(description: Mapping[str, Any]) -> Action | None:
     if make is None:
         return None
     try:
-        action = cast(Action, make(**{key: value for key, value in description.items() if key != "name"}))
+        action = cast(Action | None, make(**{key: value for key, value in description.items() if key != "name"}))
     except TypeError as error:
         raise DmmcError(
             f"this does not describe an action that this version knows: {dict(description)} ({error})"
         ) from None
-    if not same_action(action.describe(), description):
+    if action is not None and not same_action(action.describe(), description):
         raise DmmcError(
             f"what is registered as {description['name']!r} makes the action {action.describe()} from the description "
             f"{dict(description)}; the two should agree"
@@ -40,10 +38,12 @@ def same_action(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two descriptions are of one action.
 
     Numbers are compared up to rounding, since couplings pass through conversions, and tuples count as the lists that
-    they become in a file.
+    they become in a file. An action that is made of others describes them within its own description.
     """
 
     def equal(x: Any, y: Any) -> bool:
+        if isinstance(x, Mapping) and isinstance(y, Mapping):
+            return same_action(x, y)
         if isinstance(x, (list, tuple)) and isinstance(y, (list, tuple)):
             return len(x) == len(y) and all(map(equal, x, y))
         if isinstance(x, (int, float)) and isinstance(y, (int, float)):

@@ -81,6 +81,8 @@ class EnsembleCheck(Record):
         axes_z: largest z-score between correlations of neighbours along axes of equal extent; None if there are none.
         notes: sentences about what is unusual, and no reason to refuse the ensemble.
         shells: the same equation by momentum shell; empty without an action that has a gradient.
+        force_z: ``<dS/dphi>``, exactly 0 for fields of the action, in units of its standard error; None likewise, or
+            where the theory is not known to be without the symmetry phi -> -phi.
         position_z: largest z-score of a dependence on the position along an axis; None on one site.
         effective: number of independent configurations that the ensemble is worth, by the slower of ``M^2`` and the
             Schwinger-Dyson equation; None if nothing fluctuates.
@@ -97,6 +99,7 @@ class EnsembleCheck(Record):
     shells: tuple[ShellCheck, ...] = ()
     position_z: float | None = None
     effective: float | None = None
+    force_z: float | None = None
 
     def __str__(self) -> str:
         if self.virial is None or self.virial_error is None or self.virial_z is None:
@@ -158,9 +161,10 @@ def check_numbers(
 
     Raises:
         DmmcError: if fewer than 24 configurations are distinct.
-        MismatchError: if ``<phi dS/dphi> / V`` or its part of a momentum shell is not 1; if an action that does not
-            depend on the position, or treats two axes alike, has fields that do; if configurations come back elsewhere.
-            The message gives the number and the likely cause.
+        MismatchError: if ``<phi dS/dphi> / V`` or its part of a momentum shell is not 1, or, in a theory without the
+            symmetry phi -> -phi, ``<dS/dphi>`` is not 0; if an action that does not depend on the position, or treats
+            two axes alike, has fields that do; if configurations come back elsewhere. The message gives the number and
+            the likely cause.
     """
     lattice = Lattice.of_fields(sample, components_of(action))
     if action is not None and symmetry is None:
@@ -181,6 +185,9 @@ def check_numbers(
                 "the ensemble does not fit the action: <phi dS/dphi>/V should be 1 and is "
                 f"{format_value(virial_mean.value, virial_mean.error)}; {_likely_cause(sample, action, lattice)}"
             )
+    # A one-sided ensemble of a symmetric theory has a force where it ends, and is only told.
+    tilted = action is not None and symmetry == "none" and declaration(action).symmetry in (None, "none")
+    force_z = _check_force(numbers.force, independent) if tilted else None
     position_z = _check_positions(numbers.waves, independent, sample, action, lattice, notes)
     axes_z = _compare_axes(numbers.links, independent, sample, action, lattice, notes)
     if numbers.shells.shape[-1]:
@@ -214,6 +221,7 @@ def check_numbers(
         shells=shells,
         position_z=position_z,
         effective=effective,
+        force_z=force_z,
     )
 
 
@@ -300,6 +308,21 @@ def _check_shells(series: NDArray[np.float64], independent: float, lattice: Latt
                 "periodic ones, or sites that were read in another order"
             )
     return tuple(checks)
+
+
+def _check_force(series: NDArray[np.float64], independent: float) -> float | None:
+    """``<dS/dphi>`` in standard errors; None without a gradient."""
+    if series.ndim > 2:
+        return None
+    found = _estimate(series)
+    z = _z(found.value, found.error)
+    if _reliable(found, len(series)) and not abs(z) <= bound(independent):
+        raise MismatchError(
+            "the ensemble does not fit the action: <dS/dphi> should be 0 and is "
+            f"{format_value(found.value, found.error)} (z = {z:.1f}); the fields are of another external field, or the "
+            "action pulls them to another side"
+        )
+    return z
 
 
 def _check_positions(

@@ -1,8 +1,9 @@
 """What is known exactly of the fields of any theory, measured on each field, so that an ensemble can be tested.
 
 Partial integration gives ``<phi(p)^* dS/dphi(p)> = 1`` for every momentum p (orthonormal Fourier transform), a
-Schwinger-Dyson equation; the mean over all momenta is ``<phi dS/dphi> / V = 1``. On a periodic lattice no mean depends
-on the position. Both are told here by a few numbers for each field, so that an ensemble may be larger than memory.
+Schwinger-Dyson equation; the mean over all momenta is ``<phi dS/dphi> / V = 1``. Likewise ``<dS/dphi> = 0``, in which
+an external field shows. On a periodic lattice no mean depends on the position. All of it is told here by a few
+numbers for each field, so that an ensemble may be larger than memory.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class FieldNumbers:
         virial: ``phi dS/dphi / V``, ``(chain, draw)``; without columns, ``(chain, draw, 0)``, where there is no action.
         shells: ``phi(p)^* dS/dphi(p)`` averaged over each shell of :func:`shell_orbits`, ``(chain, draw, shell)``;
             without columns where there is no action, or none with a gradient.
+        force: ``dS/dphi`` averaged over the sites, ``(chain, draw)``; ``(chain, draw, 0)`` likewise.
     """
 
     M: NDArray[np.float64]
@@ -54,6 +56,7 @@ class FieldNumbers:
     waves: NDArray[np.float64]
     virial: NDArray[np.float64]
     shells: NDArray[np.float64]
+    force: NDArray[np.float64]
 
     @classmethod
     def joined(cls, parts: Sequence[FieldNumbers]) -> FieldNumbers:
@@ -143,13 +146,13 @@ def _numbers(phi: Tensor, action: Action | None, lattice: Lattice) -> list[NDArr
         for density in (phi, phi * phi, link):
             profile = density.movedim(axis, 1).flatten(2).mean(2) if density.ndim > 2 else density
             waves += [(profile * profile.new_tensor(wave)).mean(1) for _, wave in _waves(extent)]
-    of_scale, shells = phi.new_zeros(n, 0), phi.new_zeros(n, 0)
+    of_scale, shells, of_shift = phi.new_zeros(n, 0), phi.new_zeros(n, 0), phi.new_zeros(n, 0)
     followed = differentiable(action)
     if action is not None and followed is None:
         of_scale = virial(phi, action)
     if followed is not None:
         f = force(followed, phi)
-        of_scale = (phi * f).flatten(1).mean(1)
+        of_scale, of_shift = (phi * f).flatten(1).mean(1), f.flatten(1).mean(1)
         a, b = lattice.to_modes(phi), lattice.to_modes(f)
         products = a.real * b.real + a.imag * b.imag
         orbits = lattice.orbit_mean(products if lattice.components is None else products.mean(1))
@@ -157,7 +160,7 @@ def _numbers(phi: Tensor, action: Action | None, lattice: Lattice) -> list[NDArr
         shells = torch.stack([(orbits[:, s] * sizes[s]).sum(1) / sizes[s].sum() for s in shell_orbits(lattice)], 1)
     waved = torch.stack(waves, 1) if waves else phi.new_zeros(n, 0)
     mean = phi.mean(dim=lattice.axes).view(n, -1)
-    tensors = (mean, digest, torch.stack(links, 1), waved, of_scale, shells)
+    tensors = (mean, digest, torch.stack(links, 1), waved, of_scale, shells, of_shift)
     return [x.cpu().numpy() for x in tensors]
 
 

@@ -96,6 +96,7 @@ FORM = "ensemble --shape 4 4 --out new"
 BASE = f"{FORM} {ACTION}"
 MODEL = "sample --model model.safetensors --draws 4 --out new"
 LEARN = "train --steps 2 --out new"
+SINE_GORDON = "--action sine_gordon --set m2=0.1 alpha=0.2 beta=2"
 
 BAD = [
     # Actions
@@ -116,6 +117,28 @@ BAD = [
     (f"{FORM} --free-mass 0", "mass must be positive"),
     (f"{BASE} --action own_theory:half", "one form"),
     (f"{FORM} --action nothing", "an action is given as module:name, got 'nothing'"),
+    (f"{FORM} --action external_field --set h=1", "those that come with dmmc are free, phi4, sine_gordon"),
+    (f"{FORM} --action sine_gordon", "sine_gordon needs m2, alpha, beta; give them with --set"),
+    (f"{FORM} {SINE_GORDON} gamma=1", "sine_gordon has no parameter 'gamma'; it takes m2, alpha, beta"),
+    (f"{FORM} {SINE_GORDON} m2=0.2", "--set gives m2 twice"),
+    (f"{FORM} --action sine_gordon --set m2=0.1 alpha=x beta=2", "--set alpha must be a number, got 'x'"),
+    (f"{FORM} --action sine_gordon --set m2", "--set is given as NAME=X, got 'm2'"),
+    (f"{FORM} --action sine_gordon --set m2=0 alpha=1 beta=2", "m2 must be positive, got 0.0: without a mass"),
+    (f"{FORM} --action sine_gordon --set m2=nan alpha=1 beta=2", "m2 must be a finite number"),
+    (f"{FORM} --action own_theory:half --set m2=1", "own_theory:half has its own; omit it"),
+    (f"{BASE} --set m2=1", "--set gives the parameters of an action that comes with dmmc; name it with --action"),
+    (f"{FORM} --h 0.1", "--h puts an action into an external field, and none is given"),
+    (f"{BASE} --h nan", "h must be a finite number"),
+    (f"{BASE} --h 0.1 --method cluster", "cluster updates need an action that declares its hopping term"),
+    (f"{LEARN} --ensemble hmc.h5 {ACTION} --h 0.1", "leave the action out, or use an ensemble of that action"),
+    (f"{LEARN} --ensemble good.npy {ACTION} --h 0.2", "<dS/dphi> should be 0 and is -0."),
+    (f"{LEARN} --ensemble good.npy {ACTION} --h 0.2 --symmetry z2", "declares that it has none"),
+    (f"{MODEL} {ACTION} --h 0.1", "the model was trained for"),
+    ("scan --h 0.1 --kappas 0.2 --lam 0.1 --out new", "--kappas goes with --lam alone"),
+    ("scan --set m2=1 --kappas 0.2 --lam 0.1 --out new", "--kappas goes with --lam alone"),
+    ("scan --h 0.1 --sizes 4 --out new", "--h puts an action into an external field"),
+    (f"exactness --shape 4 4 {ACTION} --h 0.1 --out new", "this action does not declare the hopping term"),
+    ("check-action --shape 4 4 --h 0.1", "--h puts an action into an external field"),
     (f"{FORM} --action no_such_module:x", "an action 'no_such_module:x' cannot be loaded [ModuleNotFoundError"),
     (f"{FORM} --action broken_module:x", "cannot be loaded [ZeroDivisionError"),
     (f"{FORM} --action own_theory:nothing", "cannot be loaded [AttributeError"),
