@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from checks import Gaussian, bonferroni, inject, invariance, mean_shift, phi4_draws, steep_model
+from checks import Gaussian, bonferroni, chain_averages, inject, invariance, mean_shift, phi4_draws, steep_model
 from dmmc import diagnostics
 from dmmc.core import rng as streams
 from dmmc.core.errors import MismatchError
@@ -33,7 +33,9 @@ from dmmc.kernels.latent import Latent
 from dmmc.kernels.path import PathIndependence
 from dmmc.kernels.refresh import PathRefresh
 from dmmc.model import shells
+from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.interaction import InteractionNetwork
+from dmmc.model.layers import VectorLayers
 from dmmc.model.reference import GaussianReference
 from dmmc.proposals import ode, symmetrised
 from dmmc.proposals.base import LatentProposal
@@ -54,7 +56,7 @@ from dmmc.theory.lattice import Lattice
 from dmmc.theory.phi4 import Phi4
 from dmmc.theory.sine_gordon import SineGordon
 from dmmc.theory.symmetry import find_symmetry
-from helpers import SIGMA, Grid, free_draws, free_reference, random_model, rng, z_scores
+from helpers import SIGMA, SMALL, Grid, free_draws, free_reference, random_model, randomise, rng, z_scores
 
 TWO_SITES, RING, SQUARE = Lattice((2,)), Lattice((4,)), Lattice((4, 4))
 PHI4 = Phi4(0.22, 0.1)
@@ -202,6 +204,31 @@ def density_is_that_of_the_map():
     jacobian = ((up - down) / (2 * h)).transpose(0, 1)
     log_q = -0.5 * (latent.square() + math.log(2 * math.pi)).sum(1) - torch.linalg.slogdet(jacobian).logabsdet
     return float((proposal.push(latent)[1] - log_q).abs().max()) / 0.01
+
+
+@functools.cache
+def vector_flow():
+    """The flow of a steep model of two components on two sites."""
+    lattice = Lattice((2,), 2)
+    reference = GaussianReference(lattice, 1 / (lattice.orbit_phat2 + 0.5))
+    model = DiffusionModel.untrained(reference, None, config=SMALL.describe(), symmetry="o_n", generator=rng())
+    randomise(model.network.double(), strength=1.0)
+    return FlowProposal(model, 40)
+
+
+def vector_density_is_that_of_the_map():
+    """As :func:`density_is_that_of_the_map`, of fields with components, and including the constant."""
+    _, _, delta = vector_flow().by_determinant(vector_flow().latents(20, rng(3)).double())
+    return float(delta.abs().max()) / 0.01
+
+
+def hmc_keeps_the_o2_model():
+    """HMC of two components on one site, by ``<phi^2>`` from an integral over the radius."""
+    action, r = Phi4(0.2, 0.3, components=2), torch.linspace(0, 8, 4001, dtype=torch.float64)[1:]
+    weight = r * torch.exp(-((1 - 0.6 - 0.8) * r**2 + 0.3 * r**4))
+    exact = float((weight * r**2).sum() / weight.sum())
+    kernel = HMC.default(action, Lattice((1, 1)))
+    return abs(float(z_scores(2 * chain_averages(kernel, 400, 20, 30)[:, 0], exact))) / SIGMA
 
 
 def density_is_the_same_in_both_directions():
@@ -793,7 +820,34 @@ class Mutant:
         return [inject(monkeypatch, *place) for place in places]
 
 
+def without_off_diagonal(slopes):
+    """The slopes of vectors as if their components were independent of each other."""
+
+    def wrong(self, z):
+        made = slopes(self, z)
+        made[:, :, :, self.components :] = 0
+        return made
+
+    return wrong
+
+
 MUTANTS = {
+    # Fields with components
+    "components that do not see each other in the trace": Mutant(
+        VectorLayers, "_slopes", without_off_diagonal, vector_density_is_that_of_the_map
+    ),
+    "the normaliser of one component for all": Mutant(
+        GaussianReference,
+        "log_normaliser",
+        lambda log_normaliser: lambda self: log_normaliser(self) / (self.lattice.components or 1),
+        vector_density_is_that_of_the_map,
+    ),
+    "components that do not see each other in the action": Mutant(
+        Phi4,
+        "__call__",
+        lambda call: lambda self, phi: sum(call(replace(self, components=None), x) for x in phi.unbind(1)),
+        hmc_keeps_the_o2_model,
+    ),
     # Independence Metropolis
     "sign of log q": Mutant(base, "log_weight", instead(lambda S, log_q: -S + log_q), independence_keeps_phi4),
     "log q forgotten": Mutant(base, "log_weight", instead(lambda S, log_q: -S), independence_keeps_phi4),
