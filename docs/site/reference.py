@@ -220,10 +220,18 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.
 
 def needs_no_link(target: str, context: str) -> bool:
     """Whether a name is of another package, private, a variable of types, or a constant that explains itself."""
-    thing, beside = pydoc.locate(target), pydoc.locate(f"{context}.{target}")
+    thing, beside = found(target), found(f"{context}.{target}")
     if not target.startswith("dmmc."):
         return thing is not None or (beside is not None and not moves(beside))
     return isinstance(thing, TypeVar) or target.rpartition(".")[2].startswith("_")
+
+
+def found(name: str) -> Any:
+    """What has this dotted name; None if there is nothing, or it needs a package that is not installed."""
+    try:
+        return pydoc.locate(name)
+    except (ImportError, pydoc.ErrorDuringImport):
+        return None
 
 
 def link(app: Sphinx, node: pending_xref, text: nodes.Element, name: str) -> nodes.reference:
@@ -233,10 +241,15 @@ def link(app: Sphinx, node: pending_xref, text: nodes.Element, name: str) -> nod
     return made
 
 
-def drop_back_links(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Take the links from the source back to the reference away: they assume one page for everything in a module."""
+def mend_source(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Take links that lead nowhere out of the pages with the source.
+
+    Those back to the reference assume that all of a module is documented on one page, and the list of modules has one
+    that has no page.
+    """
     if page.startswith("_modules/") and "body" in context:
-        context["body"] = re.sub(r'<a class="viewcode-back"[^>]*>.*?</a>', "", context["body"])
+        nowhere = r'<a class="viewcode-back"[^>]*>.*?</a>|<li><a href="builtins.html">.*?</li>'
+        context["body"] = re.sub(nowhere, "", context["body"])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -247,5 +260,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", read_docstring)
     app.connect("autodoc-process-signature", shorten)
     app.connect("missing-reference", resolve)
-    app.connect("html-page-context", drop_back_links)
+    app.connect("html-page-context", mend_source)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
