@@ -129,7 +129,7 @@ def test_results_show_themselves(example):
     summary = run.summary()
     assert isinstance(summary, RunSummary) and summary.observables["M2"].error > 0
     for text in (str(summary), repr(summary)):
-        assert "acceptance" in text and "M2" in text
+        assert "acceptance" in text and "<M^2>" in text
     html = run._repr_html_()
     assert "Run chain.h5" in html and html.count("<table>") == 2 and "Run hmc.h5" in hmc._repr_html_()
     assert repr(model) == (

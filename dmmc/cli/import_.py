@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--axes", metavar="TEXT",
         help='what the axes of the array are, such as "x y n": x, y, z, t of the lattice, n the configurations, c the '
-        'chains, i the components; "c n x y" or "n c x y" if chains follow each other, or take turns, along one axis. By '
-        'default "n x y"',
+        'chains, i the components; "c n x y" or "n c x y" if chains follow each other, or take turns, along one axis; '
+        '"n x y" by default',
     )  # fmt: skip
     parser.add_argument("--chains", type=int, metavar="N", help="number of chains, one after another; 1 by default")
     parser.add_argument(

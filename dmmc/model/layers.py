@@ -1,7 +1,7 @@
 """The site-wise layers of the interaction network, and what they contribute to the trace of its Jacobian.
 
 Channels z of a scalar field pass through ``h(z) = z / sqrt(1 + z^2)``, with the slope ``h'(z) = r^3``. Those of a field
-with N components are vectors, which are kept parallel to themselves so that the network is equivariant under O(N),
+with N components are vectors, which are kept parallel to themselves so that the network is equivariant under O(N)::
 
     h^a = r z^a,    r = 1 / sqrt(1 + |z|^2),    J^ab = dh^a / dz^b = r (delta^ab - h^a h^b),
 

@@ -79,8 +79,8 @@ class ExternalField:
         centre = without.minimum(dim)
         if not self.h:
             return centre
-        line = torch.linspace(-1, 1, _POINTS, dtype=torch.float64)
-        widths = 2 * (abs(centre) + without.scale) * 4.0 ** torch.arange(_SCALES, dtype=torch.float64)
+        line = torch.linspace(-1, 1, _POINTS, dtype=torch.float64, device="cpu")
+        widths = 2 * (abs(centre) + without.scale) * 4.0 ** torch.arange(_SCALES, dtype=torch.float64, device="cpu")
         phi = centre + torch.outer(widths, line).flatten()
         best = self._least(phi, dim)
         if abs(float(phi[best]) - centre) >= float(widths[-1]):

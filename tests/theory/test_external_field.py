@@ -9,7 +9,7 @@ import torch
 import dmmc
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.kernels.invariance import assert_invariant
-from dmmc.theory.actions import Action, check_supported, declaration
+from dmmc.theory.actions import Action, declaration
 from dmmc.theory.descriptions import action_from_description, action_label, same_action
 from dmmc.theory.ensemble import check_ensemble
 from dmmc.theory.evaluation import evaluate
@@ -69,7 +69,6 @@ def test_it_declares_no_symmetry():
     declared = declaration(action)
     assert (declared.symmetry, declared.hopping, declared.has_grad) == ("none", None, True)
     assert isinstance(action, Action)
-    check_supported(action)
     assert find_symmetry(action, field((4, 4))).symmetry == "none"
     with pytest.raises(MismatchError, match="declares that it has none"):
         find_symmetry(action, field((4, 4)), "z2")
