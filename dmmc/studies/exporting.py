@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.core.files import check_place, replace_file, replaceable
 from dmmc.core.records import Record
-from dmmc.runs.axes import CHAIN, DRAW, LATTICE, parsed
+from dmmc.runs.axes import CHAIN, COMPONENT, DRAW, LATTICE, parsed
 from dmmc.runs.hdf5 import dataset_of, set_text, verified, write_file
 from dmmc.runs.run import StoredRun, load_run
 from dmmc.studies.importing import relative_size
@@ -82,8 +82,9 @@ def export_fields(
         path: the file. A name that ends with ``.npy`` is a NumPy file. One that ends with ``.h5`` or ``.hdf5`` is an
             HDF5 file with a dataset ``r0001/<number>`` for each configuration of the first chain, and so on. Anything
             else is a raw file of nothing but numbers.
-        axes: the order of the axes, see :mod:`dmmc.runs.axes`; by default ``"c n x y"``. Without ``c``, chains follow
-            each other along ``n``. For an HDF5 file those of the lattice alone, such as ``"y x"``.
+        axes: the order of the axes, see :mod:`dmmc.runs.axes`; by default ``"c n x y"``, with ``i`` before the x of a
+            field with components. Without ``c``, chains follow each other along ``n``. For an HDF5 file those of a
+            field alone, such as ``"y x"``.
         field: normalisation to write: ``hopping``, ``mass``, ``textbook``, or how many times larger than the field of
             the action.
         dtype: type and byte order of the numbers, such as ``"<f8"`` or ``">f4"``.
@@ -98,7 +99,8 @@ def export_fields(
     """
     run, path = run if isinstance(run, StoredRun) else load_run(run), Path(path)
     rows, draws = _kept(run)
-    dim = len(run.lattice)
+    dim, shape = len(run.lattice), run.header.field_shape
+    of_field = (COMPONENT if run.header.components is not None else "") + LATTICE[:dim]
     factor = relative_size(field, action_from_description(run.header.action), dim)
     try:
         kind = np.dtype(dtype)
@@ -107,12 +109,12 @@ def export_fields(
     if kind.kind != "f":
         raise DmmcError(f"dtype {dtype!r} is no type of real numbers; write <f8, >f8, <f4 or >f4")
     in_datasets = path.suffix in HDF5_SUFFIXES
-    names = parsed(axes or ("" if in_datasets else CHAIN + DRAW) + LATTICE[:dim])
-    lattice_names = "".join(axis for axis in names if axis in LATTICE)
+    names = parsed(axes or ("" if in_datasets else CHAIN + DRAW) + of_field)
+    named = "".join(axis for axis in names if axis not in CHAIN + DRAW)
     others = {""} if in_datasets else {DRAW, CHAIN + DRAW, DRAW + CHAIN}
-    if sorted(lattice_names) != sorted(LATTICE[:dim]) or "".join(a for a in names if a not in LATTICE) not in others:
+    if sorted(named) != sorted(of_field) or "".join(axis for axis in names if axis in CHAIN + DRAW) not in others:
         raise DmmcError(
-            f"the axes {axes!r} do not fit: name {', '.join(LATTICE[:dim])}"
+            f"the axes {axes!r} do not fit: name {', '.join(of_field)}"
             + (
                 " alone, since each field is a dataset"
                 if in_datasets
@@ -128,7 +130,7 @@ def export_fields(
     every = draws[1] - draws[0] if len(draws) > 1 else 1
     first, last = numbers[draws[0]], numbers[draws[-1]]
     step = numbers.step * int(every)
-    extents = {CHAIN: run.n_chains, DRAW: len(draws), **dict(zip(LATTICE, run.lattice, strict=False))}
+    extents = {CHAIN: run.n_chains, DRAW: len(draws), **dict(zip(of_field, shape, strict=True))}
     full = names if CHAIN in names or in_datasets else names.replace(DRAW, CHAIN + DRAW)
     fused = {**extents, DRAW: rows.size} if CHAIN not in names else extents
     summary = ExportSummary(
@@ -147,8 +149,8 @@ def export_fields(
     path.parent.mkdir(parents=True, exist_ok=True)
     pieces = _fields(run.path, rows, factor, kind)
     if in_datasets:
-        order = [LATTICE.index(axis) for axis in names]
-        space = rows.size * (kind.itemsize * run.volume + DATASET_BYTES)
+        order = [of_field.index(axis) for axis in names]
+        space = rows.size * (kind.itemsize * math.prod(shape) + DATASET_BYTES)
 
         def write(file: h5py.File) -> None:
             set_text(file, "fields", json.dumps(summary.to_json()))
@@ -165,15 +167,14 @@ def export_fields(
             if path.suffix == ".npy":
                 header = {"descr": kind.str, "fortran_order": False, "shape": summary.shape}
                 np.lib.format.write_array_header_2_0(stream, header)
-            offset = stream.tell()
+            offset, size = stream.tell(), rows.size * math.prod(shape) * kind.itemsize
             stream.flush()
             if hasattr(os, "posix_fallocate"):  # a map of a file on a full disk would end this process
-                os.posix_fallocate(stream.fileno(), offset, rows.size * run.volume * kind.itemsize)
+                os.posix_fallocate(stream.fileno(), offset, size)
             else:
-                stream.truncate(offset + rows.size * run.volume * kind.itemsize)
-        shape = tuple(extents[axis] for axis in full)
-        values = np.memmap(temporary, kind, "r+", offset, shape)
-        by_name = np.transpose(values, [full.index(axis) for axis in CHAIN + DRAW + LATTICE[:dim]])
+                stream.truncate(offset + size)
+        values = np.memmap(temporary, kind, "r+", offset, tuple(extents[axis] for axis in full))
+        by_name = np.transpose(values, [full.index(axis) for axis in CHAIN + DRAW + of_field])
         for k, phi in pieces:
             by_name[divmod(k, len(draws))] = phi
         values.flush()
@@ -208,8 +209,8 @@ def _fields(
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     """The fields one after another with their number, those of one chain after those of another."""
     flat = rows.ravel()
-    lattice = verified(path, lambda file: dataset_of(file, "cfgs").shape[1:])
-    size = max(1, PIECE_BYTES // (8 * math.prod(lattice)))
+    shape = verified(path, lambda file: dataset_of(file, "cfgs").shape[1:])
+    size = max(1, PIECE_BYTES // (8 * math.prod(shape)))
     for start in range(0, len(flat), size):
         wanted = flat[start : start + size]
         order = np.argsort(wanted)  # HDF5 reads rows in increasing order only

@@ -1,5 +1,6 @@
 """Fields with components on their whole way: ensemble, model, chain, report, and the fields of other codes."""
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import load_run
 from dmmc.runs.summary import estimates
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
+from dmmc.studies.exporting import export_fields
 from dmmc.studies.importing import import_fields
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.training import train
@@ -98,6 +100,13 @@ def test_fields_of_another_code(folder, tmp_path):
     fields.astype(">f8").tofile(raw)
     again = import_fields(raw, tmp_path / "raw.h5", action=O2, shape=(4, 4), dtype=">f8", chains=64, say=quiet)
     assert np.array_equal(again.fields(), fields)
+    export_fields(run, tmp_path / "back.npy", axes="i n c y x")
+    assert np.array_equal(np.load(tmp_path / "back.npy"), fields.transpose(2, 1, 0, 4, 3))
+    export_fields(run, tmp_path / "back.h5", axes="x y i")
+    with h5py.File(tmp_path / "back.h5") as file:
+        assert np.array_equal(file["r0001/1"], np.moveaxis(fields[0, 0], 0, -1))
+    with pytest.raises(DmmcError, match="do not fit: name i, x, y, n, and c"):
+        export_fields(run, tmp_path / "no.npy", axes="n x y")
     for axes, message in [
         ("c n x y z", "have none for the 2 components of the field; call that one i"),
         ("c n i x y", "its axis i in c n i x y has 4 components, and the fields of the action have 2"),
