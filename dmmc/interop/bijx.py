@@ -66,7 +66,7 @@ class DistributionFor(bijx.ArrayDistribution):  # type: ignore[misc]  # bijx has
     """
 
     def __init__(self, proposal: Proposal, lattice: Lattice, rngs: Any = None) -> None:
-        super().__init__(lattice.shape, rngs)
+        super().__init__(lattice.field_shape, rngs)
         self._sample = lru_cache(lambda n: sample_for(proposal, lattice, n))
         self._log_q = log_q_for(proposal, lattice)
         self._sample(())

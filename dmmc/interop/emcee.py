@@ -40,7 +40,7 @@ from dmmc.core.rng import stream
 from dmmc.interop.emcee_notes import Note, any_notes, backend_of, read_note, write_note
 from dmmc.proposals.base import LatentProposal, Paths, Proposal
 from dmmc.proposals.checked import checked_log_q
-from dmmc.theory.actions import Action
+from dmmc.theory.actions import Action, lattice_of
 from dmmc.theory.evaluation import evaluate
 from dmmc.theory.lattice import Lattice
 
@@ -106,12 +106,12 @@ class FieldMove(emcee.moves.Move):  # type: ignore[misc]  # emcee has no annotat
 
     def _on_lattice(self, coords: Array) -> Tensor:
         lattice = self.proposal.lattice
-        if coords.shape[1] != lattice.volume:
+        if coords.shape[1] != lattice.n_numbers:
             raise DmmcError(
-                f"the lattice {lattice.shape} has {lattice.volume} sites, and walkers have {coords.shape[1]} "
-                "dimensions; ndim is the number of sites"
+                f"a field of shape {lattice.field_shape} has {lattice.n_numbers} numbers, and walkers have "
+                f"{coords.shape[1]} dimensions; ndim is the number of sites, times that of components"
             )
-        return self._fields(coords, lattice.shape)
+        return self._fields(coords, lattice.field_shape)
 
 
 def _finite_walkers(phi: Tensor, coords: Array) -> tuple[Array, NDArray[np.bool_]]:
@@ -361,10 +361,11 @@ class RefreshMove(FieldMove):
 
 def lattice_log_prob(action: Action, lattice: Lattice, device: str | torch.device = "cpu") -> Callable[[Array], Array]:
     """``-S`` as a log_prob function for emcee with ``vectorize=True``: ``(n, V) -> (n,)``, fields in C order."""
+    fields = lattice_of(action, lattice).field_shape
 
     def log_prob(coords: Array) -> Array:
         # A copy: an action that changes its argument must not change the walkers.
-        phi = torch.tensor(coords, dtype=torch.float64, device=device).view(-1, *lattice.shape)
+        phi = torch.tensor(coords, dtype=torch.float64, device=device).view(-1, *fields)
         return -evaluate(action, phi).cpu().numpy()
 
     return log_prob

@@ -108,7 +108,7 @@ def action_for(action: Action, lattice: Lattice) -> Function:
     """
 
     def value(phi: Any) -> Any:
-        return evaluate(action, _fields(phi, lattice)).numpy().reshape(np.shape(phi)[: -lattice.dim])
+        return evaluate(action, _fields(phi, lattice)).numpy().reshape(np.shape(phi)[: -len(lattice.field_shape)])
 
     def gradient(phi: Any) -> Any:
         return force(action, _fields(phi, lattice)).numpy().reshape(np.shape(phi))
@@ -119,7 +119,7 @@ def action_for(action: Action, lattice: Lattice) -> Function:
 
     S.defvjp(
         lambda phi: (S(phi), phi),
-        lambda phi, cotangent: (cotangent * _callback(gradient, lattice.shape, phi),),
+        lambda phi, cotangent: (cotangent * _callback(gradient, lattice.field_shape, phi),),
     )
     return S
 
@@ -144,14 +144,16 @@ def sample_for(proposal: Proposal, lattice: Lattice, n: tuple[int, ...] = ()) ->
         with torch.no_grad():
             phi, log_q = checked_sample(*proposal.sample(fields, generator), fields, lattice)
         valid = torch.isfinite(phi).flatten(1).all(1) & torch.isfinite(log_q)
-        phi = torch.where(valid.view(-1, *(1,) * lattice.dim), phi, 0.0)
+        phi = torch.where(valid.view(-1, *(1,) * len(lattice.field_shape)), phi, 0.0)
         log_q = torch.where(valid, log_q, torch.inf)
         dtype = _dtype()
-        return phi.numpy().reshape(*shape, *lattice.shape).astype(dtype), log_q.numpy().reshape(shape).astype(dtype)
+        return phi.numpy().reshape(*shape, *lattice.field_shape).astype(dtype), log_q.numpy().reshape(shape).astype(
+            dtype
+        )
 
     def sample(key: Any) -> Any:
         dtype = _dtype()
-        shapes = jax.ShapeDtypeStruct((*n, *lattice.shape), dtype), jax.ShapeDtypeStruct(n, dtype)
+        shapes = jax.ShapeDtypeStruct((*n, *lattice.field_shape), dtype), jax.ShapeDtypeStruct(n, dtype)
         return jax.pure_callback(draw, shapes, jax.random.key_data(key), vmap_method="broadcast_all")
 
     return sample
@@ -164,9 +166,9 @@ def log_q_for(proposal: Proposal, lattice: Lattice) -> Function:
         fields = _fields(phi, lattice)
         with torch.no_grad():
             log_q = checked_log_q(proposal.log_q(fields), len(fields))
-        return log_q.double().numpy().reshape(np.shape(phi)[: -lattice.dim])
+        return log_q.double().numpy().reshape(np.shape(phi)[: -len(lattice.field_shape)])
 
-    return lambda phi: _callback(density, jnp.shape(phi)[: -lattice.dim], phi)
+    return lambda phi: _callback(density, jnp.shape(phi)[: -len(lattice.field_shape)], phi)
 
 
 @dataclass(frozen=True)
@@ -208,9 +210,9 @@ def _callback(function: Function, shape: tuple[int, ...], phi: Any) -> Any:
 
 def _fields(phi: Any, lattice: Lattice) -> Tensor:
     array = np.array(phi, dtype=np.float64)  # a copy, since JAX's memory is read-only
-    if array.shape[array.ndim - lattice.dim :] != lattice.shape:
-        raise DmmcError(f"the fields should have shape (..., {lattice.shape}), got {array.shape}")
-    return torch.from_numpy(array.reshape(-1, *lattice.shape))
+    if array.shape[array.ndim - len(lattice.field_shape) :] != lattice.field_shape:
+        raise DmmcError(f"the fields should have shape (..., {lattice.field_shape}), got {array.shape}")
+    return torch.from_numpy(array.reshape(-1, *lattice.field_shape))
 
 
 def _to_jax(phi: Tensor) -> Any:

@@ -181,9 +181,9 @@ def test_latents_are_kept_only_where_they_belong_to_the_position():
             "would not sample their target",
         ),
         (lambda: RefreshMove(dmmc.path_proposal(random_model(free_reference(TWO_SITES)), 4), 1.5), "level"),
-        (lambda: shift_of_three(LatentMove(TOY, 0.5)), "has 2 sites, and walkers have 3"),
-        (lambda: shift_of_three(PathMove(PATHS)), "has 2 sites, and walkers have 3"),
-        (lambda: shift_of_three(RefreshMove(PATHS, 0.5)), "has 2 sites, and walkers have 3"),
+        (lambda: shift_of_three(LatentMove(TOY, 0.5)), "has 2 numbers, and walkers have 3"),
+        (lambda: shift_of_three(PathMove(PATHS)), "has 2 numbers, and walkers have 3"),
+        (lambda: shift_of_three(RefreshMove(PATHS, 0.5)), "has 2 numbers, and walkers have 3"),
     ],
 )
 def test_what_does_not_fit_is_refused(attempt, message):
