@@ -155,6 +155,13 @@ def test_an_imported_run_is_a_run_like_any_other(fields, tmp_path):
         dmmc.import_fields(fields, tmp_path / "mine.h5")
 
 
+def test_imports_are_told_apart_by_what_they_hold(fields, tmp_path):
+    """Files of one name, of two ensembles: they share no random numbers, and may stand on one page."""
+    flat = fields.reshape(-1, *SHAPE)
+    one, again, other = (imported(tmp_path, part).header.kernel for part in (flat[:100], flat[:100], flat[100:]))
+    assert one == again != other and one["source"] == other["source"]
+
+
 def test_configuration_numbers_reach_pyerrors(fields, tmp_path):
     pytest.importorskip("pyerrors")
     obs = dmmc.import_fields(
