@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dmmc.core.errors import DmmcError, FileError
-from dmmc.core.files import check_place, replaceable, target
+from dmmc.core.files import beside, check_place, replaceable
 from dmmc.model.checkpoint import threads_of
 from dmmc.runs.names import is_begun, journal_of, manifest_path
 from dmmc.runs.run import begun_header
@@ -78,6 +78,8 @@ def recorded_threads(path: Path) -> int | None:
     Raises:
         FileError: if what was saved of it is damaged.
     """
+    if path.is_dir():  # of a study
+        return None
     if checkpoint_of(path).exists():
         return threads_of(checkpoint_of(path)) or None
     header = begun_header(path)
@@ -87,12 +89,12 @@ def recorded_threads(path: Path) -> int | None:
 def checkpoint_of(path: Path) -> Path:
     """The file with the state of the unfinished training of a model; like the journal of a run, beside the file itself,
     also where ``path`` is a symbolic link."""
-    return target(path).with_name(f"{target(path).name}.checkpoint")
+    return beside(path, ".checkpoint")
 
 
 def training_lock(path: Path) -> Path:
     """The file that a process holds while it trains a model, beside the model itself."""
-    return target(path).with_name(f"{target(path).name}.lock")
+    return beside(path, ".lock")
 
 
 def check_training(path: Path, resume: bool, overwrite: bool) -> None:
