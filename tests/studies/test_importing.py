@@ -197,6 +197,7 @@ def test_fields_without_an_action(fields, tmp_path):
         (lambda f: np.sign(f).astype(int), {"shape": SHAPE}, r"integers \(int64\), which are hardly values"),
         (lambda f: np.where(f == f.max(), np.nan, f), {"shape": SHAPE}, "NaN or infinite values, the first at site"),
         (lambda f: np.array([f[0, 0], f[0, 1, :3]], dtype=object), {}, "must be an array of numbers"),
+        (lambda f: np.ma.masked_greater(f, 1), {"shape": SHAPE}, "the array has masked values"),
         (lambda f: [f[0], f[1, :20]], {"shape": SHAPE}, "unequal length: .* has 20 configurations, and .* 25"),
         (lambda f: [f[0], f[1, :, :3]], {}, "on a lattice 4 x 6 and .* on 3 x 6"),
         (lambda f: f[:0], {"shape": SHAPE}, "it is empty"),
