@@ -201,9 +201,11 @@ def free_chains(path: Path, kind: str, shape=(6, 4), chains=4, draws=400, steps_
     if version == 1:
         del stats["acceptance_rate"]
         name = {"name": kind}
-        return write_format1(path, name, observables, stats, lattice=list(shape), steps_per_draw=steps_per_draw)
+        return write_format1(
+            path, name, observables, stats, lattice=list(shape), steps_per_draw=steps_per_draw, seed=seed
+        )
     facts = KernelFacts(kind, {"hmc": "HMC"}.get(kind, "diffusion"), kind == "independence", kind == "hmc")
-    options = {"steps_per_draw": steps_per_draw, "cfgs": cfgs, "cfg_index": index}
+    options = {"steps_per_draw": steps_per_draw, "cfgs": cfgs, "cfg_index": index, "seed": seed}
     return store(path, observables, stats, kernel=facts, lattice=shape, **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import json
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dmmc.cli.memory import keep_freed_memory
+from dmmc.cli.streams import Stream, standard_streams
 from dmmc.cli.summary import check_json
 from dmmc.core.errors import DmmcError
 from dmmc.core.files import replace_file
@@ -100,9 +102,16 @@ def _set_threads(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 if the system fails, 2 for refused input, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
+    output, errors = standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file name that the terminal cannot show is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
     args = _parser(next((word for word in words if word in COMMANDS), None)).parse_args(words)
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        return _run(args, output)
+
+
+def _run(args: argparse.Namespace, output: Stream) -> int:
+    """Run a command, which prints to ``output``; returns the exit code."""
     try:
         check_json(args)
         _set_threads(args)
@@ -111,13 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json is not None:
             text = json.dumps(plain(summary), indent=2, allow_nan=False) + "\n"
             replace_file(args.json, lambda path: path.write_text(text, encoding="utf-8"))
+        return 0 if output.finish() else 1
     except DmmcError as error:
         print(f"dmmc {args.command}: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        # Whoever reads the output (head, a pager) has seen enough. Python must not fail once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
         again = "go on with --resume" if "resume" in args else "run it again"
         print(f"dmmc {args.command}: {error}; put that right, then {again}", file=sys.stderr)
@@ -126,4 +132,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "; go on with the same command and --resume" if "resume" in args else ""
         print(f"\ndmmc {args.command}: interrupted{hint}", file=sys.stderr)
         return 130
-    return 0
+    finally:
+        output.flush()

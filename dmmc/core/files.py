@@ -28,6 +28,19 @@ def target(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """The path of something that lies beside a file and bears its name with a suffix; where ``path`` is a symbolic
+    link, beside its target.
+
+    Raises:
+        FileError: if ``path`` is a directory, such as ``.``, which need not have a name.
+    """
+    real = target(path)
+    if real.is_dir():
+        raise FileError(f"{path} is a directory; name a file in it")
+    return real.with_name(f"{real.name}{suffix}")
+
+
 def replaceable(path: Path) -> Path:
     """The file that is written in the place of ``path``: its :func:`target`.
 

@@ -4,7 +4,8 @@ torch's batched LU decomposition on the CPU is not thread-safe (pytorch/pytorch#
 threads and matrices of about 150 rows or more, determinants, inverses and solutions of a batch are silently wrong, or
 the call hangs. Single matrices are right, and so are their gradients. So a batch on the CPU is done one matrix after
 another. Setting the number of threads to one meanwhile would be as fast, but it would change it for the whole
-process, and it would not reach the gradient, which is computed later.
+process, and it would not reach the gradient, which is computed later. Under ``torch.func.vmap`` a single matrix is in
+truth a batch, which cannot be taken apart there, so that it is refused on the CPU.
 
 Use :func:`log_abs_det`, :func:`inverse` and :func:`solve` in an action of your own as well.
 """
@@ -15,6 +16,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
+
+from dmmc.core.errors import DmmcError
 
 
 def log_abs_det(matrices: Tensor) -> Tensor:
@@ -75,10 +79,29 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _each(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
-    """``function`` of batches of matrices ``(..., n, m)``; on the CPU of one matrix at a time."""
+    """``function`` of batches of matrices ``(..., n, m)``; on the CPU of one matrix at a time.
+
+    Raises:
+        DmmcError: under ``torch.func.vmap`` on the CPU.
+    """
+    if batches[0].device.type == "cpu" and any(_vmapped(x) for x in batches):
+        raise DmmcError(
+            "determinants, inverses and solutions cannot be computed under torch.func.vmap on the CPU, where torch's "
+            "decompositions of batches are wrong with several threads; call the function of dmmc.core.linalg with a "
+            "batch of matrices (..., n, n), or loop over the fields"
+        )
     if batches[0].device.type != "cpu" or batches[0].ndim == 2 or batches[0].numel() == 0:
         return function(*batches)
     batch = batches[0].shape[:-2]
     rows = zip(*(x.reshape(-1, *x.shape[-2:]) for x in batches), strict=True)
     values = torch.stack([function(*row) for row in rows])
     return values.view(*batch, *values.shape[1:])
+
+
+def _vmapped(x: Tensor) -> bool:
+    """Whether a tensor stands for a batch of them, at any level of nested transforms of ``torch.func``."""
+    while _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_batchedtensor(x):
+            return True
+        x = _functorch.get_unwrapped(x)
+    return False

@@ -5,13 +5,22 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from tqdm import tqdm
 
 EVERY_SECONDS = 30.0
 """Seconds between two lines where there is no terminal."""
+
+
+def tell(text: str) -> None:
+    """Print a line on standard error; that nobody can read it is no reason for the work to end."""
+    if sys.stderr is None:
+        return
+    # A pipe that nobody reads, a full disk, a closed stream.
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -61,7 +70,7 @@ class _Lines:
             return
         self._last, self._announced = now, True
         text = f"{self._name}: {100 * self._done / self._total:.0f} %, about {duration(max(left, 0))} left"
-        print(f"{text}; {note}" if note else text, file=sys.stderr, flush=True)
+        tell(f"{text}; {note}" if note else text)
 
 
 class _Silent:
@@ -82,7 +91,7 @@ def progress(name: str, total: float, *, done: float = 0.0, unit: str = "it", sh
     """
     if not show:
         yield _Silent()
-    elif not sys.stderr.isatty():
+    elif sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
         yield _Lines(name, total, done)
     else:
         form = "{l_bar}{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"

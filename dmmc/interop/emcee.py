@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,10 +45,6 @@ from dmmc.theory.lattice import Lattice
 
 Array = NDArray[np.float64]
 
-# A process that is forked, as those of a multiprocessing.Pool are by default on Linux, inherits the bookkeeping of
-# torch's threads without the threads, and waits for them for ever. With a single thread it needs none of them.
-os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-
 
 class FieldMove(emcee.moves.Move):  # type: ignore[misc]  # emcee has no annotations
     """What the moves of this module share: proposed fields, a decision for each walker, and what is rejected.
@@ -63,9 +58,8 @@ class FieldMove(emcee.moves.Move):  # type: ignore[misc]  # emcee has no annotat
     Everything random comes from emcee's generator: the seed of what is proposed, and the decisions.
 
     **Pools.** The processes of a pool evaluate the log_prob function, and the proposal works in the process of the
-    sampler. A process that is forked after torch has used several threads would wait for ever for threads that it did
-    not inherit; therefore importing this module lets torch use one thread in every forked process. Import it before the
-    pool is made, or use ``multiprocessing.get_context("spawn").Pool()``.
+    sampler. Import dmmc before the pool is made: then torch uses one thread in every forked process
+    (:mod:`dmmc.core.forks`), which otherwise would wait for ever for threads that it did not inherit.
 
     A proposal that is not finite, or whose log_prob or log_q is not, is rejected. If the log_prob function itself gives
     NaN, emcee raises an error; let it return ``-inf`` instead.

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.core.records import Record
 from dmmc.core.scalars import check_count
-from dmmc.model.file import read_tensors, write_tensors
+from dmmc.model.file import TensorFile, read_tensors, write_tensors
 from dmmc.model.history import TrainingRecord
 from dmmc.model.trainer import Trainer
 
@@ -30,6 +32,8 @@ class CheckpointHeader(Record):
         seconds: the wall time of these steps.
         angles: the angles of the posterior chains.
         curve: the loss curve.
+        threads: CPU threads of torch with which the training was begun, or last resumed; 0 where that was not recorded.
+            Sums are rounded differently with another number of threads, which is allowed on resumption.
     """
 
     identity: dict[str, Any]
@@ -37,9 +41,11 @@ class CheckpointHeader(Record):
     seconds: float
     angles: tuple[float, ...]
     curve: tuple[TrainingRecord, ...]
+    threads: int = 0
 
     def __post_init__(self) -> None:
         check_count(self.step, "the step of a training", 0)
+        check_count(self.threads, "the threads of a training", 0)
         if not 0 <= self.seconds < math.inf:
             raise DmmcError(f"the seconds of a training must be finite and not negative, got {self.seconds}")
         if not all(0 < angle < math.inf for angle in self.angles):
@@ -53,7 +59,12 @@ def write_checkpoint(path: str | Path, trainer: Trainer, identity: Mapping[str, 
         FileError: if it cannot be written.
     """
     header = CheckpointHeader(
-        dict(identity), trainer.step, trainer.seconds, trainer.angles, tuple(trainer.curve)
+        dict(identity),
+        trainer.step,
+        trainer.seconds,
+        trainer.angles,
+        tuple(trainer.curve),
+        torch.get_num_threads(),
     ).to_json()
     write_tensors(path, trainer.tensors(), FORMAT, FORMAT_VERSION, header)
 
@@ -66,15 +77,7 @@ def read_checkpoint(path: str | Path, trainer: Trainer, identity: Mapping[str, A
         MismatchError: if it belongs to another training.
     """
     file = read_tensors(path, FORMAT, FORMAT_VERSION)
-    if file.version < FORMAT_VERSION:
-        raise MismatchError(
-            f"{path} belongs to a training that an older dmmc began, with other random numbers; remove it to start "
-            "afresh"
-        )
-    try:
-        header = CheckpointHeader.from_json(file.header)
-    except DmmcError as error:
-        raise FileError(f"{path} is not a complete checkpoint: {error}; remove it to start afresh") from None
+    header = _header(path, file)
     same = json.loads(json.dumps(identity))
     differing = [key for key in same if header.identity.get(key) != same[key]]
     if differing:
@@ -92,6 +95,28 @@ def read_checkpoint(path: str | Path, trainer: Trainer, identity: Mapping[str, A
         raise FileError(f"{path} is not a complete checkpoint: {error}; remove it to start afresh") from None
     trainer.step, trainer.seconds = header.step, header.seconds
     trainer.angles, trainer.curve = header.angles, list(header.curve)
+
+
+def threads_of(path: str | Path) -> int:
+    """CPU threads of the training that a checkpoint belongs to; 0 where that was not recorded.
+
+    Raises:
+        FileError: if the file is missing, truncated, damaged or foreign.
+        MismatchError: if an older dmmc began the training.
+    """
+    return _header(path, read_tensors(path, FORMAT, FORMAT_VERSION)).threads
+
+
+def _header(path: str | Path, file: TensorFile) -> CheckpointHeader:
+    if file.version < FORMAT_VERSION:
+        raise MismatchError(
+            f"{path} belongs to a training that an older dmmc began, with other random numbers; remove it to start "
+            "afresh"
+        )
+    try:
+        return CheckpointHeader.from_json(file.header)
+    except DmmcError as error:
+        raise FileError(f"{path} is not a complete checkpoint: {error}; remove it to start afresh") from None
 
 
 def remove_checkpoint(path: str | Path) -> None:

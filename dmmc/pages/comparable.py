@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,11 +37,29 @@ def named(runs: Sequence[StoredRun]) -> dict[str, StoredRun]:
     return names
 
 
+def sharing(runs: Runs) -> str:
+    """What is wrong with runs that share their random numbers, as one sentence; empty if none of them do.
+
+    Those of a chain have the name of its kernel, action and lattice (:func:`dmmc.kernels.base.identity`). Chains that
+    differ in their lengths alone meet sooner or later, and their difference has a smaller error than it seems to have.
+    """
+    for one, other in itertools.combinations(runs.values(), 2):
+        a, b = one.header, other.header
+        if (a.seed, a.kernel, a.action, a.field_shape) == (b.seed, b.kernel, b.action, b.field_shape):
+            return (
+                f"{one.path} and {other.path} were made by the same kernel with the same seed {a.seed}, so that they "
+                "share their random numbers and are not independent; name one of them only, or make the other again "
+                "with another --seed"
+            )
+    return ""
+
+
 def check_comparable(runs: Runs) -> None:
-    """Check that all runs are of one theory on one lattice.
+    """Check that all runs are of one theory on one lattice, and independent of each other.
 
     Raises:
-        MismatchError: if they are not; the message names the two runs that differ.
+        MismatchError: if they are not of one theory; the message names the two runs that differ.
+        DmmcError: if two of them share their random numbers.
     """
     first, *others = runs.values()
     for run in others:
@@ -54,6 +73,8 @@ def check_comparable(runs: Runs) -> None:
                     f"{first.path} and {run.path} cannot stand on one page: their {what} is {a} and {b}; "
                     "write a page for each"
                 )
+    if problem := sharing(runs):
+        raise DmmcError(problem)
 
 
 def choose_reference(runs: Runs, wanted: str | None) -> str | None:

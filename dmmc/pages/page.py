@@ -110,7 +110,8 @@ def render(
 
     Raises:
         MismatchError: if the runs are of different lattices or actions.
-        DmmcError: if there is neither run nor section, a run is given twice, or ``reference`` is none of the runs.
+        DmmcError: if there is neither run nor section, a run is given twice, two runs share their random numbers, or
+            ``reference`` is none of the runs.
     """
     if not runs and not sections:
         raise DmmcError("there is nothing to report on: name a run file, or the folder of a scan or of a laboratory")

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dmmc.core.arrays import array_of
 from dmmc.core.errors import DmmcError
 from dmmc.core.rng import check_seed, stream
 from dmmc.core.scalars import check_count
@@ -128,7 +129,7 @@ class Proposer:
 
 
 def _tensor(phi: Any) -> Tensor:
-    array = np.asarray(phi)
+    array = array_of(phi, "phi")
     if array.dtype.kind != "f" or array.ndim < 2:
         raise DmmcError(
             f"phi must be real floating-point fields (n, *lattice), got shape {array.shape} of {array.dtype}; a single "

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
+from dmmc.core.arrays import array_of
 from dmmc.core.errors import DmmcError, FileError
 from dmmc.runs.fields import NUMPY_SIGNATURE, SHOWN_NAMES, ZIP_SIGNATURE
 from dmmc.runs.format import FORMAT
@@ -125,9 +126,7 @@ def _no_raw_options(array: ForeignArray, kind: str, dtype: str | None, skip: int
 
 
 def _in_memory(source: Any) -> ForeignArray:
-    array = np.asarray(source.detach().cpu() if hasattr(source, "detach") else source)
-    if array.dtype.kind == "O":
-        raise DmmcError("the fields must be an array of numbers with as many in each row; pad or cut what is uneven")
+    array = array_of(source.detach().cpu() if hasattr(source, "detach") else source, "the array")
     return ForeignArray("the array", array.shape, array.dtype, lambda shape: array.reshape(shape).__getitem__)
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from dmmc.core.errors import FileError
-from dmmc.core.files import target
+from dmmc.core.files import beside
 
 
 def journal_of(path: Path) -> Path:
     """The directory that holds the blocks of the run ``path`` until it is finished.
 
     It lies beside the file itself: where ``path`` is a symbolic link, beside its target.
+
+    Raises:
+        FileError: if ``path`` is a directory.
     """
-    real = target(path)
-    return real.with_name(real.name + ".partial")
+    return beside(path, ".partial")
 
 
 def manifest_path(journal: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmmc.pages.comparable import named
+from dmmc.pages.comparable import named, sharing
 from dmmc.pages.table import comparison
 from dmmc.runs.run import StoredRun, load_run, stored_header
 from dmmc.runs.summary import estimates
@@ -18,7 +18,8 @@ def beside_reference(run: StoredRun, reference: str | Path) -> str:
         reference: the file of the reference.
 
     Returns:
-        the table; empty if the reference holds fields alone, which say nothing about errors.
+        the table; empty if the reference holds fields alone, which say nothing about errors. In place of the table,
+        a note if the two share their random numbers, so that the error of a difference is not known.
 
     Raises:
         FileError: if the reference cannot be read.
@@ -27,4 +28,6 @@ def beside_reference(run: StoredRun, reference: str | Path) -> str:
     if stored_header(reference) is None:
         return ""
     runs = named([load_run(reference), run])
+    if problem := sharing(runs):
+        return f"note: {problem}"
     return comparison({name: estimates(of_run) for name, of_run in runs.items()}, next(iter(runs)))

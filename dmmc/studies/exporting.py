@@ -121,6 +121,7 @@ def export_fields(
                 else ", n, and c if chains get an axis of their own"
             )
         )
+    replaceable(path)
     for place in (path, *([] if in_datasets else [beside(path)])):
         check_place(place)
         replaceable(place)

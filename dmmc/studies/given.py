@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from dmmc.core.arrays import array_of, float64_of
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.runs.fields import load_fields
 from dmmc.runs.run import StoredRun, load_run, stored_header
@@ -132,9 +133,9 @@ class Ensemble:
         return True
 
 
-Source = Ensemble | StoredRun | str | Path | Tensor | NDArray[np.floating]
+Source = Ensemble | StoredRun | str | Path | Tensor | ArrayLike
 """Where fields come from: a finished run, the path of a run or of another file with fields, the fields themselves
-``(n, *lattice)``, or an ensemble that was read already."""
+``(n, *lattice)`` as a tensor or an array of any kind, or an ensemble that was read already."""
 
 
 def read_ensemble(source: Source, action: Action | None = None, lattice: tuple[int, ...] | None = None) -> Ensemble:
@@ -181,10 +182,14 @@ def _kind(components: int | None) -> str:
     return "without components" if components is None else f"with {components} components"
 
 
-def _read(source: StoredRun | str | Path | Tensor | NDArray[np.floating]) -> Ensemble:
-    if isinstance(source, (Tensor, np.ndarray)):
-        phi = source if isinstance(source, Tensor) else torch.as_tensor(source, device="cpu")
-        return Ensemble(_checked(phi), None, None, "the ensemble")
+def _read(source: StoredRun | str | Path | Tensor | ArrayLike) -> Ensemble:
+    if isinstance(source, Tensor):
+        return Ensemble(_checked(source), None, None, "the ensemble")
+    if not isinstance(source, (StoredRun, str, Path)):
+        array = array_of(source, "an ensemble")
+        if array.dtype.kind != "f":
+            raise DmmcError(f"an ensemble must be real floating point, got {array.dtype}")
+        return Ensemble(_checked(torch.from_numpy(float64_of(array))), None, None, "the ensemble")
     path = source.path if isinstance(source, StoredRun) else Path(source)
     header = source.header if isinstance(source, StoredRun) else stored_header(path)
     if header is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,7 +127,12 @@ def import_fields(
         say(f"note: {remark}")
     draws = _piece(fields)
     header = RunHeader(
-        kernel={"name": "imported", "source": Path(fields.name).name, "field": field},
+        kernel={
+            "name": "imported",
+            "source": Path(fields.name).name,
+            "field": field,
+            "digest": hashlib.sha256(numbers.digest.tobytes()).hexdigest(),
+        },
         facts=KernelFacts(
             "imported", label, model_free=True, inexact=failure and f"it was imported although {failure}"
         ),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
-from dmmc.core.progress import EVERY_SECONDS, duration
+from dmmc.core.progress import EVERY_SECONDS, duration, tell
 
 Say = Callable[[str], None]
 """Takes a remark of one line."""
@@ -13,7 +12,7 @@ Say = Callable[[str], None]
 
 def note(text: str) -> None:
     """Print a remark on standard error, where it does not mix with results."""
-    print(text, file=sys.stderr, flush=True)
+    tell(text)
 
 
 def announce(what: str, seconds: float, say: Say) -> None:

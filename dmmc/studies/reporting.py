@@ -56,8 +56,8 @@ def write_report(
     Raises:
         FileError: if an input is missing, unfinished, foreign or damaged, or ``out`` is in the way or cannot be made.
         MismatchError: if the runs are of different lattices or actions.
-        DmmcError: if there is no input, an input is named twice, there is no such reference, ``discard`` leaves
-            nothing of a run, or a run has not recorded what a derived observable needs.
+        DmmcError: if there is no input, an input is named twice, two runs share their random numbers, there is no such
+            reference, ``discard`` leaves nothing of a run, or a run has not recorded what a derived observable needs.
     """
     out = Path(out)
     if out.is_dir():

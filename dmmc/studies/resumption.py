@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from dmmc.core.errors import DmmcError, FileError
-from dmmc.core.files import check_place, replaceable, target
+from dmmc.core.files import beside, check_place, replaceable
+from dmmc.model.checkpoint import threads_of
 from dmmc.runs.names import is_begun, journal_of, manifest_path
 from dmmc.runs.run import begun_header
 from dmmc.studies.remarks import Say
@@ -48,12 +49,8 @@ def resumes_run(path: Path, asked: bool, overwrite: bool, say: Say) -> bool:
     replaceable(path)
     if asked:
         begun = say_whether(is_begun(path), path, say)
-        threads, before = torch.get_num_threads(), recorded_threads(path) if begun else None
-        if before not in (None, threads):
-            say(
-                f"note: the run was begun with {before} CPU threads, and goes on with {threads}: sums are rounded "
-                "differently, so that it will not be the uninterrupted run bit for bit"
-            )
+        if begun:
+            say_threads(path, say)
         return begun
     if path.exists() and not overwrite:
         raise FileError(f"{path} exists; choose another --out, extend it with --resume, or pass --overwrite")
@@ -65,8 +62,26 @@ def resumes_run(path: Path, asked: bool, overwrite: bool, say: Say) -> bool:
     return False
 
 
+def say_threads(path: Path, say: Say) -> None:
+    """Say so if the run or the training of ``path`` was begun with another number of CPU threads than there are now."""
+    threads, before = torch.get_num_threads(), recorded_threads(path)
+    if before not in (None, threads):
+        say(
+            f"note: it was begun with {before} CPU threads, and goes on with {threads}: sums are rounded differently, "
+            "so that the result will not be that of uninterrupted work bit for bit"
+        )
+
+
 def recorded_threads(path: Path) -> int | None:
-    """The number of CPU threads of the run that is to be resumed; None if it was not recorded."""
+    """The number of CPU threads of the run or the training that is to be resumed; None if it was not recorded.
+
+    Raises:
+        FileError: if what was saved of it is damaged.
+    """
+    if path.is_dir():  # of a study
+        return None
+    if checkpoint_of(path).exists():
+        return threads_of(checkpoint_of(path)) or None
     header = begun_header(path)
     return None if header is None or not header.threads else header.threads
 
@@ -74,12 +89,12 @@ def recorded_threads(path: Path) -> int | None:
 def checkpoint_of(path: Path) -> Path:
     """The file with the state of the unfinished training of a model; like the journal of a run, beside the file itself,
     also where ``path`` is a symbolic link."""
-    return target(path).with_name(f"{target(path).name}.checkpoint")
+    return beside(path, ".checkpoint")
 
 
 def training_lock(path: Path) -> Path:
     """The file that a process holds while it trains a model, beside the model itself."""
-    return target(path).with_name(f"{target(path).name}.lock")
+    return beside(path, ".lock")
 
 
 def check_training(path: Path, resume: bool, overwrite: bool) -> None:

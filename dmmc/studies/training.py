@@ -19,7 +19,7 @@ from dmmc.model.reference import GaussianReference
 from dmmc.model.training import fit
 from dmmc.studies.given import Source, read_ensemble
 from dmmc.studies.remarks import Say, announce, note
-from dmmc.studies.resumption import check_training, checkpoint_of, say_whether, training_lock
+from dmmc.studies.resumption import check_training, checkpoint_of, say_threads, say_whether, training_lock
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, differentiable
 from dmmc.theory.sectors import align, is_broken
@@ -136,7 +136,9 @@ def train(
             # Another training may have ended, or been killed, while this one read its ensemble.
             check_training(path, resume, overwrite)
             goes_on = resume and say_whether(checkpoint.exists(), path, say)
-            if not goes_on:
+            if goes_on:
+                say_threads(path, say)
+            else:
                 # What is left of a training that is replaced is not to be taken for this one later.
                 remove_checkpoint(checkpoint)
             if options.minutes is not None and not goes_on:

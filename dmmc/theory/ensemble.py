@@ -9,6 +9,9 @@ of several, such as that of all momentum shells, shares this probability among t
 themselves, from as many independent fields as the ensemble is worth, so that the bound is one of Student's distribution
 (:func:`bound`): 5.0 for one test of many thousand independent fields, 6.9 for 24 of them. A wrong ensemble exceeds it
 by far: with a thousand fields the usual mistakes give z-scores of 20 to several hundred.
+
+A few absurd fields among right ones make the errors so large that no mean stands out. They are told one by one, by a
+weight that no field of the action has with more than a known probability (:func:`dmmc.theory.identities.log_weight`).
 """
 
 from __future__ import annotations
@@ -162,15 +165,19 @@ def check_numbers(
     Raises:
         DmmcError: if fewer than 24 configurations are distinct.
         MismatchError: if ``<phi dS/dphi> / V`` or its part of a momentum shell is not 1, or, in a theory without the
-            symmetry phi -> -phi, ``<dS/dphi>`` is not 0; if an action that does not depend on the position, or treats
-            two axes alike, has fields that do; if configurations come back elsewhere. The message gives the number and
-            the likely cause.
+            symmetry phi -> -phi, ``<dS/dphi>`` is not 0; if single fields can hardly be of the action; if one that does
+            not depend on the position, or treats two axes alike, has fields that do; if configurations come back
+            elsewhere. The message gives the number and the likely cause.
     """
     lattice = Lattice.of_fields(sample, components_of(action))
     if action is not None and symmetry is None:
         symmetry = declaration(action).symmetry
     notes: list[str] = []
     distinct = _check_repeated(numbers, known, notes)
+    # Fields so large that S overflows have no weight at all.
+    outlying = ~(numbers.log_w <= math.log(numbers.n / FALSE_ALARM))
+    if outlying.any() and _passes(numbers.only(~outlying), sample, action):
+        raise MismatchError(_outliers(numbers.log_w, outlying))
     virial_mean = None if action is None else _estimate(numbers.virial)
     M2 = np.square(numbers.M).sum(-1)
     slow = [x for x in (_estimate(M2), virial_mean) if x is not None and x.tau_int > 0]
@@ -192,6 +199,8 @@ def check_numbers(
     axes_z = _compare_axes(numbers.links, independent, sample, action, lattice, notes)
     if numbers.shells.shape[-1]:
         shells = _check_shells(numbers.shells, independent, lattice)
+    if outlying.any():
+        raise MismatchError(_outliers(numbers.log_w, outlying))
     means = [_estimate(M) for M in np.moveaxis(numbers.M, -1, 0)]
     mean = max(means, key=lambda x: abs(_z(x.value, x.error)))
     mean_z = _z(mean.value, mean.error)
@@ -222,6 +231,29 @@ def check_numbers(
         position_z=position_z,
         effective=effective,
         force_z=force_z,
+    )
+
+
+def _passes(numbers: FieldNumbers, sample: Tensor, action: Action | None) -> bool:
+    """Whether fields are right without those that were left out, so that these alone are to blame."""
+    try:
+        check_numbers(numbers, sample, action, known=False)
+    except DmmcError:
+        return False
+    return True
+
+
+def _outliers(log_w: NDArray[np.float64], outlying: NDArray[np.bool_]) -> str:
+    """What is wrong with the fields that can hardly be of the action, ``(chain, draw)``, and what to do about it."""
+    chain, draw = np.unravel_index(np.where(outlying, log_w, -np.inf).argmax(), log_w.shape)
+    where = f"configuration {draw}" if len(log_w) == 1 else f"configuration {draw} of chain {chain}"
+    exponent = math.floor(min(300.0, (log_w[chain, draw] - math.log(log_w.size)) / math.log(10)))
+    others = int(np.count_nonzero(outlying)) - 1
+    more = f", and {others} more like it" if others else ""
+    return (
+        f"the ensemble does not fit the action: {where} (counted from 0){more} can hardly be one of it, since its "
+        f"values are far too large (such a one occurs among {log_w.size} with a probability below 1e-{exponent}); it "
+        "was damaged or multiplied by a factor, or the chain was not thermalised yet; leave it out"
     )
 
 

@@ -48,6 +48,8 @@ class FieldNumbers:
         shells: ``phi(p)^* dS/dphi(p)`` averaged over each shell of :func:`shell_orbits`, ``(chain, draw, shell)``;
             without columns where there is no action, or none with a gradient.
         force: ``dS/dphi`` averaged over the sites, ``(chain, draw)``; ``(chain, draw, 0)`` likewise.
+        log_w: the logarithm of :func:`log_weight` for a factor that shrinks the fields, ``(chain, draw)``; without
+            columns where there is no action.
     """
 
     M: NDArray[np.float64]
@@ -57,11 +59,16 @@ class FieldNumbers:
     virial: NDArray[np.float64]
     shells: NDArray[np.float64]
     force: NDArray[np.float64]
+    log_w: NDArray[np.float64]
 
     @classmethod
     def joined(cls, parts: Sequence[FieldNumbers]) -> FieldNumbers:
         """The numbers of chains that were measured one stretch of draws after another."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts], 1) for field in fields(cls)))
+
+    def only(self, kept: NDArray[np.bool_]) -> FieldNumbers:
+        """The numbers of some of the fields, ``(chain, draw)``, of an action, as those of one chain."""
+        return FieldNumbers(*(getattr(self, field.name)[kept][None] for field in fields(self)))
 
     @property
     def n(self) -> int:
@@ -85,17 +92,35 @@ def field_numbers(phi: Tensor, action: Action | None, chains: int = 1) -> FieldN
 def virial(phi: Tensor, action: Action) -> Tensor:
     """``phi dS/dphi / V`` of each field, ``(n,)``; without a gradient, what stands in for it.
 
-    The substitution ``phi -> c phi`` in Z gives ``<c^V exp[S(phi) - S(c phi)]> = 1`` for every c > 0. With
-    ``c = 1 + 1 / (2 sqrt(V))`` the weight w fluctuates by less than its mean, ``1 + (1 - w) / [(c - 1) V]`` has the
-    mean 1 exactly, and of other fields it is off by about as much as ``phi dS/dphi / V``.
+    With ``c = 1 + 1 / (2 sqrt(V))`` the weight w of :func:`log_weight` fluctuates by less than its mean,
+    ``1 + (1 - w) / [(c - 1) V]`` has the mean 1 exactly, and of other fields it is off by about as much as
+    ``phi dS/dphi / V``.
     """
     if differentiable(action) is not None:
         return (phi * force(action, phi)).flatten(1).mean(1)
     volume = phi[0].numel()
     excess = 0.5 / math.sqrt(volume)
-    log_w = volume * math.log1p(excess) + evaluate(action, phi) - evaluate(action, (1 + excess) * phi)
     # Fields that fit stay far below the bound; without it, those that do not would overflow.
-    return 1 - torch.expm1(log_w.clamp(max=30.0)) / (excess * volume)
+    log_w = log_weight(phi, action, 1 + excess).clamp(max=30.0)
+    return 1 - torch.expm1(log_w) / (excess * volume)
+
+
+def log_weight(phi: Tensor, action: Action, c: float) -> Tensor:
+    """``ln w`` of each field, ``(n,)``, with ``w = c^V exp[S(phi) - S(c phi)]`` and V the numbers in a field.
+
+    The substitution ``phi -> c phi`` in Z gives ``<w> = 1`` for every c > 0. As w is positive, it exceeds t with a
+    probability of at most ``1 / t`` (Markov), whatever the action is.
+    """
+    return phi[0].numel() * math.log(c) + evaluate(action, phi) - evaluate(action, c * phi)
+
+
+def shrinking(volume: int) -> float:
+    """The factor of :attr:`FieldNumbers.log_w`: that of free fields tells ``phi dS/dphi`` 7 standard deviations away.
+
+    With ``c = 1 - a / sqrt(V)`` their ``ln w`` is about ``sqrt(2) a z - a^2`` for one z standard deviations away, and
+    weights above ``e^21`` are refused of a thousand of them: a = 3 is near the best, and no field is to vanish.
+    """
+    return max(0.5, 1 - 3 / math.sqrt(volume))
 
 
 def shell_orbits(lattice: Lattice) -> list[slice]:
@@ -146,8 +171,11 @@ def _numbers(phi: Tensor, action: Action | None, lattice: Lattice) -> list[NDArr
         for density in (phi, phi * phi, link):
             profile = density.movedim(axis, 1).flatten(2).mean(2) if density.ndim > 2 else density
             waves += [(profile * profile.new_tensor(wave)).mean(1) for _, wave in _waves(extent)]
-    of_scale, shells, of_shift = phi.new_zeros(n, 0), phi.new_zeros(n, 0), phi.new_zeros(n, 0)
+    of_scale, shells = phi.new_zeros(n, 0), phi.new_zeros(n, 0)
+    of_shift, log_w = phi.new_zeros(n, 0), phi.new_zeros(n, 0)
     followed = differentiable(action)
+    if action is not None:
+        log_w = log_weight(phi, action, shrinking(lattice.n_numbers))
     if action is not None and followed is None:
         of_scale = virial(phi, action)
     if followed is not None:
@@ -160,7 +188,7 @@ def _numbers(phi: Tensor, action: Action | None, lattice: Lattice) -> list[NDArr
         shells = torch.stack([(orbits[:, s] * sizes[s]).sum(1) / sizes[s].sum() for s in shell_orbits(lattice)], 1)
     waved = torch.stack(waves, 1) if waves else phi.new_zeros(n, 0)
     mean = phi.mean(dim=lattice.axes).view(n, -1)
-    tensors = (mean, digest, torch.stack(links, 1), waved, of_scale, shells, of_shift)
+    tensors = (mean, digest, torch.stack(links, 1), waved, of_scale, shells, of_shift, log_w)
     return [x.cpu().numpy() for x in tensors]
 
 

@@ -1,6 +1,7 @@
 """What all commands share: help, version, the system's failures, threads."""
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -14,7 +15,9 @@ from commands import ENSEMBLE, dmmc
 from dmmc.cli import main as cli
 from dmmc.cli.options import add_options, attribute_texts, fill, help_text
 from dmmc.core.errors import DmmcError
+from dmmc.core.progress import progress
 from dmmc.runs.chain import ChainOptions
+from dmmc.studies.remarks import note
 
 
 def help_of(command, monkeypatch, capsys):
@@ -84,18 +87,67 @@ def test_a_reader_that_closes_the_pipe_is_no_error(made):
     assert ended.returncode in (0, 1) and "Traceback" not in ended.stderr and "BrokenPipe" not in ended.stderr
 
 
-def test_a_broken_pipe_within_a_command(monkeypatch, capfd):
-    def closed(args):
-        raise BrokenPipeError
+@contextlib.contextmanager
+def standard_stream(name, monkeypatch):
+    """Stands in for a standard stream: the one that is used, and the descriptor of its reader."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w", buffering=1) as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, name, stream)
+        yield reader, stream
 
-    monkeypatch.setattr("dmmc.cli.ensemble.run", closed)
-    saved = os.dup(sys.stdout.fileno())
-    try:
-        assert dmmc(*ENSEMBLE, "--out", "never") == 1
-    finally:
-        os.dup2(saved, sys.stdout.fileno())
-        os.close(saved)
-    assert capfd.readouterr().err == ""
+
+def printing(args):
+    """A command that says much, on standard output and standard error, before it has a result."""
+    for _ in range(3):
+        print("a line", flush=True)
+        note("a remark")
+    with progress("work", 2) as bar:
+        bar.advance(1)
+    return {"finished": True}
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_work_does_not_end_because_nobody_reads_what_it_says(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("dmmc.cli.ensemble.run", printing)
+    monkeypatch.setattr("dmmc.core.progress.EVERY_SECONDS", 0.0)
+    with standard_stream(name, monkeypatch) as (reader, stream):
+        os.close(reader)
+        code = dmmc(*ENSEMBLE, "--out", tmp_path / "new.h5", "--json", tmp_path / "new.json")
+        assert getattr(sys, name) is stream
+    assert code == (1 if name == "stdout" else 0)
+    assert json.loads((tmp_path / "new.json").read_text()) == {"finished": True}
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_streams_that_were_closed_before_the_start(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("dmmc.cli.ensemble.run", printing)
+    monkeypatch.setattr(sys, name, None)
+    assert dmmc(*ENSEMBLE, "--out", tmp_path / "new.h5", "--json", tmp_path / "new.json") == 0
+    assert json.loads((tmp_path / "new.json").read_text()) == {"finished": True}
+    getattr(sys, name).close()
+
+
+def test_remarks_and_progress_without_the_command_line(monkeypatch):
+    """A program of one's own goes on as well."""
+    monkeypatch.setattr("dmmc.core.progress.EVERY_SECONDS", 0.0)
+    with standard_stream("stderr", monkeypatch) as (reader, stream):
+        os.close(reader)
+        assert printing(None) == {"finished": True}
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
+        assert printing(None) == {"finished": True}
+        monkeypatch.setattr(sys, "stderr", None)
+        assert printing(None) == {"finished": True}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+def test_standard_output_on_a_full_disk_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dmmc.cli.ensemble.run", printing)
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        assert dmmc(*ENSEMBLE, "--out", tmp_path / "new.h5", "--json", tmp_path / "new.json") == 1
+    assert "No space left on device: 'standard output'; put that right" in capsys.readouterr().err
+    assert json.loads((tmp_path / "new.json").read_text()) == {"finished": True}
 
 
 def test_a_full_disk_ends_in_one_line(tmp_path, monkeypatch, capsys):

@@ -249,6 +249,15 @@ BAD = [
     (f"{LEARN} --ensemble hmc.h5 --init text", "not a safetensors file"),
     (f"{LEARN} --ensemble hmc.h5 --init missing", "no file missing"),
     (f"{LEARN} --ensemble hmc.h5 --init model.safetensors --sectors two", "cannot start one of two"),
+    # Directories without a name
+    (f"{LEARN} --ensemble . {ACTION}", ". is a directory; name a file in it"),
+    (f"{LEARN} --ensemble / {ACTION}", "/ is a directory; name a file in it"),
+    ("train --ensemble hmc.h5 --steps 1 --out . --resume", ". is a directory; name a file in it"),
+    (f"ensemble {ACTION} --shape 4 4 --out / --resume", "/ is a directory; name a file in it"),
+    (f"{MODEL} --reference .", ". is a directory; name a file in it"),
+    ("export . --out new", ". is a directory; name a file in it"),
+    ("export hmc.h5 --out .", ". is a directory; name a file in it"),
+    (f"check-action {ACTION} --ensemble .", ". is a directory; name a file in it"),
     # Training
     ("train --ensemble hmc.h5 --out new --steps 0", "steps must be a positive integer"),
     ("train --ensemble hmc.h5 --out new --minutes nan", "budget must be positive"),

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from commands import ACTION, ENSEMBLE, SAMPLE, TRAIN, dmmc, summary
+from dmmc.model.checkpoint import threads_of
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.file import read_tensors
 from dmmc.runs.run import load_run
+from dmmc.studies.resumption import checkpoint_of
 
 SCRIPT = """
 import functools, sys, torch
@@ -171,6 +173,30 @@ def test_a_run_goes_on_with_its_threads(tmp_path, capsys):
             torch.set_num_threads(3)
             assert dmmc(*chain, "--draws", draws, "--resume", *options) == 0
             assert load_run(path).header.threads == threads == torch.get_num_threads()
+            assert remark in capsys.readouterr().err
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_training_goes_on_with_its_threads(made, tmp_path, capsys, monkeypatch):
+    """They are in the checkpoint, which is all that there is if the model was not saved yet."""
+    out, before = tmp_path / "model.safetensors", torch.get_num_threads()
+    train = [*TRAIN, "--ensemble", made / "hmc.h5", "--steps", 2, "--out", out]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DiffusionModel, "save", interrupted)
+    try:
+        assert dmmc(*train, "--threads", 2) == 130
+        for options, threads, remark in (
+            ((), 2, "with 2 CPU threads, as before; --threads changes that"),
+            (("--threads", 1), 1, "begun with 2 CPU threads, and goes on with 1"),
+            ((), 1, "with 1 CPU threads, as before"),
+        ):
+            torch.set_num_threads(3)
+            assert dmmc(*train, "--resume", *options) == 130
+            assert threads_of(checkpoint_of(out)) == threads == torch.get_num_threads()
             assert remark in capsys.readouterr().err
     finally:
         torch.set_num_threads(before)

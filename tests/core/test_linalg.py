@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dmmc.core import linalg
+from dmmc.core.errors import DmmcError
 from helpers import rng
 
 
@@ -76,3 +77,20 @@ def test_symmetric_matrices():
     torch.testing.assert_close(vectors * values @ vectors.mT, positive)
     x = linalg.least_squares(torch.cat([a, a]), torch.cat([right, right]))
     torch.testing.assert_close(a @ x, right)
+
+
+def test_vmap_is_refused():
+    matrices, right = random_matrices(3, 4), torch.ones(3, 4, 1, dtype=torch.float64)
+    vmap, grad = torch.func.vmap, torch.func.grad
+    for transformed, arguments in (
+        (vmap(linalg.log_abs_det), (matrices,)),
+        (vmap(linalg.inverse), (matrices,)),
+        (vmap(linalg.solve), (matrices, right)),
+        (vmap(linalg.solve, in_dims=(None, 0)), (matrices[0], right)),
+        (vmap(grad(linalg.log_abs_det)), (matrices,)),
+        (grad(lambda x: vmap(linalg.log_abs_det)(x).sum()), (matrices,)),
+    ):
+        with pytest.raises(DmmcError, match=r"vmap on the CPU.*batch of matrices"):
+            transformed(*arguments)
+    # Other transforms leave a single matrix what it is.
+    torch.testing.assert_close(grad(linalg.log_abs_det)(matrices[0]), torch.linalg.inv(matrices[0]).mT)

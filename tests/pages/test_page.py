@@ -24,6 +24,7 @@ from dmmc.pages.section import fill, training_section
 from dmmc.proposals.certificate import Certificate
 from dmmc.runs.run import load_run
 from dmmc.runs.summary import estimates, summarise
+from dmmc.studies.comparison import beside_reference
 from dmmc.theory import momenta
 from stored_runs import store
 
@@ -392,6 +393,21 @@ def test_runs_that_do_not_belong_together(runs, tmp_path):
     ):
         with pytest.raises(error, match=match):
             render([runs["hmc"], other])
+
+
+def test_runs_that_share_their_random_numbers(tmp_path, undrawn):
+    """Chains that differ only in their lengths, or in how they began, meet; what makes them is in their headers."""
+    one = make_run(tmp_path / "one.h5", HMC)
+    for name, changes in (("later", {"discard": 50}), ("longer", {"draws": 80}), ("wider", {"chains": 16})):
+        with pytest.raises(DmmcError, match=r"by the same kernel with the same seed 1.*another --seed"):
+            render([one, make_run(tmp_path / f"{name}.h5", HMC, **changes)])
+    tuned = make_run(tmp_path / "tuned.h5", HMC)
+    tuned = replace(tuned, header=replace(tuned.header, kernel={"name": "hmc", "step_size": 0.1}))
+    for other in (make_run(tmp_path / "seed.h5", HMC, seed=2), tuned):
+        assert len(render([one, other]).summary.runs) == 2
+        assert not beside_reference(other, one.path).startswith("note: ")
+    later = load_run(tmp_path / "later.h5")
+    assert beside_reference(later, one.path).startswith("note: ") and "share" in beside_reference(later, one.path)
 
 
 def test_discarded_draws_are_stated(runs, undrawn):

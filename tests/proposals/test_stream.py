@@ -185,7 +185,7 @@ def test_bad_arguments_are_refused_before_the_first_batch(arguments, message):
         (np.zeros((1, 2), dtype=complex), "real floating-point"),
         (np.full((1, 2), np.nan), "NaN"),
         (np.zeros((1, 3)), "must have shape"),
-        ([["a", "b"]], "real floating-point"),
+        ([["a", "b"]], "array of numbers"),
     ],
     ids=str,
 )

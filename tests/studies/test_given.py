@@ -55,6 +55,64 @@ def test_fields_and_files_of_other_programs(run, tmp_path):
     assert single.phi.dtype == torch.float64
 
 
+class Labelled:
+    """An array of another library."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        lambda x: x.astype(">f8"),
+        lambda x: x.astype(np.longdouble),
+        lambda x: x[::-1][::-1],
+        lambda x: x[::-1].copy()[::-1],
+        lambda x: x.tolist(),
+        lambda x: np.asfortranarray(x),
+        lambda x: np.ma.masked_array(x),
+        lambda x: np.ma.masked_array(x, mask=np.zeros(x.shape, bool)),
+        Labelled,
+        lambda x: np.broadcast_to(x, x.shape),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_arrays_of_any_kind_are_read(run, arrange):
+    fields = run.cfgs()
+    np.testing.assert_array_equal(read_ensemble(arrange(fields)).phi.numpy(), fields)
+
+
+class Broken:
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("on another device")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ma.masked_greater(np.arange(40.0).reshape(10, 4), 30), "has masked values; leave out the configurations"),
+        (np.zeros((30, 4), dtype=object), "must be an array of numbers.*got object"),
+        (np.array(["a", "b"]), "must be an array of numbers.*got <U1"),
+        (np.zeros(30, dtype=[("a", "f8", (4, 4))]), "must be an array of numbers"),
+        (np.zeros(30, dtype="M8[D]"), "must be an array of numbers"),
+        ([[1.0, 2.0], [3.0]], r"NumPy makes none of it \[ValueError: "),
+        (Broken(), r"NumPy makes none of it \[RuntimeError: on another device\]"),
+        (None, "must be an array of numbers"),
+        (np.zeros((30, 4), dtype=np.uint64), "must be real floating point, got uint64"),
+        (np.full((30, 4), np.longdouble("1e400")), "NaN or infinite"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_hold_no_fields_are_refused_in_one_line(array, message):
+    with pytest.raises(DmmcError, match=message) as caught:
+        read_ensemble(array)
+    assert "\n" not in str(caught.value)
+
+
 def test_gradients_are_left_behind(run):
     phi = torch.as_tensor(run.cfgs()).requires_grad_()
     assert not read_ensemble(phi).phi.requires_grad

@@ -155,6 +155,13 @@ def test_an_imported_run_is_a_run_like_any_other(fields, tmp_path):
         dmmc.import_fields(fields, tmp_path / "mine.h5")
 
 
+def test_imports_are_told_apart_by_what_they_hold(fields, tmp_path):
+    """Files of one name, of two ensembles: they share no random numbers, and may stand on one page."""
+    flat = fields.reshape(-1, *SHAPE)
+    one, again, other = (imported(tmp_path, part).header.kernel for part in (flat[:100], flat[:100], flat[100:]))
+    assert one == again != other and one["source"] == other["source"]
+
+
 def test_configuration_numbers_reach_pyerrors(fields, tmp_path):
     pytest.importorskip("pyerrors")
     obs = dmmc.import_fields(
@@ -190,6 +197,7 @@ def test_fields_without_an_action(fields, tmp_path):
         (lambda f: np.sign(f).astype(int), {"shape": SHAPE}, r"integers \(int64\), which are hardly values"),
         (lambda f: np.where(f == f.max(), np.nan, f), {"shape": SHAPE}, "NaN or infinite values, the first at site"),
         (lambda f: np.array([f[0, 0], f[0, 1, :3]], dtype=object), {}, "must be an array of numbers"),
+        (lambda f: np.ma.masked_greater(f, 1), {"shape": SHAPE}, "the array has masked values"),
         (lambda f: [f[0], f[1, :20]], {"shape": SHAPE}, "unequal length: .* has 20 configurations, and .* 25"),
         (lambda f: [f[0], f[1, :, :3]], {}, "on a lattice 4 x 6 and .* on 3 x 6"),
         (lambda f: f[:0], {"shape": SHAPE}, "it is empty"),

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError, MismatchError
-from dmmc.theory.ensemble import EnsembleCheck, check_ensemble
+from dmmc.theory.ensemble import FALSE_ALARM, EnsembleCheck, check_ensemble
 from dmmc.theory.free_field import FreeField
 from dmmc.theory.function_action import AutogradAction
-from dmmc.theory.identities import shell_orbits
+from dmmc.theory.identities import field_numbers, log_weight, shell_orbits, shrinking
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.phi4 import Phi4
 from dmmc.theory.sectors import align
@@ -90,6 +90,46 @@ def test_fields_that_no_factor_mends_are_refused(phi):
         "have other couplings, or another lattice shape"
         in refusal(phi, AutogradAction(lambda x: -ACTION(x), "minus"))[1]
     )
+
+
+class WithoutGradient(Phi4):
+    has_grad = False
+
+
+@pytest.mark.parametrize("factor", [3.0, 5.0, 10.0, 1e3, 1e100])
+def test_single_absurd_fields_are_refused_though_they_make_the_errors_large(phi, factor):
+    wrong = phi.clone()
+    wrong[407] *= factor
+    with pytest.raises(MismatchError, match=r"configuration 407 \(counted from 0\) can hardly be one of it"):
+        check_ensemble(wrong, ACTION)
+    wrong[5:7] *= factor
+    with pytest.raises(MismatchError, match=r"configuration \d of chain \d+ .*, and 2 more like it"):
+        check_ensemble(wrong, ACTION, chains=CHAINS)
+    # A single site is enough, and so is an action without a gradient.
+    wrong = phi.clone()
+    wrong[5, 3, 3] *= 30 * factor
+    for action in (ACTION, WithoutGradient(0.27, 0.022)):
+        with pytest.raises(MismatchError, match=r"configuration 5 .*below 1e-\d"):
+            check_ensemble(wrong, action)
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,), (4, 4), (3, 2, 2)])
+def test_the_weight_that_tells_absurd_fields_has_a_mean_of_one(shape):
+    """So that it exceeds t with a probability below 1/t, near criticality and in the broken phase, too."""
+    free = FreeField(0.7)
+    fields = free_draws(free_reference(Lattice(shape), 0.7), 50_000)
+    # Of free fields w has a finite variance for c^2 > 1/2.
+    w = log_weight(fields, free, 0.9).exp().numpy()
+    assert abs(w.mean() - 1) < 5 * w.std() / math.sqrt(len(w))
+    assert float(log_weight(fields, free, shrinking(math.prod(shape))).max()) < math.log(50_000 / FALSE_ALARM)
+
+
+@pytest.mark.parametrize("kappa", [0.2, 0.27, 0.3, 0.35])
+def test_heavy_tails_near_criticality_are_no_absurd_fields(kappa):
+    action = Phi4(kappa, 0.022)
+    numbers = field_numbers(hmc_ensemble(action, (4, 4), n=500), action)
+    # Ten million such ensembles would be needed for one false alarm: the largest weight is far below the bound.
+    assert numbers.log_w.max() < math.log(500) + 3 < math.log(500 / FALSE_ALARM)
 
 
 def test_axes_in_the_wrong_order_are_refused():
