@@ -211,15 +211,25 @@ def _looked_through(fields: Configurations, action: Action | None, factor: float
     n_bytes = 8 * math.prod(fields.field_shape)
     wanted = max(PROBED, min(512, SAMPLED_BYTES // n_bytes))
     every = max(1, fields.chains * fields.draws // wanted)
-    parts, kept, seen = list[FieldNumbers](), list[Tensor](), 0
+    # What is kept of each piece has its place from the beginning. Small arrays that stay between large ones that are
+    # freed would leave holes too small for the next piece, and memory would grow with the file.
+    kept = torch.empty(
+        (-(-fields.chains * fields.draws // every), *fields.field_shape), dtype=torch.float64, device="cpu"
+    )
+    numbers: FieldNumbers | None = None
+    seen = n_kept = done = 0
     for piece in _pieces(fields, factor, "check"):
         phi = piece.flatten(0, 1)
-        if action is not None and not parts:
+        if action is not None and numbers is None:
             check_action(action, phi[:PROBED])
-        parts.append(field_numbers(phi, action, len(piece)))
-        kept.append(phi[-seen % every :: every].clone())
-        seen += len(phi)
-    return FieldNumbers.joined(parts), torch.cat(kept)
+        part = field_numbers(phi, action, len(piece))
+        numbers = part.room_for(fields.draws) if numbers is None else numbers
+        numbers.fill(done, part)
+        some = phi[-seen % every :: every]
+        kept[n_kept : n_kept + len(some)] = some
+        seen, n_kept, done = seen + len(phi), n_kept + len(some), done + piece.shape[1]
+    assert numbers is not None and n_kept == len(kept)
+    return numbers, kept
 
 
 def _observables(

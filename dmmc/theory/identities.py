@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 
@@ -61,10 +60,16 @@ class FieldNumbers:
     force: NDArray[np.float64]
     log_w: NDArray[np.float64]
 
-    @classmethod
-    def joined(cls, parts: Sequence[FieldNumbers]) -> FieldNumbers:
-        """The numbers of chains that were measured one stretch of draws after another."""
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts], 1) for field in fields(cls)))
+    def room_for(self, draws: int) -> FieldNumbers:
+        """Numbers of as many draws of the same chains, to be filled stretch by stretch with :meth:`fill`."""
+        arrays = (getattr(self, field.name) for field in fields(self))
+        return FieldNumbers(*(np.empty((len(x), draws, *x.shape[2:]), x.dtype) for x in arrays))
+
+    def fill(self, first: int, part: FieldNumbers) -> None:
+        """Put the numbers of a stretch of draws where they belong, from the draw ``first`` on."""
+        for field in fields(self):
+            values = getattr(part, field.name)
+            getattr(self, field.name)[:, first : first + values.shape[1]] = values
 
     def only(self, kept: NDArray[np.bool_]) -> FieldNumbers:
         """The numbers of some of the fields, ``(chain, draw)``, of an action, as those of one chain."""
