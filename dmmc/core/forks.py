@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 
 def use_one_thread() -> None:
     """Let torch use one thread in this process, if it was imported."""
-    torch = sys.modules.get("torch")
-    if torch is not None and hasattr(torch, "set_num_threads"):  # it has not while it is being imported
+    torch: Any = sys.modules.get("torch")
+    if hasattr(torch, "set_num_threads"):  # not while it is being imported
         torch.set_num_threads(1)
 
 

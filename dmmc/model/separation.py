@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.precision import without_autocast
 from dmmc.core.rng import normal, stream
 from dmmc.model.initialisation import drawing_from
 from dmmc.model.network import Network
@@ -27,6 +28,7 @@ ROUNDING = 1e3
 
 
 @torch.no_grad()
+@without_autocast()
 def check_separate(network: Network) -> None:
     """Refuse a network in which a field of a batch sees the others, as it is and with other weights.
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.memory import physical_memory
+from dmmc.core.precision import without_autocast
 from dmmc.core.progress import progress as report_progress
 from dmmc.core.records import json_text
 from dmmc.core.rng import integers, stream, uniform
@@ -87,7 +88,7 @@ def fit(
         MismatchError: if ``checkpoint`` belongs to another run.
     """
     # The caller may be in inference mode or without gradients, and nothing can be trained there.
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
         return _fit(model, action, phi, options, checkpoint, resume, progress)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dmmc.core.precision import without_autocast
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals.divergence import Trace
 from dmmc.proposals.integrator import DEFAULT_STEPS, Integrator, Velocity, schedule_of
@@ -38,6 +39,7 @@ def flow_velocity(model: DiffusionModel, like: Tensor, trace: Trace | None = Non
     c = reference.c(like)
     none = torch.zeros(len(like), dtype=torch.float64, device=like.device)
 
+    @without_autocast()
     def velocity(psi: Tensor, level: float) -> tuple[Tensor, Tensor]:
         v = variance(model, level)
         speed = 0.5 * (v + reference.v_offset) * reference.log_range  # 1/2 dv / d level

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.precision import without_autocast
 from dmmc.core.progress import progress
 from dmmc.core.rng import normal
 from dmmc.core.scalars import check_count
@@ -267,6 +268,7 @@ class PathProposal(Paths):
         v = self._variances
         return below + math.sqrt(v[k + 1] - v[k]) * self._noise(len(below), generator)
 
+    @without_autocast()
     def _drift(self, modes: Tensor, v: float) -> Tensor:
         """``D N`` of ``(n, *half)``, in float64 whatever the network computes in."""
         network, chunk = self.model.network, ode.chunk(self.model, self.chunk_sites)

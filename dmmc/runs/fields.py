@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from dmmc.core.arrays import float64_of
 from dmmc.core.errors import FileError
 from dmmc.runs.format import FORMAT
 from dmmc.runs.hdf5 import dataset_of, first_bytes, get_text, member, read_array, verified
@@ -48,7 +49,7 @@ def load_fields(path: str | Path) -> NDArray[np.float64]:
             raise FileError(f"{where} must be real numbers, got {fields.dtype}")
         if not 2 <= fields.ndim <= 6 or 0 in fields.shape:
             raise FileError(f"{where} must have shape (N, *lattice), lattice of 1 to 4 dimensions, got {fields.shape}")
-        fields = np.ascontiguousarray(fields, dtype=np.float64)
+        fields = float64_of(fields)
     except MemoryError as error:
         raise FileError(f"{path} holds more than fits into memory; keep fewer configurations [{error}]") from None
     if not np.isfinite(fields).all():

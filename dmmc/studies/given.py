@@ -19,7 +19,7 @@ from dmmc.runs.run import StoredRun, load_run, stored_header
 from dmmc.studies.remarks import Say
 from dmmc.theory.actions import Action, Symmetry, components_of
 from dmmc.theory.descriptions import action_from_description, same_action
-from dmmc.theory.ensemble import MIN_DISTINCT, EnsembleCheck, check_ensemble
+from dmmc.theory.ensemble import MIN_DISTINCT, EnsembleCheck, check_ensemble, may_fit
 from dmmc.theory.lattice import Lattice
 
 
@@ -65,6 +65,8 @@ class Ensemble:
         except DmmcError:
             if self.described is not None:
                 raise
+            if few and may_fit(self.phi, self.action):
+                raise DmmcError(self._too_few()) from None
             fitting = [how for how, phi in self._readings() if self._fits(phi)]
             if fitting:
                 raise MismatchError(f"{self._as_read()} does not fit its action; it does {fitting[0]}") from None

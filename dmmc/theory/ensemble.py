@@ -150,6 +150,18 @@ def check_ensemble(
     return check_numbers(numbers, phi, action, known=known, symmetry=symmetry)
 
 
+def may_fit(phi: Tensor, action: Action) -> bool:
+    """Whether a few fields ``(n, *lattice)``, too few to be an ensemble, seem to be of an action: within 5 errors.
+
+    Nothing but the wording of a refusal depends on it.
+    """
+    if len(phi) < 2:
+        return False
+    series = field_numbers(phi, action).virial
+    z = _z(float(series.mean()) - 1, float(series.std(ddof=1)) / math.sqrt(series.size))
+    return abs(z) <= 5.0
+
+
 def check_numbers(
     numbers: FieldNumbers, sample: Tensor, action: Action | None, *, known: bool, symmetry: Symmetry | None = None
 ) -> EnsembleCheck:
@@ -173,7 +185,28 @@ def check_numbers(
     if action is not None and symmetry is None:
         symmetry = declaration(action).symmetry
     notes: list[str] = []
-    distinct = _check_repeated(numbers, known, notes)
+    distinct, returning = _check_repeated(numbers, known, notes)
+    try:
+        return _judged(numbers, sample, action, lattice, symmetry, distinct, notes)
+    except MismatchError as error:
+        if returning <= RETURNING * numbers.n:
+            raise
+        raise MismatchError(
+            f"{returning} of {numbers.n} configurations occur again elsewhere, and not just after themselves, so that "
+            f"errors cannot be estimated; leave the repetitions out, or say which chains there are. As it is, {error}"
+        ) from None
+
+
+def _judged(
+    numbers: FieldNumbers,
+    sample: Tensor,
+    action: Action | None,
+    lattice: Lattice,
+    symmetry: Symmetry | None,
+    distinct: int,
+    notes: list[str],
+) -> EnsembleCheck:
+    """What the numbers of an ensemble show, if they are those of its action."""
     # Fields so large that S overflows have no weight at all.
     outlying = ~(numbers.log_w <= math.log(numbers.n / FALSE_ALARM))
     if outlying.any() and _passes(numbers.only(~outlying), sample, action):
@@ -288,8 +321,11 @@ def _per_field(phi: Tensor, action: Action) -> NDArray[np.float64]:
     return field_numbers(phi, action).virial
 
 
-def _check_repeated(numbers: FieldNumbers, known: bool, notes: list[str]) -> int:
-    """How many configurations are distinct, if that is enough, and they come back as those of a Markov chain may."""
+def _check_repeated(numbers: FieldNumbers, known: bool, notes: list[str]) -> tuple[int, int]:
+    """How many configurations are distinct, if that is enough, and they come back as those of a Markov chain may.
+
+    And how many come back elsewhere than just after themselves, as those of chains that take turns may.
+    """
     n, distinct = numbers.n, len(np.unique(numbers.digest))
     if distinct < MIN_DISTINCT:
         raise DmmcError(
@@ -310,7 +346,7 @@ def _check_repeated(numbers: FieldNumbers, known: bool, notes: list[str]) -> int
             f"{repeated} of {n} configurations repeat others exactly; a chain with rejections looks like this, and "
             "it carries less information than as many distinct ones"
         )
-    return distinct
+    return distinct, returning
 
 
 def _reliable(estimate: Estimate, chains: int) -> bool:

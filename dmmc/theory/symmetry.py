@@ -7,6 +7,7 @@ show.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -92,7 +93,8 @@ def find_symmetry(action: Action | None, phi: Tensor, asked: Asked = "auto") -> 
 
     Raises:
         DmmcError: if ``asked`` is something else, or rotations are asked for of a field without components.
-        MismatchError: if the symmetry is declared or asked for, and the fields or the declaration contradict it.
+        MismatchError: if the symmetry is declared or asked for, and the fields or the declaration contradict it, or
+            S is not finite on them.
     """
     if asked != "auto" and asked not in SYMMETRIES:
         raise DmmcError(f'the symmetry is "auto" or one of {", ".join(SYMMETRIES)}, not {asked!r}')
@@ -128,6 +130,11 @@ def find_symmetry(action: Action | None, phi: Tensor, asked: Asked = "auto") -> 
         if deviation <= ROUNDING:
             why = "asked for" if asked != "auto" else "declared by the action" if wanted else "found by a test"
             return SymmetryFinding(symmetry, f"The symmetry {test.text} is {why}: {tested}.", deviation)
+        if wanted is not None and not math.isfinite(deviation):
+            raise MismatchError(
+                f"S(phi) or {test.image} is not finite on some of {n} fields of the ensemble, whose values reach "
+                f"{float(phi.abs().max()):.3g}; leave out configurations that are damaged, or correct the action"
+            )
         if wanted is not None:
             who = "was asked for" if asked != "auto" else "is declared by the action"
             raise MismatchError(

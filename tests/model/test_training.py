@@ -480,3 +480,9 @@ def test_batches_beyond_any_memory_or_patience_are_refused():
     for name in ("trajectories", "posterior_steps"):
         with pytest.raises(DmmcError, match=f"{name} must be at most"):
             TrainingOptions(steps=1, **{name: 10**9})
+
+
+def test_autocast_of_the_caller_changes_nothing():
+    expected = short_fit(steps=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert short_fit(steps=2).fingerprint() == expected.fingerprint()

@@ -18,7 +18,9 @@ from dmmc.kernels.independence import Independence
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.reference import GaussianReference
 from dmmc.proposals.certify import measure_delta
+from dmmc.proposals.divergence import Hutchinson
 from dmmc.proposals.flow import FlowProposal
+from dmmc.proposals.path import PathProposal
 from dmmc.proposals.symmetrised import Symmetrised
 from dmmc.theory.free_field import FreeField
 from dmmc.theory.lattice import Lattice
@@ -224,3 +226,19 @@ def test_refusals():
         flow.log_q(torch.full((2, 4, 4), math.nan))
     with pytest.raises(DmmcError, match="floating point"):
         flow.log_q(torch.zeros(2, 4, 4, dtype=torch.int64))
+
+
+def test_autocast_of_the_caller_changes_nothing():
+    """Of flows with the exact trace and with another one, of paths, and of their densities."""
+    model = model_on((3, 5), dtype=torch.float32)
+    proposals = (
+        FlowProposal(model, 2),
+        FlowProposal(model, 2, divergence=Hutchinson(2)),
+        PathProposal.of(model, 3),
+    )
+    for proposal in proposals:
+        expected = proposal.sample(3, rng())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = proposal.sample(3, rng())
+        for a, b in zip(expected, found, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)

@@ -38,8 +38,10 @@ def test_fields_after_a_block_of_another_program(tmp_path):
         (np.zeros((1,) * 7), "shape"),
         (np.array([[1.0, np.nan]]), "NaN"),
         (np.array([[1.0, None]], dtype=object), "readable"),
+        (np.full((3, 4), np.longdouble("1e400")), "NaN or infinite"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_bad_fields_are_refused(tmp_path, bad, match):
     np.save(tmp_path / "bad.npy", bad)
     with pytest.raises(FileError, match=match):

@@ -224,6 +224,13 @@ def test_fields_that_come_back_are_refused(phi):
     assert check_ensemble(rejections, ACTION, chains=50).distinct == 500
 
 
+def test_repetitions_are_blamed_where_they_make_errors_too_small(phi):
+    with pytest.raises(
+        MismatchError, match=r"^970 of 1000 configurations occur again elsewhere.*leave the repetitions"
+    ):
+        check_ensemble(phi[:30].repeat(34, 1, 1)[:1000], Phi4(0.25, 0.022))
+
+
 def test_right_ensembles_of_few_or_correlated_fields_are_accepted():
     """None of 120; with the error of the Gamma method as it is, a few of a hundred would be refused."""
     reference = free_reference(Lattice((4,)), 0.5)

@@ -89,6 +89,13 @@ def test_an_action_that_is_not_finite_has_no_symmetry():
     assert find_symmetry(action, fields()).deviation == math.inf
 
 
+def test_fields_on_which_a_symmetric_action_overflows_are_blamed_themselves():
+    damaged = fields().clone()
+    damaged[3] = 1e160
+    with pytest.raises(MismatchError, match=r"not finite on some of .* fields .*, whose values reach 1e\+160"):
+        find_symmetry(Phi4(0.2, 0.1), damaged)
+
+
 def test_sectors():
     wells = torch.where(torch.arange(400) % 2 == 0, 3.0, -3.0).double().view(-1, 1, 1) + 0.5 * fields()
     assert is_broken(wells) and not is_broken(fields())
