@@ -65,9 +65,10 @@ class Ensemble:
         except DmmcError:
             if self.described is not None:
                 raise
-            if few and may_fit(self.phi, self.action):
-                raise DmmcError(self._too_few()) from None
             fitting = [how for how, phi in self._readings() if self._fits(phi)]
+            if few and may_fit(self.phi, self.action):
+                other = f". If it is meant {fitting[0]}" if fitting else ""
+                raise DmmcError(f"{self._too_few()}{other}") from None
             if fitting:
                 raise MismatchError(f"{self._as_read()} does not fit its action; it does {fitting[0]}") from None
             if few:

@@ -179,12 +179,11 @@ def test_other_arrangements_of_the_axes_are_told():
         read_ensemble(phi.reshape(10, 100, 8, 8), ACTION, SHAPE)
 
 
-def test_a_few_right_fields_are_too_few_and_not_read_in_another_way():
-    """Ten fields of 8 x 8 sites would pass for 80 chains of 8 sites of some theories."""
+def test_a_few_right_fields_are_too_few_before_they_are_read_in_another_way():
+    """Ten fields of 8 x 8 sites pass for 80 chains of 8 sites as well, if the mass is large."""
     phi = free_draws(free_reference(Lattice((8, 8)), 5.0), 10)
-    with pytest.raises(DmmcError, match=r"too small: at least 24 configurations") as caught:
+    with pytest.raises(DmmcError, match=r"too small: at least 24 configurations .*If it is meant with its first two"):
         read_ensemble(phi, FreeField(5.0)).check()
-    assert "reshape" not in str(caught.value)
 
 
 def test_an_ensemble_that_was_read_is_a_source_too(run):
