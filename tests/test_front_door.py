@@ -226,7 +226,9 @@ def test_a_kernel_of_ones_own(tmp_path):
     with pytest.raises(dmmc.DmmcError, match="asks for the mean of 'nothing', which is not recorded"):
         dmmc.run_chain(kernel, tmp_path / "none.h5", derived={"ratio": lambda mean: mean["nothing"]})
     assert not list(tmp_path.glob("none*"))
-    dmmc.report(parts, dmmc.load_run(tmp_path / "whole.h5"), out=tmp_path / "report.html", derived=how["derived"])
+    with pytest.raises(dmmc.DmmcError, match="share their random numbers and are not independent"):
+        dmmc.report(parts, dmmc.load_run(tmp_path / "whole.h5"), out=tmp_path / "report.html")
+    dmmc.report(parts, out=tmp_path / "report.html", derived=how["derived"])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "guided walk" in page and "wall<sub>3</sub>" in page and ">ratio<" in page
     with pytest.raises(dmmc.DmmcError, match="the number of chains must be a positive integer"):
