@@ -29,7 +29,7 @@ Parts, to be combined or replaced by your own:
 * :func:`flow_proposal`, :func:`path_proposal`: fields proposed by a model, with their density; :func:`propose` streams
   them to a Metropolis loop of your own.
 * :class:`Independence`, :class:`Latent`, :class:`PathIndependence`, :class:`PathRefresh`, :class:`HMC`,
-  :class:`Cluster`: Markov kernels; :class:`Kernel` is the protocol for one of your own.
+  :class:`Langevin`, :class:`Cluster`: Markov kernels; :class:`Kernel` is the protocol for one of your own.
 * :func:`cycle` (which makes a :class:`Cycle`), :func:`mixture`: several kernels that take turns, or of which chance
   chooses one.
 * :func:`run_chain`: runs chains of any kernel.
@@ -58,6 +58,7 @@ _HOMES = {
     "HMC": "dmmc.kernels.hmc",
     "Independence": "dmmc.kernels.independence",
     "Kernel": "dmmc.kernels.base",
+    "Langevin": "dmmc.kernels.langevin",
     "Latent": "dmmc.kernels.latent",
     "Lattice": "dmmc.theory.lattice",
     "Network": "dmmc.model.network",
@@ -106,6 +107,7 @@ __all__ = [
     "FreeField",
     "Independence",
     "Kernel",
+    "Langevin",
     "Latent",
     "Lattice",
     "Network",
@@ -148,6 +150,7 @@ if TYPE_CHECKING:
     from dmmc.kernels.hmc import HMC
     from dmmc.kernels.independence import Independence
     from dmmc.kernels.invariance import assert_invariant
+    from dmmc.kernels.langevin import Langevin
     from dmmc.kernels.latent import Latent
     from dmmc.kernels.mixture import mixture
     from dmmc.kernels.path import PathIndependence

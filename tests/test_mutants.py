@@ -23,12 +23,13 @@ from dmmc.core import rng as streams
 from dmmc.core.errors import MismatchError
 from dmmc.diagnostics import autocorrelation, weights
 from dmmc.diagnostics import observables as derived
-from dmmc.kernels import base, cluster, hmc, independence, weighted
+from dmmc.kernels import base, cluster, hmc, independence, langevin, weighted
 from dmmc.kernels.base import State, advance
 from dmmc.kernels.cluster import Cluster
 from dmmc.kernels.cycle import Cycle
 from dmmc.kernels.hmc import HMC
 from dmmc.kernels.independence import Independence
+from dmmc.kernels.langevin import Langevin
 from dmmc.kernels.latent import Latent
 from dmmc.kernels.path import PathIndependence
 from dmmc.kernels.refresh import PathRefresh
@@ -831,7 +832,17 @@ def without_off_diagonal(slopes):
     return wrong
 
 
+def langevin_keeps_phi4():
+    """Three Langevin steps of length 0.3, with a kernel in Fourier space, from exact draws on two sites."""
+    return invariance(Langevin(PHI4, TWO_SITES, 0.3, mass=0.8), draws(2), steps=3)
+
+
 MUTANTS = {
+    # Langevin dynamics
+    "Langevin steps accepted whatever they are": Mutant(langevin, "metropolis", accept_all, langevin_keeps_phi4),
+    "a Langevin step that its kernel does not shape": Mutant(
+        Langevin, "_times", instead(lambda self, factor, phi: phi), langevin_keeps_phi4
+    ),
     # Fields with components
     "components that do not see each other in the trace": Mutant(
         VectorLayers, "_slopes", without_off_diagonal, vector_density_is_that_of_the_map

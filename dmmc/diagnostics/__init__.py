@@ -26,6 +26,7 @@ from dmmc.diagnostics.bias import bias_over_error
 from dmmc.diagnostics.convergence import Convergence, convergence_summary, ess, mcse, rhat
 from dmmc.diagnostics.correlator import WallCorrelator, wall_correlator
 from dmmc.diagnostics.crossings import BinderCrossings, binder_crossings
+from dmmc.diagnostics.extrapolation import Extrapolation, to_zero_step
 from dmmc.diagnostics.free_energy import (
     LogZ,
     LogZEstimates,
@@ -75,6 +76,7 @@ __all__ = [
     "Convergence",
     "DiagnosticsWarning",
     "Estimate",
+    "Extrapolation",
     "Jackknife",
     "KlGap",
     "LogZ",
@@ -138,6 +140,7 @@ __all__ = [
     "std_log_w",
     "summary",
     "tau_rejections",
+    "to_zero_step",
     "unreached",
     "upper_bound",
     "wall_correlator",
