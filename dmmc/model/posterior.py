@@ -46,7 +46,7 @@ def mean_curvature(reference: GaussianReference, action: Action, phi: Tensor) ->
     lattice = reference.lattice
     total = torch.zeros(len(lattice.orbit_modes), dtype=torch.float64, device=phi.device)
     for chunk in phi.split(1024):
-        total += lattice.two_point(evaluation.force(action, chunk.double())).sum(0) / (lattice.components or 1)
+        total += lattice.two_point(evaluation.force(action, chunk.double())).sum(0) / lattice.n_components
     return lattice.spread((total / len(phi) - 1 / reference.propagator.to(total)).clamp(min=0))
 
 

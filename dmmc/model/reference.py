@@ -97,7 +97,7 @@ class GaussianReference:
         if len(phi) < 2:
             raise DmmcError(f"a propagator needs at least 2 configurations, got {len(phi)}")
         mean, action = float(phi.double().mean()) if connected else 0.0, differentiable(action)
-        square, product, n = [], [], lattice.components or 1
+        square, product, n = [], [], lattice.n_components
         for chunk in phi.split(1024):
             field = chunk.double() - mean
             square.append(lattice.two_point(field) / n)
@@ -134,7 +134,7 @@ class GaussianReference:
     def log_normaliser(self) -> float:
         """``1/2 sum_p log C(p)``, the log-determinant of the square root of the covariance."""
         per_component = 0.5 * float((self.lattice.orbit_size * self.propagator.log()).sum())
-        return per_component * (self.lattice.components or 1)
+        return per_component * self.lattice.n_components
 
     def describe(self) -> dict[str, Any]:
         """Everything but the values of the propagator, as JSON values."""

@@ -145,7 +145,7 @@ class PathProposal(Paths):
             for k in range(self.n_steps):
                 above = self._noised(below, k, generator)
                 drift = self._drift(above, self._variances[k + 1])
-                spectrum = self.lattice.orbit_mean(self.lattice.length2(drift)).mean(0) / (self.lattice.components or 1)
+                spectrum = self.lattice.orbit_mean(self.lattice.length2(drift)).mean(0) / self.lattice.n_components
                 mean, sigma = self._gaussian(k, above, drift, spectrum)
                 residual = self.lattice.to_sites((below - mean) * sigma.rsqrt())
                 u2 = self._length2(self._expected(mean)).expand_as(residual)
@@ -307,15 +307,13 @@ class PathProposal(Paths):
     # The densities of the kernels. Every Gaussian lacks the same (2 pi)^(-V/2), which cancels except in the prior.
 
     def _log_normal(self, white: Tensor, variance: Tensor) -> Tensor:
-        lattice, n = self.lattice, self.lattice.components or 1
+        lattice, n = self.lattice, self.lattice.n_components
         log_det = n * lattice.sum_modes(variance.log())
         return -0.5 * (lattice.norm2(white) + log_det) - 0.5 * lattice.n_numbers * math.log(2 * math.pi)
 
     def _log_reverse(self, white: Tensor, sigma: Tensor, precision: Tensor) -> Tensor:
         per_site = precision.log() - white.square()
-        return 0.5 * per_site.flatten(1).sum(1) - 0.5 * (self.lattice.components or 1) * self.lattice.sum_modes(
-            sigma.log()
-        )
+        return 0.5 * per_site.flatten(1).sum(1) - 0.5 * self.lattice.n_components * self.lattice.sum_modes(sigma.log())
 
     def _log_forward(self, change: Tensor, k: int) -> Tensor:
         lattice, h = self.lattice, self._variances[k + 1] - self._variances[k]

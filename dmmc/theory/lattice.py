@@ -67,6 +67,11 @@ class Lattice:
         return self.shape if self.components is None else (self.components, *self.shape)
 
     @property
+    def n_components(self) -> int:
+        """Number of components of a field; 1 for a scalar field."""
+        return 1 if self.components is None else self.components
+
+    @property
     def n_numbers(self) -> int:
         """How many numbers a field consists of: sites times components."""
         return math.prod(self.field_shape)
