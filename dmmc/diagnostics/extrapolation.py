@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 
 from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import Estimate
@@ -44,6 +43,8 @@ def to_zero_step(steps: Sequence[float], estimates: Sequence[Estimate], order: i
         DmmcError: if there are fewer steps than coefficients, steps are not positive or occur twice, or an error is
             unknown.
     """
+    from scipy.stats import chi2 as chi2_distribution  # slow to import, which not everyone needs
+
     h = np.asarray(steps, dtype=np.float64)
     if order < 1 or len(h) != len(estimates) or len(h) < order + 1:
         raise DmmcError(
@@ -60,5 +61,5 @@ def to_zero_step(steps: Sequence[float], estimates: Sequence[Estimate], order: i
     fitted = covariance @ design.T @ (y / error)
     chi2 = float(np.square(y / error - design @ fitted).sum())
     free = len(h) - order - 1
-    p_value = float(scipy.stats.chi2.sf(chi2, free)) if free else math.nan
+    p_value = float(chi2_distribution.sf(chi2, free)) if free else math.nan
     return Extrapolation(float(fitted[0]), math.sqrt(covariance[0, 0]), float(fitted[1]), chi2, p_value)
