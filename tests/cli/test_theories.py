@@ -4,7 +4,7 @@ import pytest
 
 from commands import TRAIN, dmmc
 from dmmc.cli import main as cli
-from dmmc.cli.shared import action_of
+from dmmc.cli.action import action_of
 from dmmc.runs.run import load_run
 from dmmc.theory.external_field import ExternalField
 from dmmc.theory.free_field import FreeField
