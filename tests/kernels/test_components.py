@@ -64,7 +64,7 @@ KERNELS = {
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 def test_a_step_leaves_exact_draws_exact(kernel):
     exact = draws() if kernel in (KERNELS["HMC"], KERNELS["cluster"]) else draws()[:8000]
-    assert invariance(kernel(), exact, steps=2)
+    assert invariance(kernel(), exact, steps=2) < 1
 
 
 @pytest.mark.parametrize("components", [2, 4])

@@ -31,7 +31,8 @@ FREE = FreeField(0.7)
 @pytest.mark.parametrize("action", [PHI4, O2], ids=["scalar", "O(2)"])
 def test_with_a_metropolis_step_exact_draws_stay_exact(action, mass):
     lattice = Lattice((4,))
-    assert invariance(Langevin(action, lattice, 0.3, mass=mass), phi4_draws(action, lattice, 20_000, c=0.8), steps=3)
+    kernel = Langevin(action, lattice, 0.3, mass=mass)
+    assert invariance(kernel, phi4_draws(action, lattice, 20_000, c=0.8), steps=3) < 1
 
 
 def two_point(kernel, n=4000, steps=400):
