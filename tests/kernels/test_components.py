@@ -4,6 +4,7 @@ Bounds are those of ``checks``: 5 sigma, or the same probability for several num
 """
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -114,3 +115,15 @@ def test_a_hopping_term_of_components_is_tested():
     action = AutogradAction(wrong, "mixing", components=2, hopping=2 * O2.kappa)
     with pytest.raises(MismatchError, match=r"declares hopping = 0\.44, but S is not"):
         Cluster.default(action, Lattice((3,)))
+
+
+@pytest.mark.parametrize("make", [lambda model: path_proposal(model, 5), lambda model: flow_proposal(model, 2)])
+def test_the_weights_of_a_free_field_are_its_partition_function(make):
+    """An untrained model of two components is the free field itself: ``log w = log Z`` for every proposal."""
+    lattice = Lattice((4, 3), 2)
+    reference = GaussianReference(lattice, 1 / (lattice.orbit_phat2 + 0.49))
+    proposal = make(DiffusionModel.untrained(reference, None, symmetry="o_n").to_float64())
+    phi, log_q = proposal.sample(20, rng())
+    S = 0.5 * lattice.norm2(lattice.to_modes(phi) / reference.c(phi).sqrt())
+    log_z = 2 * (0.5 * float((lattice.orbit_size * reference.propagator.log()).sum()) + 6 * math.log(2 * math.pi))
+    torch.testing.assert_close(-S - log_q, torch.full_like(S, log_z), rtol=0, atol=1e-8)
