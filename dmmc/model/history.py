@@ -43,7 +43,7 @@ class RoundRecord(Record):
     """One round of a training on the model's own chain: how good the proposals were, and what was trained on.
 
     Attributes:
-        action: description of the action that the proposals were weighed with, and for which the model was then trained.
+        action: description of the action that the proposals were weighed with, and the model then trained for.
         stage: number of the action of the path towards which this round went, from 0.
         share: how far it went on the way from the action before it, 0 to 1.
         proposals: number of proposals of the model as it was before this round.
@@ -89,8 +89,8 @@ class Rounds(Record):
         """What everybody who sees a chain of the model is to know."""
         rounds, fields = len(self.trained), sum(record.fields for record in self.trained)
         return (
-            f"The model was trained on {fields:,} fields of its own chain in {rounds} round{'s' * (rounds != 1)}. It is "
-            "frozen now, and its chains have random numbers of their own."
+            f"The model was trained on {fields:,} fields of its own chain in {rounds} round{'s' * (rounds != 1)}. It "
+            "has not changed since, and its chains have random numbers of their own."
         )
 
 

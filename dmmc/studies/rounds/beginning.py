@@ -75,6 +75,8 @@ class Beginning:
             digest = hashlib.sha256(given.phi.contiguous().numpy().tobytes()).hexdigest()
             what: dict[str, Any] = {"ensemble": digest, "configurations": len(given.phi)}
             phi, position = given.phi, Position(0, 1.0)
+            if init is not None:  # what the training on the ensemble starts from, which checks it
+                what, init = {**what, "model": init.fingerprint()}, None
         elif init is not None:
             what = {"model": init.fingerprint()}
             start, phi = init.known_action(), _draws(init.reference)

@@ -66,7 +66,7 @@ def train_rounds(
         options: budget and details of all trainings together; five minutes by default.
         rounds: number and size of the rounds.
         ensemble: fields of the first action.
-        init: a model to start from, on the lattice of the actions.
+        init: a model to start from; without an ensemble, on the lattice that is wanted.
         lattice: the lattice, where there is neither ensemble nor model.
         network, config: of a new model, as for :func:`dmmc.studies.training.train`.
         symmetry: as there; only a symmetry of all actions is used.
@@ -94,8 +94,10 @@ def train_rounds(
     options = TrainingOptions(minutes=5.0, seed=1) if options is None else options
     rounds = RoundOptions() if rounds is None else rounds
     check_training(path, resume, overwrite)
-    if sum(x is not None for x in (ensemble, init, lattice)) != 1:
-        raise DmmcError("rounds begin with an ensemble, a model to start from, or a lattice; give one of the three")
+    if (lattice is None) == (ensemble is None and init is None):
+        raise DmmcError(
+            "rounds begin with an ensemble, with a model to start from, or with neither on a lattice; give one of these"
+        )
     targets = () if actions is None else tuple(actions) if isinstance(actions, Sequence) else (actions,)
     given = None if ensemble is None else read_ensemble(ensemble, targets[0] if targets else None)
     if given is not None and given.action is not None and not targets:
@@ -133,6 +135,7 @@ def train_rounds(
                 budget.of(None),
                 network=network,
                 config=config,
+                init=init,
                 symmetry=begin.asked,
                 sectors=sectors,
                 unchecked=unchecked,
