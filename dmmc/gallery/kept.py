@@ -8,7 +8,7 @@ from pathlib import Path
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.runs.names import is_begun
 from dmmc.runs.run import StoredRun, load_run
-from dmmc.studies.resumption import checkpoint_of
+from dmmc.studies.resumption import unfinished_training
 
 
 def kept_run(path: Path, make: Callable[[bool], object]) -> StoredRun:
@@ -35,7 +35,7 @@ def kept_model(path: Path, make: Callable[[bool], object], device: str = "cpu") 
     Args:
         path: the model file.
         make: makes the file, such as :func:`dmmc.studies.training.train`; called only if the training is not finished,
-            with whether there is a checkpoint to go on from, which is the ``resume`` of functions that train.
+            with whether something of it is there to go on from, which is the ``resume`` of functions that train.
         device: where to put the model.
 
     Raises:
@@ -44,5 +44,5 @@ def kept_model(path: Path, make: Callable[[bool], object], device: str = "cpu") 
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        make(checkpoint_of(path).exists())
+        make(bool(unfinished_training(path)))
     return DiffusionModel.load(path, device=device)

@@ -99,6 +99,12 @@ def round_of(path: Path) -> Path:
     return beside(path, ".round")
 
 
+def unfinished_training(path: Path) -> list[Path]:
+    """The files that an unfinished training of a model has left, in rounds or not."""
+    state = round_of(path)
+    return [file for file in (checkpoint_of(path), checkpoint_of(state), state) if file.exists()]
+
+
 def training_lock(path: Path) -> Path:
     """The file that a process holds while it trains a model, beside the model itself."""
     return beside(path, ".lock")
@@ -120,7 +126,7 @@ def check_training(path: Path, resume: bool, overwrite: bool) -> None:
     check_choice(resume, overwrite)
     check_place(path)
     replaceable(path)
-    unfinished = [x for x in (checkpoint_of(path), checkpoint_of(round_of(path)), round_of(path)) if x.exists()]
+    unfinished = unfinished_training(path)
     if resume and path.exists() and not unfinished:
         raise FileError(
             f"{path} is finished, there is nothing to resume; to train on, start from it (--init {path}) with another "

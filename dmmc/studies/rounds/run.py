@@ -18,7 +18,15 @@ from dmmc.model.history import Rounds, TrainingHistory
 from dmmc.model.options import TrainingOptions
 from dmmc.studies.given import Source, read_ensemble
 from dmmc.studies.remarks import Say, announce, note
-from dmmc.studies.resumption import check_training, checkpoint_of, round_of, say_threads, say_whether, training_lock
+from dmmc.studies.resumption import (
+    check_training,
+    checkpoint_of,
+    round_of,
+    say_threads,
+    say_whether,
+    training_lock,
+    unfinished_training,
+)
 from dmmc.studies.rounds.beginning import Beginning
 from dmmc.studies.rounds.course import all_rounds
 from dmmc.studies.rounds.options import Budget, RoundOptions
@@ -120,7 +128,7 @@ def train_rounds(
     with locked(training_lock(path), str(path)):
         # Another training may have ended, or been killed, while this one read its ensemble.
         check_training(path, resume, overwrite)
-        begun = state.exists() or checkpoint_of(state).exists()
+        begun = bool(unfinished_training(path))
         if resume and say_whether(begun, path, say):
             say_threads(path, say)
         if not resume:
@@ -181,6 +189,5 @@ def _stored(state: Path, plan: Mapping[str, Any], device: str | torch.device) ->
 
 def _remove(path: Path) -> None:
     """Remove what is left of an unfinished training, its checkpoints first: without them nothing goes on."""
-    state = round_of(path)
-    for file in (checkpoint_of(path), checkpoint_of(state), state):
+    for file in unfinished_training(path):
         remove_checkpoint(file)
