@@ -276,7 +276,8 @@ def _findings(
     return (
         f"From {n_in:,} HMC configurations and {rounds['given']} rounds on its own chain, the model proposes with an "
         f"acceptance of {last['given'].acceptance:.2f}; from none, in {rounds['none']} rounds from the free field, "
-        f"with {last['none'].acceptance:.2f}. The chain of the first, frozen, accepts {acceptance:.2f} of its proposals.",
+        f"with {last['none'].acceptance:.2f}. The chain of the first one, frozen, accepts {acceptance:.2f} of its "
+        "proposals.",
         f"The {n_out:,} configurations of this chain make errors smaller by factors of {min(smaller.values()):.0f} to "
         f"{max(smaller.values()):.0f} than the {n_in:,} that were given.",
         f"In the CPU time of the chain ({1e3 * costs['chain']:.2f} ms a step, {1e3 * costs['HMC']:.2f} ms an HMC "

@@ -47,8 +47,8 @@ def drawings(
             "gain",
             _gain(gains, n_in, n_out),
             f"Left: the errors of the {n_out:,} exact configurations, and of HMC in the same CPU time, relative to "
-            f"those of the {n_in:,} HMC configurations that were given. Right: how many times the CPU time of the chain "
-            "HMC needs for the same error. To the right of the line the chain gains; its training is not counted.",
+            f"those of the {n_in:,} HMC configurations that were given. Right: the CPU time that HMC needs for the "
+            "same error, over that of the chain. Right of the line the chain gains; its training is not counted.",
         ),
         Drawing(
             "learning",
@@ -80,5 +80,5 @@ def _gain(gains: Mapping[str, Gained], n_in: int, n_out: int) -> Figure:
     errors.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     draw(ratio, [x.gain for x in rows], "diffusion", "", [x.gain_error for x in rows])
     ratio.axvline(1, color="0.6", linewidth=0.8)
-    ratio.set(xlabel="CPU time of HMC for the same error / that of the chain", xscale="log")
+    ratio.set(xlabel="CPU time for the same error, HMC / chain", xscale="log")
     return figure

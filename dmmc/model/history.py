@@ -89,8 +89,8 @@ class Rounds(Record):
         """What everybody who sees a chain of the model is to know."""
         rounds, fields = len(self.trained), sum(record.fields for record in self.trained)
         return (
-            f"The model was trained on {fields:,} fields of its own chain in {rounds} round{'s' * (rounds != 1)}. It "
-            "has not changed since, and its chains have random numbers of their own."
+            f"The model was trained on {fields:,} fields of its own chain in {rounds} round{'s' * (rounds != 1)}. "
+            "Recorded chains are of the frozen model, with random numbers of their own."
         )
 
 

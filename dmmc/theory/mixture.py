@@ -11,7 +11,6 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.scalars import is_finite, number_text
 from dmmc.theory.actions import Action, Symmetry, declaration
 from dmmc.theory.descriptions import action_label
-from dmmc.theory.evaluation import evaluate, force
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,10 @@ class Mixture:
         return declaration(self.start).has_grad and declaration(self.end).has_grad
 
     def __call__(self, phi: Tensor) -> Tensor:
-        return (1 - self.share) * evaluate(self.start, phi) + self.share * evaluate(self.end, phi)
+        return (1 - self.share) * self.start(phi) + self.share * self.end(phi)
 
     def grad(self, phi: Tensor) -> Tensor:
-        return (1 - self.share) * force(self.start, phi) + self.share * force(self.end, phi)
+        return (1 - self.share) * self.start.grad(phi) + self.share * self.end.grad(phi)
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -117,7 +117,7 @@ def _trained(
         chain = annealing.chain_of(
             step, rng.stream(history.options.seed, "round", number, "chain", device=model.device)
         )
-        fields, distinct = _fields(step, chain, model.two_sector)
+        fields, distinct = chain_fields(step, chain, model.two_sector)
         checkpoint = checkpoint_of(state)
         trained = fit(
             moved_to_fields(model, fields, model.lattice, step.action),
@@ -141,7 +141,7 @@ def _trained(
     return trained
 
 
-def _fields(step: Step, chain: torch.Tensor, two_sector: bool) -> tuple[Fields, int]:
+def chain_fields(step: Step, chain: torch.Tensor, two_sector: bool) -> tuple[Fields, int]:
     """The fields of a chain with their forces, which are evaluated once for each different field; and their number."""
     different, place = torch.unique(chain, return_inverse=True)
     phi = step.proposals.phi[different]

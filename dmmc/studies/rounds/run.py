@@ -135,7 +135,7 @@ def train_rounds(
             _remove(path)
         if options.minutes is not None and not (resume and begun):
             announce("the training", 60 * options.minutes, say)
-        model = _stored(state, plan, device)
+        model = stored = _stored(state, plan, device)
         if model is None and given is not None:
             model = train(
                 given,
@@ -156,12 +156,13 @@ def train_rounds(
             say(begin.evidence)
             model = begin.model(network, config, options.seed)
             model.network.to(device)
-        if model.history is None or model.history.rounds is None:
+        if stored is None or _rounds(stored) is None:
             model = replace(model, history=TrainingHistory(options, 0, 0.0, 0, (), model.history, Rounds(plan, ())))
             model.save(state)
         model = all_rounds(model, begin, budget, rounds, state, stages, say)
-        assert model.history is not None and model.history.rounds is not None
-        model = replace(model, remarks=(*model.remarks, model.history.rounds.remark))
+        done = _rounds(model)
+        assert done is not None
+        model = replace(model, remarks=(*model.remarks, done.remark))
         model.save(path)
         _remove(path)
     return model
@@ -177,7 +178,7 @@ def _stored(state: Path, plan: Mapping[str, Any], device: str | torch.device) ->
     if not state.exists():
         return None
     model = DiffusionModel.load(state, device=device)
-    done = None if model.history is None else model.history.rounds
+    done = _rounds(model)
     differing = [] if done is None else sorted(key for key in plan if done.plan.get(key) != plan[key])
     if differing:
         raise MismatchError(
@@ -185,6 +186,10 @@ def _stored(state: Path, plan: Mapping[str, Any], device: str | torch.device) ->
             "was started with, or remove it to start afresh"
         )
     return model
+
+
+def _rounds(model: DiffusionModel) -> Rounds | None:
+    return None if model.history is None else model.history.rounds
 
 
 def _remove(path: Path) -> None:
