@@ -107,6 +107,19 @@ def threads_of(path: str | Path) -> int:
     return _header(path, read_tensors(path, FORMAT, FORMAT_VERSION)).threads
 
 
+def seed_of(path: str | Path) -> int | None:
+    """Seed of the training that a checkpoint belongs to; None where there is no checkpoint.
+
+    Raises:
+        FileError: if the file is truncated, damaged or foreign.
+        MismatchError: if an older dmmc began the training.
+    """
+    if not Path(path).exists():
+        return None
+    seed: int = _header(path, read_tensors(path, FORMAT, FORMAT_VERSION)).identity["options"]["seed"]
+    return seed
+
+
 def _header(path: str | Path, file: TensorFile) -> CheckpointHeader:
     if file.version < FORMAT_VERSION:
         raise MismatchError(

@@ -39,6 +39,62 @@ class TrainingRecord(Record):
 
 
 @dataclass(frozen=True)
+class RoundRecord(Record):
+    """One round of a training on the model's own chain: how good the proposals were, and what was trained on.
+
+    Attributes:
+        action: description of the action that the proposals were weighed with, and the model then trained for.
+        stage: number of the action of the path towards which this round went, from 0.
+        share: how far it went on the way from the action before it, 0 to 1.
+        proposals: number of proposals of the model as it was before this round.
+        ess: their effective sample size, per proposal.
+        acceptance: the acceptance of an independence chain of them.
+        std_log_w: standard deviation of their log weights; None if it is not finite.
+        fields: number of different fields of the chain, which were trained on; 0 where nothing was.
+        steps: optimiser steps of this round.
+        seconds: wall time of this round.
+    """
+
+    action: dict[str, Any]
+    stage: int
+    share: float
+    proposals: int
+    ess: float
+    acceptance: float
+    std_log_w: float | None
+    fields: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Rounds(Record):
+    """A training on the model's own chain.
+
+    Attributes:
+        plan: what was asked for: actions, options, seeds and the start.
+        records: the rounds in their order. The last one, of 0 steps, says how good the finished model is.
+    """
+
+    plan: dict[str, Any]
+    records: tuple[RoundRecord, ...]
+
+    @property
+    def trained(self) -> tuple[RoundRecord, ...]:
+        """The rounds in which the model was trained."""
+        return tuple(record for record in self.records if record.steps)
+
+    @property
+    def remark(self) -> str:
+        """What everybody who sees a chain of the model is to know."""
+        rounds, fields = len(self.trained), sum(record.fields for record in self.trained)
+        return (
+            f"The model was trained on {fields:,} fields of its own chain in {rounds} round{'s' * (rounds != 1)}. "
+            "Recorded chains are of the frozen model, with random numbers of their own."
+        )
+
+
+@dataclass(frozen=True)
 class TrainingHistory(Record):
     """How a model was trained.
 
@@ -49,6 +105,8 @@ class TrainingHistory(Record):
         ensemble: number of configurations, those held out included.
         curve: the loss curve.
         before: the history of the model that the training started from; None if that model was untrained.
+        rounds: what was done if the model was trained on its own chain; ``steps`` and ``seconds`` are then those of all
+            rounds, ``ensemble`` and ``curve`` those of the last one.
     """
 
     options: TrainingOptions
@@ -57,6 +115,7 @@ class TrainingHistory(Record):
     ensemble: int
     curve: tuple[TrainingRecord, ...] = ()
     before: TrainingHistory | None = None
+    rounds: Rounds | None = None
 
     def __post_init__(self) -> None:
         check_count(self.steps, "the steps of a training", 0)

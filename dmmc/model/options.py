@@ -25,7 +25,9 @@ class TrainingOptions:
         fields_per_level: number of fields at each noise level of a batch.
         learning_rate: peak of the schedule (linear warm-up over 5 % of the budget, then a cosine to zero).
         average: share of the budget over which the weights are averaged (exponentially).
-        trajectories: trajectories of the posterior chain that averages the targets.
+        trajectories: trajectories of the posterior chain that averages the targets. With 0 there is no such chain, and
+            the force of the action is evaluated once for each field of the ensemble, and not in every step: for actions
+            whose force is expensive.
         posterior_steps: integrator steps in each trajectory of the posterior chain.
         validation_every: number of steps between validation losses.
         checkpoint_seconds: least time between two checkpoints.

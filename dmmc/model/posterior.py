@@ -32,22 +32,21 @@ from dmmc.theory import evaluation
 from dmmc.theory.actions import Action, differentiable
 
 
-def mean_curvature(reference: GaussianReference, action: Action, phi: Tensor) -> Tensor:
+def mean_curvature(reference: GaussianReference, forces: Tensor) -> Tensor:
     """``k(p) = <S_int''>(p) = <|grad S(p)|^2> - 1/C(p)`` of each stored mode (a Schwinger-Dyson equation).
 
     Args:
         reference: the Gaussian reference, for C.
-        action: the action S.
-        phi: fields ``(n, *lattice)`` of the ensemble.
+        forces: grad S of the fields of the ensemble, ``(n, *lattice)``.
 
     Returns:
         ``half``, float64, not negative.
     """
     lattice = reference.lattice
-    total = torch.zeros(len(lattice.orbit_modes), dtype=torch.float64, device=phi.device)
-    for chunk in phi.split(1024):
-        total += lattice.two_point(evaluation.force(action, chunk.double())).sum(0) / lattice.n_components
-    return lattice.spread((total / len(phi) - 1 / reference.propagator.to(total)).clamp(min=0))
+    total = torch.zeros(len(lattice.orbit_modes), dtype=torch.float64, device=forces.device)
+    for chunk in forces.split(evaluation.CHUNK):
+        total += lattice.two_point(chunk.double()).sum(0) / lattice.n_components
+    return lattice.spread((total / len(forces) - 1 / reference.propagator.to(total)).clamp(min=0))
 
 
 LAMBDA = 0.1931833275037836
@@ -91,16 +90,20 @@ class PosteriorSampler:
         phi: Tensor,
         trajectories: int = 16,
         n_steps: int = 3,
+        forces: Tensor | None = None,
     ) -> PosteriorSampler:
         """The sampler for an ensemble ``phi`` ``(n, *lattice)``, before :func:`tune`.
 
-        An action without a gradient teaches no more than none at all: the target is then y_D.
+        An action without a gradient teaches no more than none at all: the target is then y_D. ``forces``, of the
+        ensemble, are evaluated here if they are not given.
         """
         action = differentiable(action)
         if action is None:
             none = torch.zeros(reference.lattice.half, dtype=torch.float64, device=phi.device)
             return cls(reference, None, none, 0, n_steps)
-        return cls(reference, action, mean_curvature(reference, action, phi), trajectories, n_steps)
+        if forces is None:
+            forces = evaluation.stored_forces(action, phi)
+        return cls(reference, action, mean_curvature(reference, forces), trajectories, n_steps)
 
     @property
     def largest_angle(self) -> float:
@@ -117,13 +120,17 @@ class PosteriorSampler:
         return torch.lerp(table[low], table[low + 1], position - low)
 
     @torch.no_grad()
-    def targets(self, phi0: Tensor, level: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def targets(
+        self, phi0: Tensor, level: Tensor, generator: torch.Generator, forces: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Add noise to fields, and return the noisy fields with their regression targets.
 
         Args:
             phi0: fields ``(G, n, *lattice)`` from the target distribution.
             level: noise levels ``(G,)`` in (0, 1].
             generator: source of randomness.
+            forces: dS/dphi of the fields, of the shape of ``phi0``, where they are known. Without trajectories the
+                action is not called then.
 
         Returns:
             modes of ``phi_s - mean`` and modes of D times the averaged target, both ``(G, n, *half)`` complex, and
@@ -190,7 +197,8 @@ class PosteriorSampler:
         spread = precision.rsqrt()
 
         x = total - centre
-        f, here = force(total), potential(x)
+        f = force(total) if forces is None else modes(forces.to(phi0)).addcmul_(total, linear, value=-1)
+        here = potential(x) if self.trajectories else x.new_zeros(batch)
         sum_force = f.clone()
         for _ in range(self.trajectories):
             pi = spread * white()  # the momentum, times the square root of the covariance 1/A

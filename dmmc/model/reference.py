@@ -22,7 +22,7 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.theory import momenta
 from dmmc.theory.actions import Action, differentiable
-from dmmc.theory.evaluation import force
+from dmmc.theory.evaluation import CHUNK, stored_forces
 from dmmc.theory.lattice import Lattice
 
 
@@ -77,7 +77,12 @@ class GaussianReference:
 
     @classmethod
     def measure(
-        cls, phi: Tensor, lattice: Lattice, connected: bool = False, action: Action | None = None
+        cls,
+        phi: Tensor,
+        lattice: Lattice,
+        connected: bool = False,
+        action: Action | None = None,
+        forces: Tensor | None = None,
     ) -> GaussianReference:
         """The reference of an ensemble ``phi``, ``(n, *lattice)``.
 
@@ -89,6 +94,7 @@ class GaussianReference:
             action: reduces the statistical error of C, which a model cannot train away: by partial integration
                 ``<phi(-p) dS/dphi(p)> = 1``, so this is a control variate of ``|phi(p)|^2``. For a free field
                 it makes C exact. An action without a gradient is of no use here.
+            forces: dS/dphi of the fields, ``(n, *lattice)``, where they are known; the action is not called then.
 
         Raises:
             DmmcError: if ``phi`` is not a finite ensemble on ``lattice`` with at least two fields.
@@ -97,17 +103,20 @@ class GaussianReference:
         if len(phi) < 2:
             raise DmmcError(f"a propagator needs at least 2 configurations, got {len(phi)}")
         mean, action = float(phi.double().mean()) if connected else 0.0, differentiable(action)
+        if forces is None and action is not None:
+            forces = stored_forces(action, phi)
         square, product, n = [], [], lattice.n_components
-        for chunk in phi.split(1024):
-            field = chunk.double() - mean
+        for start in range(0, len(phi), CHUNK):
+            field = phi[start : start + CHUNK].double() - mean
             square.append(lattice.two_point(field) / n)
-            if action is not None:
-                gradient, modes = lattice.to_modes(force(action, chunk.double())), lattice.to_modes(field)
+            if forces is not None:
+                gradient = lattice.to_modes(forces[start : start + CHUNK].double())
+                modes = lattice.to_modes(field)
                 along = modes.real * gradient.real + modes.imag * gradient.imag
                 product.append(lattice.orbit_mean(along if lattice.components is None else along.mean(1)))
         x = torch.cat(square)
         c = x.mean(0)
-        if action is not None:
+        if forces is not None:
             y = torch.cat(product)
             spread = y - y.mean(0)
             slope = ((x - c) * spread).mean(0) / spread.square().mean(0)

@@ -33,6 +33,7 @@ from dmmc.core.records import json_text
 from dmmc.core.rng import integers, stream, uniform
 from dmmc.model.checkpoint import read_checkpoint, write_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.fields import Fields
 from dmmc.model.history import TrainingHistory, TrainingRecord
 from dmmc.model.initialisation import drawing_from
 from dmmc.model.loss import path_loss
@@ -63,8 +64,12 @@ def fit(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    forces: Tensor | None = None,
 ) -> DiffusionModel:
     """Train a model on an ensemble.
+
+    Without posterior chains (``trajectories=0``) the targets need the force of the stored fields alone. It is evaluated
+    once for each of them, or not at all where ``forces`` are given, so that expensive actions can be trained for.
 
     Args:
         model: the model that training starts from; a copy of it is trained, and it is not changed itself.
@@ -77,6 +82,7 @@ def fit(
             :func:`dmmc.model.checkpoint.remove_checkpoint`. None keeps no state.
         resume: whether to go on from ``checkpoint`` if there is one.
         progress: whether to report progress.
+        forces: dS/dphi of the ensemble, ``(n, *lattice)``, where they are known.
 
     Returns:
         the model with averaged weights. Its history has the losses of N = 0 and of the model on fixed validation noise.
@@ -89,7 +95,7 @@ def fit(
     """
     # The caller may be in inference mode or without gradients, and nothing can be trained there.
     with torch.inference_mode(False), torch.enable_grad(), without_autocast():
-        return _fit(model, action, phi, options, checkpoint, resume, progress)
+        return _fit(model, action, phi, options, checkpoint, resume, progress, forces)
 
 
 def _fit(
@@ -100,6 +106,7 @@ def _fit(
     checkpoint: str | Path | None,
     resume: bool,
     progress: bool,
+    forces: Tensor | None,
 ) -> DiffusionModel:
     lattice, device = model.lattice, model.device
     model.check_fits(action, lattice)
@@ -112,11 +119,15 @@ def _fit(
     check_memory(options, lattice)
     phi = phi.detach().to(device=device, dtype=model.dtype, copy=phi.is_inference())
     n_held = max(2, min(512, len(phi) // 20))
-    held, phi = phi[:n_held], phi[n_held:]
+    ensemble = Fields(phi, forces).known_to(action, options.trajectories == 0)
+    held, trained = ensemble[:n_held], ensemble[n_held:]
+    phi = trained.phi
 
     trainer = Trainer(trainable_copy(model.network), options)
     check_separate(trainer.network)
-    sampler = PosteriorSampler.measure(model.reference, action, phi, options.trajectories, options.posterior_steps)
+    sampler = PosteriorSampler.measure(
+        model.reference, action, phi, options.trajectories, options.posterior_steps, trained.forces
+    )
     identity = {
         "options": {
             key: value for key, value in asdict(options).items() if key not in ("compile", "checkpoint_seconds")
@@ -136,7 +147,7 @@ def _fit(
     validation = _validation_batches(sampler, held, options, device)
     gaussian = sum(_gaussian_loss(model.reference, batch) for batch in validation) / len(validation)
     trainer.network.fused = options.compile and _can_fuse(trainer.network, validation[0])
-    _minimise(trainer, sampler, phi, validation, gaussian, identity, checkpoint, progress)
+    _minimise(trainer, sampler, trained, validation, gaussian, identity, checkpoint, progress)
     history = TrainingHistory(
         options=options,
         steps=trainer.step,
@@ -166,7 +177,7 @@ def check_memory(options: TrainingOptions, lattice: Lattice) -> None:
 def _minimise(
     trainer: Trainer,
     sampler: PosteriorSampler,
-    phi: Tensor,
+    fields: Fields,
     validation: list[Batch],
     gaussian: float,
     identity: dict[str, Any],
@@ -174,12 +185,12 @@ def _minimise(
     progress: bool,
 ) -> None:
     """Step after step until the budget is spent or the user interrupts; then the state is in the checkpoint."""
-    options, device, last_save = trainer.options, phi.device, time.monotonic()
+    options, device, last_save = trainer.options, fields.phi.device, time.monotonic()
     bar_of = report_progress("train", 100, done=100 * trainer.spent, unit="%", show=progress)
     with _held_interrupt() as interrupted, bar_of as bar:
         while trainer.spent < 1:
             began, spent = time.monotonic(), trainer.spent
-            batch = _batch(sampler, phi, options, stream(options.seed, "training", trainer.step, device=device))
+            batch = _batch(sampler, fields, options, stream(options.seed, "training", trainer.step, device=device))
             with drawing_from(stream(options.seed, "training", trainer.step, "network")):
                 loss = trainer.update(*batch)
             if not math.isfinite(loss):
@@ -206,12 +217,13 @@ def _minimise(
         write_checkpoint(checkpoint, trainer, identity)
 
 
-def _batch(sampler: PosteriorSampler, phi: Tensor, options: TrainingOptions, generator: torch.Generator) -> Batch:
-    g, n = options.levels, options.fields_per_level
-    index = integers(len(phi), (g, n), generator, phi.device)
-    offsets = uniform((g,), generator, device=phi.device)
-    level = ((torch.arange(g, device=phi.device) + offsets) / g).clamp(min=1e-6)
-    noisy, target, _ = sampler.targets(phi[index], level, generator)
+def _batch(sampler: PosteriorSampler, fields: Fields, options: TrainingOptions, generator: torch.Generator) -> Batch:
+    g, n, device = options.levels, options.fields_per_level, fields.phi.device
+    index = integers(len(fields.phi), (g, n), generator, device)
+    offsets = uniform((g,), generator, device=device)
+    level = ((torch.arange(g, device=device) + offsets) / g).clamp(min=1e-6)
+    chosen = fields[index]
+    noisy, target, _ = sampler.targets(chosen.phi, level, generator, chosen.forces)
     return noisy, target, level
 
 
@@ -239,7 +251,7 @@ def _held_interrupt() -> Iterator[list[int]]:
 
 
 def _validation_batches(
-    sampler: PosteriorSampler, held: Tensor, options: TrainingOptions, device: torch.device
+    sampler: PosteriorSampler, held: Fields, options: TrainingOptions, device: torch.device
 ) -> list[Batch]:
     return [
         _batch(sampler, held, options, stream(options.seed, "training", "validation", i, device=device))

@@ -141,11 +141,32 @@ def model_section(model: DiffusionModel, name: str, id_: str) -> Section:
                     height=3.6,
                 )
             )
+    rounds = () if history.rounds is None else history.rounds.records
+    if rounds:
+        with page_style():
+            drawn.append(
+                picture(
+                    f"{id_}-rounds",
+                    figures.learning_curve({name: rounds}),
+                    f"Effective sample size and acceptance of the proposals of {name}, round by round.",
+                    "How good the proposals were after so many rounds of training on the model's own chain. Open "
+                    "symbols are of rounds on the way to the action, weighed with what lies in between; the last point "
+                    "is the finished model.",
+                    width=FULL,
+                    height=3.2,
+                )
+            )
     settings = [
         ("lattice", extent(model.lattice.shape)),
         ("steps", f"{history.steps:,}"),
         ("wall time", seconds(history.seconds)),
         ("training ensemble", f"{history.ensemble:,} fields"),
     ]
+    if history.rounds is not None and rounds:
+        settings += [
+            ("rounds on its own chain", f"{len(history.rounds.trained):,}"),
+            ("ESS per proposal", f"{rounds[-1].ess:.3f}"),
+            ("acceptance", f"{rounds[-1].acceptance:.3f}"),
+        ]
     settings += [("remark", remark) for remark in model.remarks]
     return training_section(id_, name, drawn, settings)

@@ -80,8 +80,9 @@ def recorded_threads(path: Path) -> int | None:
     """
     if path.is_dir():  # of a study
         return None
-    if checkpoint_of(path).exists():
-        return threads_of(checkpoint_of(path)) or None
+    for checkpoint in (checkpoint_of(path), checkpoint_of(round_of(path))):
+        if checkpoint.exists():
+            return threads_of(checkpoint) or None
     header = begun_header(path)
     return None if header is None or not header.threads else header.threads
 
@@ -90,6 +91,18 @@ def checkpoint_of(path: Path) -> Path:
     """The file with the state of the unfinished training of a model; like the journal of a run, beside the file itself,
     also where ``path`` is a symbolic link."""
     return beside(path, ".checkpoint")
+
+
+def round_of(path: Path) -> Path:
+    """The file with the model after the last finished round of an unfinished training in rounds; its own checkpoint is
+    that of the round at work."""
+    return beside(path, ".round")
+
+
+def unfinished_training(path: Path) -> list[Path]:
+    """The files that an unfinished training of a model has left, in rounds or not."""
+    state = round_of(path)
+    return [file for file in (checkpoint_of(path), checkpoint_of(state), state) if file.exists()]
 
 
 def training_lock(path: Path) -> Path:
@@ -113,8 +126,8 @@ def check_training(path: Path, resume: bool, overwrite: bool) -> None:
     check_choice(resume, overwrite)
     check_place(path)
     replaceable(path)
-    checkpoint = checkpoint_of(path)
-    if resume and path.exists() and not checkpoint.exists():
+    unfinished = unfinished_training(path)
+    if resume and path.exists() and not unfinished:
         raise FileError(
             f"{path} is finished, there is nothing to resume; to train on, start from it (--init {path}) with another "
             "--out, and to replace it, pass --overwrite"
@@ -123,8 +136,8 @@ def check_training(path: Path, resume: bool, overwrite: bool) -> None:
         return
     if path.exists():
         raise FileError(f"{path} exists; choose another --out, or pass --overwrite")
-    if checkpoint.exists():
+    if unfinished:
         raise FileError(
-            f"{checkpoint} holds an unfinished training; choose another --out, finish it with --resume, or pass "
+            f"{unfinished[0]} holds an unfinished training; choose another --out, finish it with --resume, or pass "
             "--overwrite"
         )

@@ -14,6 +14,7 @@ from dmmc.core.errors import MismatchError
 from dmmc.core.locks import locked
 from dmmc.model.checkpoint import remove_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.fields import Fields
 from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference
 from dmmc.model.training import fit
@@ -22,6 +23,7 @@ from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import check_training, checkpoint_of, say_threads, say_whether, training_lock
 from dmmc.studies.stages import Stages
 from dmmc.theory.actions import Action, differentiable
+from dmmc.theory.lattice import Lattice
 from dmmc.theory.sectors import align, is_broken
 from dmmc.theory.symmetry import Asked, find_symmetry
 
@@ -112,15 +114,14 @@ def train(
     if two_sector:
         phi = align(phi)
     with stages("train"):
-        # Under the symmetry, and with both signs in the model, the mean is zero and need not be measured.
-        connected = two_sector or finding.symmetry == "none"
-        reference = GaussianReference.measure(phi, lattice, connected, action)
+        fields = Fields(phi).known_to(action, options.trajectories == 0)
         if init is not None:
-            # A model that has been moved was not trained as it is; its history is that of where the training starts.
-            model = replace(init.moved_to(reference, action), history=init.history)
+            model = moved_to_fields(init, fields, lattice, action)
         else:
+            # Under the symmetry, and with both signs in the model, the mean is zero and need not be measured.
+            connected = two_sector or finding.symmetry == "none"
             model = DiffusionModel.untrained(
-                reference,
+                GaussianReference.measure(phi, lattice, connected, action, fields.forces),
                 action,
                 network,
                 config,
@@ -129,8 +130,7 @@ def train(
                 generator=rng.stream(options.seed, "network"),
             )
         model.network.to(device)
-        before = () if init is None else init.remarks
-        model = replace(model, symmetry_evidence=finding.evidence, remarks=(*before, *remarks))
+        model = replace(model, symmetry_evidence=finding.evidence, remarks=(*model.remarks, *remarks))
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(training_lock(path), str(path)):
             # Another training may have ended, or been killed, while this one read its ensemble.
@@ -143,10 +143,29 @@ def train(
                 remove_checkpoint(checkpoint)
             if options.minutes is not None and not goes_on:
                 announce("the training", 60 * options.minutes, say)
-            model = fit(model, action, phi, options, checkpoint=checkpoint, resume=goes_on)
+            model = fit(model, action, phi, options, checkpoint=checkpoint, resume=goes_on, forces=fields.forces)
             model.save(path)
             remove_checkpoint(checkpoint)
     return model
+
+
+def moved_to_fields(model: DiffusionModel, fields: Fields, lattice: Lattice, action: Action | None) -> DiffusionModel:
+    """A model where its training on other fields starts: with the reference of these, and with its history and remarks.
+
+    A model that has been moved was not trained as it is; its history is that of where the training starts.
+
+    Args:
+        model: the model, of any lattice size or couplings.
+        fields: the fields, sign-aligned for a two-sector model.
+        lattice: their lattice.
+        action: their action.
+
+    Raises:
+        MismatchError, DmmcError: as :meth:`dmmc.model.diffusion_model.DiffusionModel.moved_to`.
+    """
+    connected = model.two_sector or model.symmetry == "none"
+    reference = GaussianReference.measure(fields.phi, lattice, connected, action, fields.forces)
+    return replace(model.moved_to(reference, action), history=model.history, remarks=model.remarks)
 
 
 def _two_sectors(asked: Sectors, broken: bool, mirrored: bool, init: DiffusionModel | None) -> bool:

@@ -16,6 +16,9 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.theory.actions import Action, differentiable
 
+CHUNK = 1024
+"""Fields of an ensemble whose forces are evaluated at once."""
+
 
 def evaluate(action: Action, phi: Tensor) -> Tensor:
     """``S(phi)`` of fields ``(n, *lattice)``, ``(n,)``.
@@ -35,6 +38,17 @@ def force(action: Action, phi: Tensor) -> Tensor:
             on the device, of ``phi``.
     """
     return _checked(action, ".grad", lambda: action.grad(phi), phi, phi.shape)
+
+
+def stored_forces(action: Action, phi: Tensor) -> Tensor:
+    """``dS/dphi`` of an ensemble ``(n, *lattice)``, float64 and of the same shape, in chunks of fields.
+
+    Where forces are expensive, they are evaluated once here and handed to all that asks for them.
+
+    Raises:
+        DmmcError: as :func:`force`.
+    """
+    return torch.cat([force(action, chunk.double()) for chunk in phi.split(CHUNK)])
 
 
 def size_of_terms(action: Action, phi: Tensor, S: Tensor) -> Tensor:

@@ -74,6 +74,18 @@ def sampler_for(case, trajectories, k):
     return PosteriorSampler(case.reference, case.action, k, trajectories, n_steps=1)
 
 
+class Unasked:
+    """An action that must not be called."""
+
+    def __call__(self, phi):
+        raise AssertionError("the action was called")
+
+    grad = __call__
+
+    def describe(self):
+        return {"name": "unasked"}
+
+
 def test_functions(noisy):
     """Some functions of phi_s on the sites, ``(n, k)``."""
     x = noisy.flatten(1)
@@ -180,7 +192,7 @@ def test_curvature_of_the_free_field_is_zero_and_of_phi4_that_of_its_potential(c
     phi = free_draws(reference, n)
     # <|grad S(p)|^2> = 1/C; measured on n fields it fluctuates by its own statistical error.
     error = lattice.spread(lattice.two_point(action.grad(phi)).std(0) / math.sqrt(n))
-    k = mean_curvature(reference, action, phi)
+    k = mean_curvature(reference, action.grad(phi))
     assert float((k / error).max()) < SIGMA and float(k.min()) == 0.0
     # Schwinger-Dyson: <|grad S(p)|^2> = <S''(p)>, here from the exact second derivative.
     p, phi = case.grid.probabilities(case.action), case.grid.phi
@@ -204,6 +216,19 @@ def test_data_alone_uses_denoising_score_matching():
         assert float(z_scores(target[g].abs().square(), d[g] / v[g]).abs().max()) < SIGMA
     assert not accepted.any()
     assert tune(sampler, phi0[0], rng()) is sampler
+
+
+@pytest.mark.parametrize("trajectories", [0, 2])
+def test_known_forces_are_taken_for_those_of_the_fields(case, trajectories):
+    sampler = sampler_for(case, trajectories, case.curvature)
+    found = sampler.targets(case.phi0, LEVELS, rng(5))
+    known = sampler.targets(case.phi0, LEVELS, rng(5), case.action.grad(case.phi0.flatten(0, 1)).view(case.phi0.shape))
+    for a, b in zip(found, known, strict=True):
+        torch.testing.assert_close(a, b)
+    # Without trajectories nothing else is needed of the action.
+    if trajectories == 0:
+        silent = replace(sampler, action=Unasked())
+        assert torch.equal(silent.targets(case.phi0, LEVELS, rng(5), torch.ones_like(case.phi0))[0], found[0])
 
 
 @pytest.mark.parametrize("trajectories", [0, 2])

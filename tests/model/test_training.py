@@ -27,6 +27,7 @@ from dmmc.model.reference import GaussianReference, wiener
 from dmmc.model.training import fit
 from dmmc.proposals.flow import FlowProposal
 from dmmc.theory import sectors, symmetry
+from dmmc.theory.evaluation import stored_forces
 from dmmc.theory.free_field import FreeField
 from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
@@ -82,6 +83,41 @@ def test_training_removes_most_of_the_kl():
     assert not model.network.o1.any() and model.history is None
     again = fit(trained, ACTION, phi, replace(SHORT, steps=2), progress=False)
     assert again.history.before == history
+
+
+def test_the_force_of_each_field_is_evaluated_once_without_posterior_chains():
+    """So that a model can be trained for an action whose force is expensive."""
+    phi, asked = hmc_ensemble(ACTION, SHAPE, n=200).float(), []
+
+    class Counted:
+        symmetry = "z2"
+
+        def __call__(self, phi):
+            raise AssertionError("S is not needed")
+
+        def grad(self, phi):
+            asked.append(len(phi))
+            return ACTION.grad(phi)
+
+        def describe(self):
+            return ACTION.describe()
+
+    without = replace(SHORT, trajectories=0)
+    model = start(phi, size=SMALL)
+    trained = fit(model, Counted(), phi, without, progress=False)
+    assert sum(asked) == len(phi)
+    # Given forces are those that would have been found, and the action is not called at all.
+    forces = stored_forces(ACTION, phi)
+    again = fit(model, Counted(), phi, without, progress=False, forces=forces)
+    assert sum(asked) == len(phi) and again.fingerprint() == trained.fingerprint()
+    # They are used: others make another model.
+    other = fit(model, Counted(), phi, without, progress=False, forces=-forces)
+    assert other.fingerprint() != trained.fingerprint()
+    with pytest.raises(DmmcError, match="have the same shape"):
+        fit(model, ACTION, phi, without, progress=False, forces=forces[1:])
+    reference = GaussianReference.measure(phi, Lattice(SHAPE), action=ACTION)
+    known = GaussianReference.measure(phi, Lattice(SHAPE), action=Counted(), forces=forces)
+    assert torch.equal(reference.propagator, known.propagator) and sum(asked) == len(phi)
 
 
 def test_training_on_data_alone():
