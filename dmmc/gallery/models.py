@@ -50,7 +50,7 @@ class Recipe:
     learning_rate: float
 
 
-UNET = Recipe("unet", {"channels": 16}, {"symmetric": 600, "critical": 1200, "broken": 1200}, 32, 3e-3)
+UNET = Recipe("unet", {"channels": 16}, {"symmetric": 400, "critical": 1000, "broken": 1000}, 32, 1e-2)
 TRACTABLE = Recipe(
     "interaction",
     {"filters": 4, "hidden1": 8, "hidden2": 8},
