@@ -3,8 +3,8 @@
 Two of the samplers are a network alone, whose fields nobody corrects: a U-Net and the package's tractable network. Two
 put the same networks into a Metropolis chain that is exact: the tractable one through the density of its flow, the
 U-Net through the weights of whole paths. The chains of the former begin at its proposals, those of the latter at
-fields of HMC with random signs, since a poor network may keep a proposal for long. HMC and the cluster algorithm need no
-network, and the latter is the truth.
+fields of HMC with random signs, since a poor network may keep a proposal for long. HMC and the cluster algorithm need
+no network, and the latter is the truth.
 
 A network may agree with the truth only because its sample is small, so every sampler is compared twice: with a tenth of
 its statistics, and with all of it.
