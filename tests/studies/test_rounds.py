@@ -109,8 +109,8 @@ def test_the_chain_of_a_step_is_a_sample_of_its_action():
     zero[: len(phi) // 2] = -torch.inf
     left = chain_of(replace(step, proposals=replace(step.proposals, log_w=zero)), rng(3))
     assert int(left.min()) >= len(phi) // 2
-    few = replace(step.proposals, **{name: x[:20] for name, x in step.proposals.tensors().items()})
-    with pytest.raises(DmmcError, match="at least 32 proposals"):
+    few = replace(step.proposals, **{name: x[:7] for name, x in step.proposals.tensors().items()})
+    with pytest.raises(DmmcError, match="at least 8 proposals"):
         chain_of(replace(step, proposals=few), rng())
 
 

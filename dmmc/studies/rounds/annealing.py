@@ -27,7 +27,7 @@ from dmmc.theory.mixture import Mixture
 SMALLEST_STEP = 1 / 64
 """Part of the rest of the way between two actions to which the longest step is found; it is also the shortest."""
 
-CHAINS = 16
+CHAINS = 4
 """Parallel chains that the fields of a round are taken from."""
 
 
