@@ -52,7 +52,7 @@ NETWORK = {"hidden1": 16, "hidden2": 8, "filters": 4}
 TRAJECTORIES = 4
 """Of the posterior chains that average the targets: a quarter of the default, for several times as many steps."""
 
-FLOW_STEPS = 12
+FLOW_STEPS = 10
 """Of the production chain; its certificate says that their error is far below the statistical one."""
 
 OBSERVABLES = ("M", "abs_M", "M2", "M4", "chi2", "binder", "xi", "phi2", "S_per_site")
@@ -89,7 +89,7 @@ class Size:
     timed: int
 
 
-FULL = Size(16, 50, 20, 12, 1000, 2000, 2000, 2400, 2048, 4)
+FULL = Size(16, 50, 20, 12, 1000, 2000, 2000, 2400, 1024, 4)
 QUICK = Size(4, 20, 10, 4, 40, 100, 100, 240, 256, 2)
 
 PARALLEL, RIVALS = 100, 64

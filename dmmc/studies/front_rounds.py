@@ -64,8 +64,8 @@ def train_rounds(
             evaluated once for each field, for actions whose force is expensive.
         network: name of a registered network, for a new model.
         config: its configuration where it differs from the default, such as ``{"hidden1": 16, "hidden2": 8}``.
-        symmetry: as for :func:`train`; only a symmetry of all actions is used.
-        sectors: as for :func:`train`, with an ensemble.
+        symmetry: as for :func:`dmmc.studies.front.train`; only a symmetry of all actions is used.
+        sectors: as for :func:`dmmc.studies.front.train`, with an ensemble.
         unchecked: take an ensemble that does not fit its action; the model says so, and so do its chains.
         seed: seed of all random numbers.
         resume: go on with an interrupted training; where nothing was saved, begin afresh.
