@@ -453,7 +453,7 @@ def a_round_trains_on_fields_and_forces_of_its_step():
     reference = free_reference(SQUARE, 0.5)
     phi = free_draws(reference, 8000)
     log_q = -wide(phi) - 0.5 * SQUARE.volume * math.log(2 * math.pi) - reference.log_normaliser()
-    step = annealing.next_step(annealing.Path(wide, (narrow,)), annealing.Position(0, 0.0), phi, log_q, 0.7)
+    step = annealing.next_step(annealing.ActionPath(wide, (narrow,)), annealing.Position(0, 0.0), phi, log_q, 0.7)
     fields, _ = course.chain_fields(step, annealing.chain_of(step, rng(2)), two_sector=False)
     virial = (fields.phi.double() * fields.forces).flatten(1).sum(1)
     # The draws of a chain at this ESS are worth half of as many independent ones at least.

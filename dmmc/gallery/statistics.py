@@ -73,6 +73,7 @@ class Size:
         rival: trajectories of each of 64 HMC chains that the errors of HMC are taken from.
         truth: draws of each of 64 chains of cluster updates.
         steps: optimiser steps of each of the two trainings, all rounds together.
+        rounds: rounds of the training from none.
         proposals: proposals of a round.
         timed: steps of all chains in a timing.
     """
@@ -85,12 +86,13 @@ class Size:
     rival: int
     truth: int
     steps: int
+    rounds: int
     proposals: int
     timed: int
 
 
-FULL = Size(16, 50, 20, 12, 1000, 2000, 2000, 2400, 1024, 4)
-QUICK = Size(4, 20, 10, 4, 40, 100, 100, 240, 256, 2)
+FULL = Size(16, 50, 20, 12, 1000, 2000, 2000, 2400, 6, 1024, 4)
+QUICK = Size(4, 20, 10, 4, 40, 100, 100, 160, 3, 256, 2)
 
 PARALLEL, RIVALS = 100, 64
 
@@ -127,7 +129,7 @@ def make(request: Request) -> Findings:
     request.say(f"a model from {n:,} HMC configurations")
     model = _model(request, "given", RoundOptions(2, size.proposals), size, ensemble=given)
     request.say("a model from none")
-    annealed = _model(request, "none", RoundOptions(6, size.proposals), size, lattice=lattice)
+    annealed = _model(request, "none", RoundOptions(size.rounds, size.proposals), size, lattice=lattice)
     request.say(f"a chain of {PARALLEL * size.draws:,} configurations")
     chain = kept_run(
         request.folder / "chain.h5",
