@@ -15,6 +15,7 @@ A theory and its ensemble:
 A model and its chain:
 
 * :func:`train`: trains a :class:`DiffusionModel` on an ensemble; :func:`load_model` reads it again.
+* :func:`train_rounds`: trains one on its own chain, from a few configurations or from none.
 * :func:`load_pretrained`, :func:`pretrained_names`: models that come with the package.
 * :func:`sample`: runs the exact Metropolis chain of a model.
 
@@ -93,6 +94,7 @@ _HOMES = {
     "run_chain": "dmmc.studies.front",
     "sample": "dmmc.studies.front",
     "train": "dmmc.studies.front",
+    "train_rounds": "dmmc.studies.front_rounds",
     "trust_network": "dmmc.model.foreign",
 }
 """The public names, and the modules that define them."""
@@ -143,6 +145,7 @@ __all__ = [
     "run_chain",
     "sample",
     "train",
+    "train_rounds",
     "trust_network",
 ]
 
@@ -177,6 +180,7 @@ if TYPE_CHECKING:
         sample,
         train,
     )
+    from dmmc.studies.front_rounds import train_rounds
     from dmmc.studies.results import Run, load_run
     from dmmc.theory.external_field import ExternalField
     from dmmc.theory.free_field import FreeField

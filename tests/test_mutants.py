@@ -50,12 +50,14 @@ from dmmc.proposals.symmetrised import Symmetrised, SymmetrisedPath, column
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import load_run
+from dmmc.studies.rounds import annealing, course
 from dmmc.theory import ensemble, observables, symmetry, wilson
 from dmmc.theory.ensemble import check_ensemble
 from dmmc.theory.external_field import ExternalField
 from dmmc.theory.free_field import FreeField
 from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
+from dmmc.theory.mixture import Mixture
 from dmmc.theory.phi4 import Phi4
 from dmmc.theory.sine_gordon import SineGordon
 from dmmc.theory.symmetry import find_symmetry
@@ -443,6 +445,20 @@ def acceptance_is_that_of_the_weights():
     """``expected_acceptance`` against the closed form for Gaussian log weights; 1 per cent is the bound."""
     log_w = torch.randn(20_000, generator=rng(), dtype=torch.float64).numpy()
     return abs(weights.expected_acceptance(log_w) - math.erfc(0.5)) / 0.01
+
+
+def a_round_trains_on_fields_and_forces_of_its_step():
+    """``<phi dS/dphi> = V`` for the chain of a round and its action, with the forces that belong to the fields."""
+    wide, narrow = FreeField(0.5), FreeField(1.5)
+    reference = free_reference(SQUARE, 0.5)
+    phi = free_draws(reference, 8000)
+    log_q = -wide(phi) - 0.5 * SQUARE.volume * math.log(2 * math.pi) - reference.log_normaliser()
+    step = annealing.next_step(annealing.ActionPath(wide, (narrow,)), annealing.Position(0, 0.0), phi, log_q, 0.7)
+    fields, _ = course.chain_fields(step, annealing.chain_of(step, rng(2)), two_sector=False)
+    virial = (fields.phi.double() * fields.forces).flatten(1).sum(1)
+    # The draws of a chain at this ESS are worth half of as many independent ones at least.
+    error = float(virial.std()) / math.sqrt(0.5 * len(virial))
+    return abs(float(virial.mean()) - SQUARE.volume) / (SIGMA * error)
 
 
 def susceptibility_of_a_free_field():
@@ -1068,6 +1084,22 @@ MUTANTS = {
     ),
     "log q and log w swapped when a chain is resumed": Mutant(
         Independence, "restore", swapped("log_q", "log_w"), a_resumed_chain_goes_on
+    ),
+    # Rounds
+    "rounds train on proposals": Mutant(
+        weighted, "metropolis", accept_all, a_round_trains_on_fields_and_forces_of_its_step
+    ),
+    "forces of a round at the other end of its step": Mutant(
+        Mixture,
+        "grad",
+        lambda grad: lambda self, phi: grad(replace(self, share=1 - self.share), phi),
+        a_round_trains_on_fields_and_forces_of_its_step,
+    ),
+    "forces of a round in another order than its fields": Mutant(
+        course,
+        "stored_forces",
+        lambda forces: lambda action, phi: forces(action, phi).flip(0),
+        a_round_trains_on_fields_and_forces_of_its_step,
     ),
     # Statistics
     "weights sorted the wrong way": Mutant(

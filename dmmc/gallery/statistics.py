@@ -49,6 +49,12 @@ ACTION = Phi4(kappa=0.27, lam=0.022)
 NETWORK = {"hidden1": 16, "hidden2": 8, "filters": 4}
 """A tenth of the operations of the default network, for nearly the same acceptance."""
 
+TRAJECTORIES = 4
+"""Of the posterior chains that average the targets: a quarter of the default, for several times as many steps."""
+
+FLOW_STEPS = 10
+"""Of the production chain; its certificate says that their error is far below the statistical one."""
+
 OBSERVABLES = ("M", "abs_M", "M2", "M4", "chi2", "binder", "xi", "phi2", "S_per_site")
 
 REPEATS = 5
@@ -67,6 +73,7 @@ class Size:
         rival: trajectories of each of 64 HMC chains that the errors of HMC are taken from.
         truth: draws of each of 64 chains of cluster updates.
         steps: optimiser steps of each of the two trainings, all rounds together.
+        rounds: rounds of the training from none.
         proposals: proposals of a round.
         timed: steps of all chains in a timing.
     """
@@ -79,12 +86,13 @@ class Size:
     rival: int
     truth: int
     steps: int
+    rounds: int
     proposals: int
     timed: int
 
 
-FULL = Size(16, 50, 20, 12, 1000, 2000, 2000, 1600, 2048, 10)
-QUICK = Size(4, 20, 10, 4, 40, 100, 100, 160, 512, 2)
+FULL = Size(16, 50, 20, 12, 1000, 2000, 2000, 2400, 6, 1024, 4)
+QUICK = Size(4, 20, 10, 4, 40, 100, 100, 160, 3, 256, 2)
 
 PARALLEL, RIVALS = 100, 64
 
@@ -121,7 +129,7 @@ def make(request: Request) -> Findings:
     request.say(f"a model from {n:,} HMC configurations")
     model = _model(request, "given", RoundOptions(2, size.proposals), size, ensemble=given)
     request.say("a model from none")
-    annealed = _model(request, "none", RoundOptions(6, size.proposals), size, lattice=lattice)
+    annealed = _model(request, "none", RoundOptions(size.rounds, size.proposals), size, lattice=lattice)
     request.say(f"a chain of {PARALLEL * size.draws:,} configurations")
     chain = kept_run(
         request.folder / "chain.h5",
@@ -130,6 +138,7 @@ def make(request: Request) -> Findings:
             request.folder / "chain.h5",
             SampleOptions(
                 chains=PARALLEL,
+                flow_steps=FLOW_STEPS,
                 run=ChainOptions(size.draws, keep_every=max(1, size.draws // 50), seed=request.child_seed("chain")),
             ),
             resume=resume,
@@ -166,7 +175,8 @@ def _baseline(
 
 def _model(request: Request, name: str, rounds: RoundOptions, size: Size, **beginning: Any) -> DiffusionModel:
     path = request.folder / f"{name}.safetensors"
-    options = TrainingOptions(steps=size.steps, seed=request.child_seed("training", name))
+    seed = request.child_seed("training", name)
+    options = TrainingOptions(steps=size.steps, trajectories=TRAJECTORIES, seed=seed)
     return kept_model(
         path,
         lambda resume: train_rounds(

@@ -72,3 +72,38 @@ def test_the_duration_of_long_work_is_said_first(made, tmp_path, monkeypatch, ca
     assert "The training will take about 5 min 0 s." in capsys.readouterr().err
     assert dmmc(*arguments, "--minutes", 0.25) == 130
     assert "will take" not in capsys.readouterr().err
+
+
+ROUNDS = [*TRAIN, *ACTION.split(), "--steps", 30, "--proposals", 128]
+
+
+def test_rounds_from_a_free_field_and_on_from_there(tmp_path, capsys):
+    out = tmp_path / "model.safetensors"
+    arguments = [*ROUNDS, "--rounds", 2, "--shape", 4, 4, "--out", out]
+    assert dmmc(*arguments, "--json", tmp_path / "model.json") == 0
+    told = capsys.readouterr()
+    read = TrainSummary.from_json(summary(tmp_path / "model.json"))
+    assert read.lattice == (4, 4) and read.steps == sum(record.steps for record in read.rounds)
+    last = read.rounds[-1]
+    assert last.proposals == 128 and last.steps == 0 and 0 < last.acceptance < 1
+    assert f"proposals: ESS/N {last.ess:.3f}, acceptance {last.acceptance:.3f}" in told.out
+    assert "fields of its own chain in" in told.out and "round 1: ESS/N" in told.err
+    assert DiffusionModel.load(out).history.rounds.records == read.rounds
+    # On to another coupling, without any ensemble; the action is that of the model where none is given.
+    further = tmp_path / "further.safetensors"
+    start = ["--rounds", 1, "--init", out, "--out", further]
+    assert dmmc(*[{"0.2": "0.21"}.get(x, x) for x in ROUNDS], *start) == 0
+    assert DiffusionModel.load(further).action["kappa"] == 0.21
+    without = [x for x in ROUNDS if x not in ACTION.split()]
+    assert dmmc(*without, *start, "--overwrite") == 0
+    assert DiffusionModel.load(further).action["kappa"] == 0.2
+
+
+def test_rounds_from_an_ensemble(made, tmp_path, capsys):
+    out = tmp_path / "model.safetensors"
+    arguments = [*TRAIN, "--steps", 30, "--proposals", 128, "--rounds", 1, "--ensemble", made / "hmc.h5"]
+    assert dmmc(*arguments, "--least-ess", 0.2, "--out", out) == 0
+    model = DiffusionModel.load(out)
+    assert dict(model.action) == THEORY and model.history.before.steps == 15
+    assert dmmc(*arguments, "--out", out) == 2
+    assert "exists; choose another --out" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import math
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 
 from dmmc import diagnostics
 from dmmc.core.errors import DmmcError
-from dmmc.model.history import TrainingRecord
+from dmmc.model.history import RoundRecord, TrainingRecord
 from dmmc.pages import figures
 from dmmc.pages.styles import palette
 
@@ -265,6 +265,23 @@ def test_training_loss_is_relative_to_the_reference():
     assert ax.lines[0].get_color() == palette(["diffusion"])["diffusion"].colour
     with pytest.raises(DmmcError, match="too few steps"):
         figures.training_loss({"model": []})
+
+
+def test_a_learning_curve_tells_the_rounds_on_the_way_from_those_at_the_end():
+    shares, ess = (0.5, 1.0, 1.0, 1.0), (0.3, 0.4, 0.8, 0.9)
+    records = [
+        RoundRecord({}, 1 if k else 0, share, 100, x, 0.9 * x, None, 50, 10, 1.0)
+        for k, (share, x) in enumerate(zip(shares, ess, strict=True))
+    ]
+    records[1] = replace(records[1], stage=0)  # the end of the way to another action than the last
+    left, right = figures.learning_curve({"model": records}).axes
+    curve, there, on_the_way = left.lines
+    np.testing.assert_allclose(curve.get_data(), [[0, 1, 2, 3], ess])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [0.9 * x for x in ess])
+    assert there.get_xdata().tolist() == [2, 3] and on_the_way.get_xdata().tolist() == [0, 1]
+    assert on_the_way.get_markerfacecolor() == "none" and texts(left) == ["model: 0.90"]
+    with pytest.raises(DmmcError, match="not trained in rounds"):
+        figures.learning_curve({"model": []})
 
 
 def test_a_sampler_has_one_colour_in_every_figure():

@@ -27,7 +27,7 @@ from dmmc.theory.mixture import Mixture
 SMALLEST_STEP = 1 / 64
 """Part of the rest of the way between two actions to which the longest step is found; it is also the shortest."""
 
-CHAINS = 16
+CHAINS = 4
 """Parallel chains that the fields of a round are taken from."""
 
 
@@ -56,7 +56,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Path:
+class ActionPath:
     """A path of actions.
 
     Args:
@@ -127,7 +127,7 @@ class Step:
         return diagnostics.ess_fraction(self.proposals.log_w.cpu().numpy())
 
 
-def next_step(path: Path, position: Position, phi: Tensor, log_q: Tensor, least_ess: float) -> Step:
+def next_step(path: ActionPath, position: Position, phi: Tensor, log_q: Tensor, least_ess: float) -> Step:
     """The longest step along a path that proposals support, to the next action or to a mixture on the way there.
 
     A step to the next action that they do not support is bisected, at no further cost than one evaluation of the action
@@ -172,7 +172,7 @@ def _longest(step_to: Callable[[float], Step], done: float, least_ess: float) ->
     return step_to(max(supported, done + smallest))
 
 
-def _weighed(path: Path, position: Position, phi: Tensor, log_q: Tensor, S: Tensor) -> Step:
+def _weighed(path: ActionPath, position: Position, phi: Tensor, log_q: Tensor, S: Tensor) -> Step:
     log_w = valid_or_rejected(log_weight(S, log_q), phi)
     return Step(position, path.at(position), WeightedState(phi, S, log_q, log_w))
 

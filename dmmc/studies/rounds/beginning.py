@@ -14,7 +14,7 @@ from dmmc.core.errors import MismatchError
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.reference import GaussianReference
 from dmmc.studies.given import Ensemble
-from dmmc.studies.rounds.annealing import Path, Position, free_start
+from dmmc.studies.rounds.annealing import ActionPath, Position, free_start
 from dmmc.theory.action_check import check_action
 from dmmc.theory.actions import Action, Symmetry, lattice_of
 from dmmc.theory.descriptions import same_action
@@ -40,7 +40,7 @@ class Beginning:
     """
 
     what: dict[str, Any]
-    path: Path
+    path: ActionPath
     position: Position
     finding: SymmetryFinding
     asked: Asked
@@ -88,7 +88,7 @@ class Beginning:
             reference = GaussianReference(lattice, free.propagator(lattice.orbit_phat2))
             start, phi = free, _draws(reference)
             what = {"free field": free.describe(), "lattice": list(lattice.shape)}
-        path = Path(start, targets)
+        path = ActionPath(start, targets)
         for action in targets:
             check_action(action, phi.double())
         findings = [find_symmetry(action, phi, asked) for action in targets]

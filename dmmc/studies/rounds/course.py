@@ -74,7 +74,7 @@ def all_rounds(
 
 
 def _proposed(
-    model: DiffusionModel, path: annealing.Path, position: Position, rounds: RoundOptions, number: int
+    model: DiffusionModel, path: annealing.ActionPath, position: Position, rounds: RoundOptions, number: int
 ) -> tuple[Step, RoundRecord]:
     """The next step along the path, with the proposals that the model makes for it."""
     options = _history(model).options
@@ -103,7 +103,7 @@ def _trained(
     model: DiffusionModel,
     step: Step,
     record: RoundRecord,
-    path: annealing.Path,
+    path: annealing.ActionPath,
     budget: Budget,
     rounds: RoundOptions,
     state: Path,

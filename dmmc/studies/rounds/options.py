@@ -8,10 +8,12 @@ from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.core.scalars import check_count
 from dmmc.model.options import TrainingOptions
-from dmmc.studies.rounds.annealing import CHAINS
 
 LAST_SHARE = 0.5
 """Share of the budget of the last round, which makes the model that is used."""
+
+FEWEST_PROPOSALS = 64
+"""Fewest proposals of a round: a chain of fewer has hardly as many fields as a training needs."""
 
 MOST_ROUNDS = 200
 """Most rounds. An annealing that has not come to its end by then never will."""
@@ -41,7 +43,7 @@ class RoundOptions:
     def __post_init__(self) -> None:
         for name, minimum, maximum in (
             ("rounds", 1, MOST_ROUNDS),
-            ("proposals", 4 * CHAINS, None),
+            ("proposals", FEWEST_PROPOSALS, None),
             ("flow_steps", 1, None),
         ):
             object.__setattr__(self, name, check_count(getattr(self, name), name, minimum, maximum))
