@@ -42,6 +42,7 @@ SYMBOLS = {
     "xi": Symbol("xi", "ξ", r"$\xi$"),
     "phi2": Symbol("<phi^2>", "⟨φ²⟩", r"$\langle \phi^2\rangle$"),
     "S_per_site": Symbol("<S>/V", "⟨S⟩/V", r"$\langle S\rangle/V$"),
+    "condensate": Symbol("<psi-bar psi>", "⟨ψ̄ψ⟩", r"$\langle\bar\psi\psi\rangle$"),
     "G_min": Symbol("G(p_min)", "G(p<sub>min</sub>)", r"$G(p_{\min})$"),
 }
 """The observables that have a symbol, in the order in which tables show them."""
