@@ -25,11 +25,11 @@ static double seconds(void) {
     return now.tv_sec + 1e-9 * now.tv_nsec;
 }
 
-/* Look for input for a moment before read() sleeps, since it takes tens of microseconds to be woken up. Where that does
-   not pay, because the input takes longer or other processes want the core, sleep in the next 256 waits. A server need
-   not do this; it saves time where a request takes less than a millisecond. */
+/* Look for input for a moment before read() sleeps, since it takes tens of microseconds to be woken up. Sleep in the next
+   256 waits if other processes want the core, and in the next 1, 3, 7, ... if the input takes longer time and again.
+   A server need not do this; it saves time where a request takes less than a millisecond. */
 static void wait_awake(void) {
-    static int rest = 0;
+    static int rest = 0, late = 0;
     struct pollfd input = {STDIN_FILENO, POLLIN, 0};
     double began = seconds(), before, now = began;
     int ready = 0;
@@ -41,7 +41,12 @@ static void wait_awake(void) {
         ready = poll(&input, 1, 0);
         before = now;
         now = seconds();
-        if (now - before > 1e-4 || (!ready && now - began > 1e-3)) rest = 256;
+        if (now - before > 1e-4)
+            rest = 256;
+        else if (ready)
+            late = 0;
+        else if (now - began > 1e-3)
+            rest = late = late < 128 ? 2 * late + 1 : 256;
     }
 }
 

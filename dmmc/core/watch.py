@@ -13,7 +13,7 @@ INTERRUPTED = 1e-4
 """Seconds between two looks that show that something else has used the core in between."""
 
 REST = 256
-"""Waits that are spent asleep after one in which staying awake did not pay."""
+"""Waits that are spent asleep once staying awake does not pay; fewer after a wait that was merely too long."""
 
 
 class Watch:
@@ -21,15 +21,16 @@ class Watch:
 
     A process that sleeps while it waits has to be woken up, which takes tens of microseconds on an idle core. One that
     stays awake and looks again and again is there at once, but keeps its core from others. A watch stays awake for
-    ``AWAKE`` seconds at most. If that is not enough, or if others turn out to want the core, it spends the next
-    ``REST`` waits asleep.
+    ``AWAKE`` seconds at most. If others turn out to want the core, it spends the next ``REST`` waits asleep. If there
+    still is nothing to read, it sleeps in the next wait; if that happens again, in the next three, seven, and so on, up
+    to ``REST``.
 
     Args:
         file: where something to read is expected.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._poll, self._rest = select.poll(), 0
+        self._poll, self._rest, self._late = select.poll(), 0, 0
         self._poll.register(file, select.POLLIN)
 
     def wait(self, until: float) -> bool:
@@ -42,6 +43,10 @@ class Watch:
             while not ready and not self._rest and now < until:
                 ready = bool(self._poll.poll(0))
                 before, now = now, time.monotonic()
-                if now - before > INTERRUPTED or (not ready and now - began > AWAKE):
+                if now - before > INTERRUPTED:
                     self._rest = REST
+                elif ready:
+                    self._late = 0
+                elif now - began > AWAKE:
+                    self._rest = self._late = min(2 * self._late + 1, REST)
         return ready or bool(self._poll.poll(max(0.0, 1000 * (until - now))))

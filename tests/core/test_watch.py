@@ -16,7 +16,7 @@ def ends(monkeypatch):
     """A pipe, and a machine on which staying awake always pays."""
     monkeypatch.setattr(watch, "AWAKE", math.inf)
     monkeypatch.setattr(watch, "INTERRUPTED", math.inf)
-    monkeypatch.setattr(watch, "REST", 2)
+    monkeypatch.setattr(watch, "REST", 5)
     reader, writer = os.pipe()
     with open(reader, "rb", 0) as to_read, open(writer, "wb", 0) as to_write:
         yield to_read, to_write
@@ -67,17 +67,33 @@ def test_it_stays_awake_while_answers_come_in_time(ends, sleeps):
     assert all(waiting.wait(math.inf) for _ in range(5)) and sleeps == [0] * 5
 
 
-@pytest.mark.parametrize("reason", ["AWAKE", "INTERRUPTED"])
-def test_it_rests_after_a_wait_that_did_not_pay(reason, ends, sleeps, monkeypatch):
+def awake_in(waits, waiting, sleeps):
+    """Which of the next waits begin awake."""
+    begin = []
+    for _ in range(waits):
+        sleeps.clear()
+        waiting.wait(time.monotonic() + 0.05)
+        begin.append(sleeps[0] == 0)
+    return begin
+
+
+def test_it_sleeps_for_long_where_others_want_the_core(ends, sleeps, monkeypatch):
+    to_read, to_write = ends
+    to_write.write(b"x")
+    waiting = Watch(to_read)
+    monkeypatch.setattr(watch, "INTERRUPTED", -1.0)
+    assert awake_in(1, waiting, sleeps) == [True] and sleeps == [0]  # it was there, but was not seen at once
+    monkeypatch.setattr(watch, "INTERRUPTED", math.inf)
+    assert awake_in(7, waiting, sleeps) == [False] * 5 + [True] * 2
+
+
+def test_it_sleeps_for_longer_and_longer_where_answers_come_late(ends, sleeps, monkeypatch):
     to_read, to_write = ends
     waiting = Watch(to_read)
-    if reason == "INTERRUPTED":
-        to_write.write(b"x")  # there all the same, but it was not seen at once
-    monkeypatch.setattr(watch, reason, -1.0)
-    waiting.wait(time.monotonic() + 0.1)
-    monkeypatch.setattr(watch, reason, math.inf)
-    assert sleeps.pop(0) == 0 and (reason == "INTERRUPTED" or sleeps.pop(0) > 0)
+    monkeypatch.setattr(watch, "AWAKE", -1.0)
+    late = [True, False] + [True] + [False] * 3 + [True] + [False] * 5
+    assert awake_in(len(late), waiting, sleeps) == late
     to_write.write(b"x")
-    for _ in range(3):
-        assert waiting.wait(time.monotonic() + 60.0)
-    assert [milliseconds > 0 for milliseconds in sleeps] == [True, True, False]
+    assert awake_in(2, waiting, sleeps) == [True] * 2
+    to_read.read(1)
+    assert awake_in(3, waiting, sleeps) == [True, False, True]
