@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from dmmc.core.rng import child_seed
 from dmmc.gallery import ensembles
 from dmmc.gallery.ensembles import KAPPAS, Phase
 from dmmc.gallery.exhibit import Request
@@ -89,7 +88,7 @@ def _kept(
         steps=steps,
         levels=recipe.levels,
         learning_rate=recipe.learning_rate,
-        seed=child_seed(request.seed, "gallery", FOLDER, phase, recipe.network, *(() if extent is None else (extent,))),
+        seed=ensembles.seed_of(request, extent, FOLDER, phase, recipe.network),
     )
 
     def make(resume: bool) -> None:
