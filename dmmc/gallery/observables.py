@@ -252,6 +252,8 @@ def draw(compared: Mapping[Phase, Mapping[str, Comparison]]) -> Figure:
     """Differences from the truth in standard errors, with a tenth of the statistics and with all of it."""
     figure, axes = make_panels(9.6, 3.9, columns=len(compared), sharey=True)
     looks = palette(["HMC", *OTHERS])
+    largest = (max(x.largest, x.largest_tenth) for of_phase in compared.values() for x in of_phase.values())
+    limit = 1.3 * max(2 * LARGEST_Z, *largest)
     for ax, (phase, of_phase) in zip(axes, compared.items(), strict=True):
         ax.axhspan(-LARGEST_Z, LARGEST_Z, color="#d9d9d9", linewidth=0, zorder=0)
         for k, (name, of_name) in enumerate(of_phase.items()):
@@ -264,6 +266,9 @@ def draw(compared: Mapping[Phase, Mapping[str, Comparison]]) -> Figure:
                     label=name if inside == look.colour else None
                 )  # fmt: skip
         ax.set_yscale("symlog", linthresh=5)
+        ax.set_yticks([-100, -30, -10, -3, 0, 3, 10, 30, 100])
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.set_ylim(-limit, limit)
         ax.set_xticks(range(len(OBSERVABLES)), [symbol(name).math for name in OBSERVABLES])
         ax.set_title(rf"{phase}, $\kappa = {KAPPAS[phase]:g}$", fontsize=10)
         ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
