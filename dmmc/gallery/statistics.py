@@ -43,14 +43,13 @@ from dmmc.theory.lattice import Lattice
 from dmmc.theory.momenta import orbit_phat2
 from dmmc.theory.phi4 import Phi4
 
-ACTION = Phi4(kappa=0.27, lam=0.022)
-"""The critical region: xi is 11 on 16 x 16."""
+ACTION = Phi4(kappa=0.27, lam=0.022)  # in the critical region: xi is 11 on 16 x 16
 
 NETWORK = {"hidden1": 16, "hidden2": 8, "filters": 4}
 """A tenth of the operations of the default network, for nearly the same acceptance."""
 
 TRAJECTORIES = 4
-"""Of the posterior chains that average the targets: a quarter of the default, for several times as many steps."""
+"""Of the posterior chains that average the targets; a quarter of the default, so that more steps fit into the time."""
 
 FLOW_STEPS = 10
 """Of the production chain; its certificate says that their error is far below the statistical one."""
