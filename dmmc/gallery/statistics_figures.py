@@ -81,4 +81,6 @@ def _gain(gains: Mapping[str, Gained], n_in: int, n_out: int) -> Figure:
     draw(ratio, [x.gain for x in rows], "diffusion", "", [x.gain_error for x in rows])
     ratio.axvline(1, color="0.6", linewidth=0.8)
     ratio.set(xlabel="CPU time for the same error, HMC / chain", xscale="log")
+    for ax in (errors, ratio):
+        ax.xaxis.set_major_formatter("{x:g}")
     return figure

@@ -17,7 +17,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.theory.actions import Action, differentiable
 
 CHUNK = 1024
-"""Fields of an ensemble whose forces are evaluated at once."""
+"""Fields of an ensemble whose actions or forces are evaluated at once."""
 
 
 def evaluate(action: Action, phi: Tensor) -> Tensor:
@@ -38,6 +38,15 @@ def force(action: Action, phi: Tensor) -> Tensor:
             on the device, of ``phi``.
     """
     return _checked(action, ".grad", lambda: action.grad(phi), phi, phi.shape)
+
+
+def stored_actions(action: Action, phi: Tensor) -> Tensor:
+    """``S(phi)`` of an ensemble ``(n, *lattice)``, ``(n,)`` float64, in chunks of fields.
+
+    Raises:
+        DmmcError: as :func:`evaluate`.
+    """
+    return torch.cat([evaluate(action, chunk.double()) for chunk in phi.split(CHUNK)])
 
 
 def stored_forces(action: Action, phi: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from dmmc.diagnostics import DiagnosticsWarning
 from dmmc.gallery import statistics
 from dmmc.gallery.exhibit import Request
 from dmmc.gallery.show import show
@@ -12,8 +11,6 @@ from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.runs.run import load_run
 from dmmc.runs.summary import estimates, summarise
 from helpers import SIGMA
-
-pytestmark = pytest.mark.filterwarnings(f"ignore::{DiagnosticsWarning.__module__}.{DiagnosticsWarning.__name__}")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from dmmc.model.options import TrainingOptions
 from dmmc.model.trainer import Trainer
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary import summarise
-from dmmc.studies.reporting import model_section
+from dmmc.studies.reporting import model_section, write_report
 from dmmc.studies.resumption import recorded_threads, unfinished_training
 from dmmc.studies.rounds import RoundOptions, course, train_rounds
 from dmmc.studies.rounds.annealing import SMALLEST_STEP, ActionPath, Position, chain_of, free_start, next_step
@@ -160,6 +160,8 @@ def test_from_none_to_an_exact_chain(tmp_path):
     for name, of in {"M": lambda phi: phi.mean(1), "phi2": lambda phi: phi.square().mean(1)}.items():
         x = summary.observables[name]
         assert x.error < 0.06 and abs(x.value - exact_mean(TILTED, of)) < SIGMA * x.error, name
+    write_report([tmp_path / "chain.h5"], tmp_path / "page.html")
+    assert expected in (tmp_path / "page.html").read_text()
     section = model_section(read, "model", "section-1")
     assert section.pictures == ("section-1-loss", "section-1-rounds") and "rounds on its own chain" in section.body
 
@@ -333,6 +335,7 @@ def test_an_interrupted_training_on_an_ensemble_goes_on(monkeypatch, tmp_path):
         ({"actions": None}, "none is known; give it"),
         ({"actions": []}, "none is known; give it"),
         ({"network": "none"}, "no network"),
+        ({"network": "foreign"}, "without with_trace"),
         ({"lattice": Lattice((4, 4), 2)}, "component"),
         ({"resume": True, "overwrite": True}, "not both"),
     ],

@@ -20,7 +20,7 @@ from dmmc.kernels.base import WeightedState, log_weight, valid_or_rejected
 from dmmc.kernels.weighted import begun, independent_steps
 from dmmc.studies.sampling import predicted_discard
 from dmmc.theory.actions import Action, components_of, declaration
-from dmmc.theory.evaluation import evaluate
+from dmmc.theory.evaluation import stored_actions
 from dmmc.theory.free_field import FreeField
 from dmmc.theory.mixture import Mixture
 
@@ -145,10 +145,10 @@ def next_step(path: ActionPath, position: Position, phi: Tensor, log_q: Tensor, 
         DmmcError: if an action fails, or no proposal has a weight.
     """
     stage, done = path.after(position)
-    start, end = path.before(stage), evaluate(path.actions[stage], phi)
+    start, end = path.before(stage), stored_actions(path.actions[stage], phi)
     step = _weighed(path, Position(stage, 1.0), phi, log_q, end)
     if done < 1 and start is not None and step.ess < least_ess:
-        first = evaluate(start, phi)
+        first = stored_actions(start, phi)
         step = _longest(
             lambda share: _weighed(path, Position(stage, share), phi, log_q, (1 - share) * first + share * end),
             done,

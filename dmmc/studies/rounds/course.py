@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dmmc import diagnostics
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
+from dmmc.core.progress import progress as report_progress
 from dmmc.model.checkpoint import seed_of
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.fields import Fields
@@ -30,6 +32,9 @@ from dmmc.theory.actions import differentiable
 from dmmc.theory.descriptions import action_label
 from dmmc.theory.evaluation import stored_forces
 from dmmc.theory.sectors import magnetisation
+
+PIECE = 512
+"""Proposals between two reports of progress."""
 
 
 def all_rounds(
@@ -80,8 +85,13 @@ def _proposed(
     options = _history(model).options
     flow = flow_proposal(model, rounds.flow_steps)
     generator = rng.stream(options.seed, "round", number, "proposals", device=model.device)
-    phi, log_q = flow.sample(rounds.proposals, generator)
-    step = annealing.next_step(path, position, phi.double(), log_q.double(), rounds.least_ess)
+    drawn: list[tuple[Tensor, Tensor]] = []
+    with report_progress("proposals", rounds.proposals) as bar:
+        for start in range(0, rounds.proposals, PIECE):
+            drawn.append(flow.sample(min(PIECE, rounds.proposals - start), generator))
+            bar.advance(len(drawn[-1][0]))
+    phi, log_q = (torch.cat(parts).double() for parts in zip(*drawn, strict=True))
+    step = annealing.next_step(path, position, phi, log_q, rounds.least_ess)
     log_w = step.proposals.log_w.cpu().numpy()
     spread = diagnostics.std_log_w(log_w)
     record = RoundRecord(
@@ -141,7 +151,7 @@ def _trained(
     return trained
 
 
-def chain_fields(step: Step, chain: torch.Tensor, two_sector: bool) -> tuple[Fields, int]:
+def chain_fields(step: Step, chain: Tensor, two_sector: bool) -> tuple[Fields, int]:
     """The fields of a chain with their forces, which are evaluated once for each different field; and their number."""
     different, place = torch.unique(chain, return_inverse=True)
     phi = step.proposals.phi[different]

@@ -13,7 +13,7 @@ LAST_SHARE = 0.5
 """Share of the budget of the last round, which makes the model that is used."""
 
 FEWEST_PROPOSALS = 64
-"""Fewest proposals of a round: a chain of fewer has hardly as many fields as a training needs."""
+"""Fewest proposals of a round, whose chain has hardly as many fields as a training needs."""
 
 MOST_ROUNDS = 200
 """Most rounds. An annealing that has not come to its end by then never will."""

@@ -15,6 +15,7 @@ from dmmc.core.records import plain
 from dmmc.model.checkpoint import remove_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.history import Rounds, TrainingHistory
+from dmmc.model.network import network_class
 from dmmc.model.options import TrainingOptions
 from dmmc.studies.given import Source, read_ensemble
 from dmmc.studies.remarks import Say, announce, note
@@ -105,6 +106,11 @@ def train_rounds(
     if (lattice is None) == (ensemble is None and init is None):
         raise DmmcError(
             "rounds begin with an ensemble, with a model to start from, or with neither on a lattice; give one of these"
+        )
+    if not callable(getattr(network_class(network) if init is None else init.network, "with_trace", None)):
+        raise DmmcError(
+            "rounds weigh the proposals of the probability flow, whose density a network without with_trace does not "
+            "compute; use another network, such as interaction"
         )
     targets = () if actions is None else tuple(actions) if isinstance(actions, Sequence) else (actions,)
     given = None if ensemble is None else read_ensemble(ensemble, targets[0] if targets else None)
