@@ -246,9 +246,7 @@ def _annealed(request: Request, point: Point) -> DiffusionModel:
         train_rounds(
             point.action,
             path,
-            TrainingOptions(
-                steps=size.steps, trajectories=0, fields_per_level=4, seed=request.child_seed("training", point.folder)
-            ),
+            TrainingOptions(steps=size.steps, fields_per_level=4, seed=request.child_seed("training", point.folder)),
             RoundOptions(size.rounds, size.proposals),
             lattice=Lattice((point.extent,) * 2),
             config=NETWORK,
@@ -424,7 +422,8 @@ def _table(races: Sequence[Race]) -> str:
         [
             *lines,
             "z: difference from the cheapest HMC, in standard errors",
-            "ms a step: wall time of a proposal or trajectory; ms M^2, psi-bar psi: of an effective sample, 2 tau_int times that",
+            "ms a step: wall time of a proposal or a trajectory",
+            "ms M^2, psi-bar psi: wall time of an effective sample, 2 tau_int times that",
         ]
     )
 
@@ -438,11 +437,16 @@ def _text(races: Sequence[Race], taught: Mapping[str, float]) -> tuple[str, ...]
             f"proposals after {race.training:.0f} s of training without HMC. An effective {symbol('M2').text} costs it "
             f"{1e3 * chain.cost['M2']:.2g} ms, {race.ratio(PLAIN):.1f} times less than HMC with the gradient of the "
             f"determinant and {race.ratio(best):.1f} times less than the best HMC ({best}); of the condensate "
-            f"{race.ratio(race.best('condensate'), 'condensate'):.1f} times less. The training has paid off after "
-            f"{race.break_even:,.0f} effective samples."
+            f"{race.ratio(race.best('condensate'), 'condensate'):.1f} times less. {_paid_off(race)}"
         )
     trained = "; ".join(f"{name}: {x:.2f}" for name, x in taught.items())
     return (*sentences, f"Acceptance after as many optimiser steps, by what the model was trained on. {trained}.")
+
+
+def _paid_off(race: Race) -> str:
+    if race.break_even == float("inf"):
+        return "The training never pays off there."
+    return f"The training has paid off after {race.break_even:,.0f} effective samples of M^2."
 
 
 def _files(points: Sequence[Point]) -> tuple[str, ...]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.rng import check_seed
 from dmmc.core.scalars import check_count
+from dmmc.theory.actions import Action, declaration
+
+TRAJECTORIES = 16
+"""Trajectories of the posterior chain for an action that is cheap to evaluate."""
 
 MOST_UPDATES = 10_000
 """Most trajectories of the posterior chains of a batch, and most steps of each. More would never give a batch."""
@@ -26,8 +30,8 @@ class TrainingOptions:
         learning_rate: peak of the schedule (linear warm-up over 5 % of the budget, then a cosine to zero).
         average: share of the budget over which the weights are averaged (exponentially).
         trajectories: trajectories of the posterior chain that averages the targets. With 0 there is no such chain, and
-            the force of the action is evaluated once for each field of the ensemble, and not in every step: for actions
-            whose force is expensive.
+            the force of the action is evaluated once for each field of the ensemble, and not in every step. By default
+            16, or 0 for an action that declares itself costly.
         posterior_steps: integrator steps in each trajectory of the posterior chain.
         validation_every: number of steps between validation losses.
         checkpoint_seconds: least time between two checkpoints.
@@ -45,7 +49,7 @@ class TrainingOptions:
     fields_per_level: int = 1
     learning_rate: float = 5e-3
     average: float = 0.05
-    trajectories: int = 16
+    trajectories: int | None = None
     posterior_steps: int = 3
     validation_every: int = 100
     checkpoint_seconds: float = 30.0
@@ -57,7 +61,9 @@ class TrainingOptions:
             raise DmmcError("give the training budget either in steps or in minutes")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise DmmcError(f"the training budget must be positive and finite, got minutes={self.minutes}")
-        counts = {"levels": 1, "fields_per_level": 1, "posterior_steps": 1, "validation_every": 1, "trajectories": 0}
+        counts = {"levels": 1, "fields_per_level": 1, "posterior_steps": 1, "validation_every": 1}
+        if self.trajectories is not None:
+            counts["trajectories"] = 0
         most = {"posterior_steps": MOST_UPDATES, "trajectories": MOST_UPDATES}
         if self.steps is not None:
             counts["steps"] = 1
@@ -70,3 +76,10 @@ class TrainingOptions:
         if not self.checkpoint_seconds >= 0:
             raise DmmcError(f"checkpoint_seconds must not be negative, got {self.checkpoint_seconds}")
         check_seed(self.seed)
+
+    def for_action(self, action: Action | None) -> TrainingOptions:
+        """These options, with the default of ``trajectories`` that suits an action."""
+        if self.trajectories is not None:
+            return self
+        costly = action is not None and declaration(action).costly
+        return replace(self, trajectories=0 if costly else TRAJECTORIES)

@@ -118,6 +118,7 @@ def _fit(
     if len(phi) < MIN_ENSEMBLE:
         raise DmmcError(f"training needs an ensemble of at least {MIN_ENSEMBLE} configurations, got {len(phi)}")
     check_memory(options, lattice)
+    options = options.for_action(action)
     phi = phi.detach().to(device=device, dtype=model.dtype, copy=phi.is_inference())
     n_held = max(2, min(512, len(phi) // 20))
     ensemble = Fields(phi, forces).known_to(action, options.trajectories == 0)
@@ -125,7 +126,7 @@ def _fit(
     phi = trained.phi
 
     sampler = PosteriorSampler.measure(
-        model.reference, action, phi, options.trajectories, options.posterior_steps, trained.forces
+        model.reference, action, phi, options.trajectories or 0, options.posterior_steps, trained.forces
     )
     loss = denoising_loss if sampler.action is None else path_loss
     trainer = Trainer(trainable_copy(model.network), options, loss)

@@ -31,7 +31,7 @@ def train_rounds(
     least_ess: float = 0.3,
     minutes: float | None = None,
     steps: int | None = None,
-    trajectories: int = 16,
+    trajectories: int | None = None,
     network: str = "interaction",
     config: Mapping[str, Any] | None = None,
     symmetry: Asked = "auto",
@@ -61,7 +61,7 @@ def train_rounds(
         minutes: training budget of all rounds in minutes, their proposals not included; 5 without ``steps``.
         steps: training budget in optimiser steps instead, which is reproducible.
         trajectories: of the posterior chains that average the regression targets. With 0 the force of the action is
-            evaluated once for each field, for actions whose force is expensive.
+            evaluated once for each field. By default 16, or 0 for an action that declares itself costly.
         network: name of a registered network, for a new model.
         config: its configuration where it differs from the default, such as ``{"hidden1": 16, "hidden2": 8}``.
         symmetry: as for :func:`dmmc.studies.front.train`; only a symmetry of all actions is used.

@@ -93,6 +93,7 @@ def train(
     check_training(path, resume, overwrite)
     given = read_ensemble(ensemble, action)
     action, lattice = given.action, given.lattice
+    options = options.for_action(action)
     with stages("checks"):
         finding = find_symmetry(action, given.phi, symmetry)
         remarks = given.remarks(finding.symmetry, unchecked, say, "the ensemble")

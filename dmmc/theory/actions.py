@@ -14,6 +14,8 @@ attribute       type               meaning, and what holds without it
 ``hopping``     float              S is ``-hopping sum_x,mu phi(x) phi(x+mu)`` plus even functions of single sites
                                    (of ``|phi(x)|``, with components), which is what cluster updates need
 ``has_grad``    bool               whether ``grad`` may be called; without it, whether there is such a method
+``costly``      bool               whether S or its gradient takes far longer than those of a local theory, so that they
+                                   are to be evaluated as seldom as possible; False
 ==============  =================  ==================================================================================
 
 Optional methods serve people: ``label(dim)`` returns the name of the theory and its couplings as plain text;
@@ -76,6 +78,7 @@ class Declaration:
         hopping: coefficient of ``-sum phi(x) phi(x+mu)``, where the rest of S is even functions of single sites; None
             where the action does not say.
         has_grad: whether there is a gradient.
+        costly: whether evaluations are to be few.
     """
 
     components: int | None
@@ -84,6 +87,7 @@ class Declaration:
     minimum: Callable[[int], float]
     hopping: float | None
     has_grad: bool
+    costly: bool
 
 
 def declaration(action: Action) -> Declaration:
@@ -108,6 +112,7 @@ def declaration(action: Action) -> Declaration:
     hopping = getattr(action, "hopping", None)
     minimum = getattr(action, "minimum", 0.0)
     has_grad = getattr(action, "has_grad", callable(getattr(action, "grad", None)))
+    costly = getattr(action, "costly", False)
 
     def refuse(what: str, value: object, should: str) -> DmmcError:
         name = described.get("name", type(action).__name__)
@@ -127,8 +132,9 @@ def declaration(action: Action) -> Declaration:
         raise refuse("scale", scale, "a positive number")
     if hopping is not None and not is_finite(hopping):
         raise refuse("hopping", hopping, "a finite number, or None where nothing is said")
-    if not isinstance(has_grad, bool):
-        raise refuse("has_grad", has_grad, "True or False")
+    for what, value in (("has_grad", has_grad), ("costly", costly)):
+        if not isinstance(value, bool):
+            raise refuse(what, value, "True or False")
     if hopping is not None and symmetry == "none":
         raise refuse("hopping", hopping, 'None for an action of symmetry "none", since it means that S is even')
 
@@ -142,7 +148,8 @@ def declaration(action: Action) -> Declaration:
         checked_minimum(1)
     if hopping is not None:
         symmetry, hopping = "z2" if components is None else "o_n", float(hopping)
-    return Declaration(components, cast(Symmetry | None, symmetry), float(scale), checked_minimum, hopping, has_grad)
+    symmetry = cast(Symmetry | None, symmetry)
+    return Declaration(components, symmetry, float(scale), checked_minimum, hopping, has_grad, costly)
 
 
 def offered_observables(action: Action) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:

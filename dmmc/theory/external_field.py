@@ -63,6 +63,11 @@ class ExternalField:
         """Whether the theory without the external field has a gradient."""
         return declaration(self.action).has_grad
 
+    @property
+    def costly(self) -> bool:
+        """Whether the theory without the external field is."""
+        return declaration(self.action).costly
+
     def minimum(self, dim: int) -> float:
         """The value of the uniform field of least action in ``dim`` dimensions, to about 1e-8 of its size.
 

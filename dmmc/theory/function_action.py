@@ -23,8 +23,8 @@ class FunctionAction:
             other parameters.
         parameters: names and values that JSON can hold, recorded and compared likewise.
         gradient: maps ``(batch, *lattice)`` to the gradient, of the same shape; None if there is none.
-        components, symmetry, scale, minimum, hopping: declarations, as at the head of this module; by default nothing
-            is said.
+        components, symmetry, scale, minimum, hopping, costly: declarations, as at the head of
+            :mod:`dmmc.theory.actions`; by default nothing is said.
 
     Raises:
         DmmcError: if a declaration is impossible; on evaluation, if ``function`` returns another shape.
@@ -39,6 +39,7 @@ class FunctionAction:
     scale: float = field(default=1.0, kw_only=True)
     minimum: float | Callable[[int], float] = field(default=0.0, kw_only=True)
     hopping: float | None = field(default=None, kw_only=True)
+    costly: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         declaration(self)

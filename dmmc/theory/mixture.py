@@ -61,6 +61,11 @@ class Mixture:
         """Whether both actions have a gradient."""
         return declaration(self.start).has_grad and declaration(self.end).has_grad
 
+    @property
+    def costly(self) -> bool:
+        """Whether one of the actions is."""
+        return declaration(self.start).costly or declaration(self.end).costly
+
     def __call__(self, phi: Tensor) -> Tensor:
         return (1 - self.share) * self.start(phi) + self.share * self.end(phi)
 

@@ -40,6 +40,7 @@ def action(
     scale: float = 1.0,
     minimum: float | Callable[[int], float] = 0.0,
     hopping: float | None = None,
+    costly: bool = False,
     **parameters: Any,
 ) -> FunctionAction:
     """An action made of functions of your own.
@@ -63,8 +64,8 @@ def action(
             the fields of an ensemble alone.
         backend: what ``S`` and ``grad`` work with.
         name: what files and tables call the action; by default the name of the function ``S``.
-        components, symmetry, scale, minimum, hopping: declarations, as at the head of :mod:`dmmc.theory.actions`; by
-            default nothing is said.
+        components, symmetry, scale, minimum, hopping, costly: declarations, as at the head of
+            :mod:`dmmc.theory.actions`; by default nothing is said.
         parameters: couplings and the like, as values that JSON can hold. With the name they identify the action in
             files, which are refused for an action of another description. A Python function that has arguments of
             these names gets them; a C function gets all of them, as doubles in this order.
@@ -89,6 +90,7 @@ def action(
         "scale": scale,
         "minimum": minimum,
         "hopping": hopping,
+        "costly": costly,
     }
     if gradient is None and backend == "torch":
         return AutogradAction(function, name, tuple(parameters.items()), **declared)

@@ -64,8 +64,8 @@ def train_rounds(
     :func:`dmmc.studies.training.train`; a model ``init``; or with neither, on ``lattice``, a free field
     (:func:`dmmc.studies.rounds.annealing.free_start`). Then it goes from action to action, and stays at the last one
     until all rounds are done. The last round has half of the budget, and the others that are planned share the rest.
-    Where the force of the action is expensive, give ``TrainingOptions(trajectories=0)``: it is then evaluated once for
-    each different field of a round, and S twice at most for each proposal.
+    Where the action declares itself costly, or with ``TrainingOptions(trajectories=0)``, its force is evaluated once
+    for each different field of a round, and S twice at most for each proposal.
 
     Args:
         actions: the action that the model is for, or a path of actions that ends with it. With None it is that of the
@@ -118,6 +118,7 @@ def train_rounds(
         targets = (given.action,)
     if not targets:
         raise DmmcError("rounds weigh the proposals of the model with an action, and none is known; give it")
+    options = options.for_action(targets[-1])
     begin = Beginning.of(targets, given, init, lattice, symmetry)
     plan = plain(
         {
