@@ -48,10 +48,12 @@ class FlowProposal(Steppable):
         divergence: how the trace of the Jacobian is found; by default with the network's own formula.
         method: one of :data:`dmmc.proposals.runge_kutta.METHODS`: ``rk4``, or ``dopri5``, which at equal evaluations
             has the smaller error once that is small.
+        compiled: whether the integration runs as machine code (:meth:`dmmc.model.network.Network.transport`), with the
+            same numbers up to rounding; by default where the network has it.
 
     Raises:
-        DmmcError: if a number is not a positive integer, the method unknown, or the network has no formula for its
-            trace and no divergence is chosen.
+        DmmcError: if a number is not a positive integer, the method unknown, the network has no formula for its trace
+            and no divergence is chosen, or there is no machine code and it was asked for.
     """
 
     model: DiffusionModel
@@ -59,6 +61,7 @@ class FlowProposal(Steppable):
     chunk_sites: int | None = None
     divergence: Divergence = TRACTABLE
     method: str = "rk4"
+    compiled: bool | None = None
 
     def __post_init__(self) -> None:
         steps, single = schedule_of(self.n_steps), not isinstance(self.n_steps, (tuple, list))
@@ -67,6 +70,8 @@ class FlowProposal(Steppable):
         object.__setattr__(self, "chunk_sites", check_count(sites, "chunk_sites"))
         Integrator(steps, self.method)  # refuses an unknown method
         self.divergence.check(self.model.network)
+        if self.compiled and not self.machine_code:
+            raise DmmcError(ode.NOT_COMPILED)
 
     @property
     def lattice(self) -> Lattice:
@@ -111,16 +116,25 @@ class FlowProposal(Steppable):
     @property
     def chunk(self) -> int:
         """Fields in a chunk."""
-        return ode.chunk(self.model, self.chunk_sites)
+        return ode.chunk(self.model, self.chunk_sites, self.machine_code)
+
+    @property
+    def machine_code(self) -> bool:
+        if self.compiled is False or self.divergence != TRACTABLE:
+            return False
+        return self.model.network.transport() is not None
 
     def describe(self) -> dict[str, Any]:
         """Steps, chunk, divergence, method and the fingerprint of the model, on which the numbers of a proposal depend.
 
-        The default divergence, by the network's own formula, and the default method ``rk4`` are left out.
+        The default divergence, by the network's own formula, and the default method ``rk4`` are left out, and so is
+        arithmetic step by step.
         """
         chosen: dict[str, Any] = {} if self.divergence == TRACTABLE else {"divergence": self.divergence.describe()}
         if self.method != "rk4":
             chosen["method"] = self.method
+        if self.machine_code:  # its rounding is another one
+            chosen["compiled"] = True
         return {
             "name": "flow",
             "n_steps": self.n_steps if isinstance(self.n_steps, int) else list(self.n_steps),
@@ -181,7 +195,13 @@ class FlowProposal(Steppable):
     def denoise(self, latents: Tensor, levels: Sequence[float]) -> list[Tensor]:
         """The fields on the way from noise to sample: :func:`dmmc.proposals.ode.denoise` with these steps."""
         return ode.denoise(
-            self.model, latents, levels, n_steps=self.n_steps, method=self.method, chunk_sites=self.chunk_sites
+            self.model,
+            latents,
+            levels,
+            n_steps=self.n_steps,
+            method=self.method,
+            chunk_sites=self.chunk_sites,
+            compiled=self.machine_code,
         )
 
     @torch.no_grad()
@@ -254,8 +274,10 @@ class FlowProposal(Steppable):
         self, psi: Tensor, start: float, end: float, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """psi at level ``end`` from psi at level ``start``, and the change of its log density (0 without generator)."""
+        if self.machine_code:
+            return ode.carried(self.model, self.integrator, psi, start, end, generator is not None)
         trace = None if generator is None else self.divergence.along(self.model.network, len(psi), generator)
-        return self.integrator.integrate(ode.flow_velocity(self.model, psi, trace), psi, start, end)
+        return ode.step_by_step(self.model, self.integrator, psi, start, end, trace)
 
     def _way(self, psi: Tensor, start: float, end: float, traced: bool) -> tuple[Tensor, Tensor]:
         return self._integrate(psi, start, end, self._generator(None) if traced else None)

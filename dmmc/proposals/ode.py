@@ -15,13 +15,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dmmc.core.errors import DmmcError
 from dmmc.core.precision import without_autocast
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.transport import Stages
 from dmmc.proposals.divergence import Trace
 from dmmc.proposals.integrator import DEFAULT_STEPS, Integrator, Velocity, schedule_of
 
-CPU_SITES, ACCELERATOR_SITES = 1 << 15, 1 << 20
-"""Sites of the fields that are integrated at once: few enough for the cache of a CPU, enough to keep a GPU busy."""
+CPU_SITES, ACCELERATOR_SITES, COMPILED_SITES = 1 << 15, 1 << 20, 1 << 19
+"""Sites of the fields that are integrated at once: few enough for the cache of a CPU, enough to keep a GPU busy, or so
+many that each thread has some of the tiles of machine code, which stay in cache by themselves."""
+
+NOT_COMPILED = (
+    "there is no machine code for this flow: that is for the interaction network of scalar fields, with its own "
+    "divergence, on the CPU, and needs Numba (pip install numba); pass compiled=False"
+)
 
 
 def flow_velocity(model: DiffusionModel, like: Tensor, trace: Trace | None = None) -> Velocity:
@@ -42,7 +50,7 @@ def flow_velocity(model: DiffusionModel, like: Tensor, trace: Trace | None = Non
     @without_autocast()
     def velocity(psi: Tensor, level: float) -> tuple[Tensor, Tensor]:
         v = variance(model, level)
-        speed = 0.5 * (v + reference.v_offset) * reference.log_range  # 1/2 dv / d level
+        speed = rate(model, v)
         root = (c + v).sqrt()
         modes, level_v = (root * psi).unsqueeze(0), torch.full((1,), v, dtype=c.dtype, device=c.device)
         if trace is None:
@@ -59,14 +67,54 @@ def variance(model: DiffusionModel, level: float) -> float:
     return float(model.reference.variance(torch.tensor(within, dtype=torch.float64, device="cpu")))
 
 
+def rate(model: DiffusionModel, v: float) -> float:
+    """``1/2 dv / d level`` at a noise variance: the factor in front of the velocity."""
+    return 0.5 * (v + model.reference.v_offset) * model.reference.log_range
+
+
+def stages(model: DiffusionModel, integrator: Integrator, start: float, end: float) -> Stages:
+    """All steps of :meth:`dmmc.proposals.integrator.Integrator.integrate`, for machine code."""
+    table, steps = integrator.table, list(integrator.steps(start, end))
+    variances = tuple(tuple(variance(model, level + c * h) for c in table.c) for level, h in steps)
+    rates = tuple(tuple(rate(model, v) for v in row) for row in variances)
+    return Stages(table.a, table.b, tuple(h for _, h in steps), variances, rates)
+
+
 def sites_at_once(model: DiffusionModel) -> int:
     """The number of sites that suits the device of a model."""
     return CPU_SITES if model.device.type == "cpu" else ACCELERATOR_SITES
 
 
-def chunk(model: DiffusionModel, chunk_sites: int | None = None) -> int:
-    """How many fields make about ``chunk_sites`` sites, by default those that suit the device; at least 1."""
+def chunk(model: DiffusionModel, chunk_sites: int | None = None, machine_code: bool = False) -> int:
+    """How many fields make about ``chunk_sites`` sites, by default those that suit the device; at least 1.
+
+    Machine code makes its own tiles, so that for it the number does not matter as long as it is large.
+    """
+    if machine_code:
+        chunk_sites = COMPILED_SITES
     return max(1, (sites_at_once(model) if chunk_sites is None else chunk_sites) // model.lattice.n_numbers)
+
+
+def step_by_step(
+    model: DiffusionModel, integrator: Integrator, psi: Tensor, start: float, end: float, trace: Trace | None = None
+) -> tuple[Tensor, Tensor]:
+    """Modes of psi carried from one level to another, and the change of their log density, 0 without ``trace``."""
+    return integrator.integrate(flow_velocity(model, psi, trace), psi, start, end)
+
+
+def carried(
+    model: DiffusionModel, integrator: Integrator, psi: Tensor, start: float, end: float, traced: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The same in machine code, with the trace of the network's own formula if ``traced``.
+
+    Raises:
+        DmmcError: if the network has none.
+    """
+    transport = model.network.transport()
+    if transport is None:
+        raise DmmcError(NOT_COMPILED)
+    fields, change = transport(model.lattice.to_sites(psi), stages(model, integrator, start, end), traced)
+    return model.lattice.to_modes(fields), change
 
 
 @torch.no_grad()
@@ -78,6 +126,7 @@ def denoise(
     n_steps: int | tuple[int, ...] = DEFAULT_STEPS,
     method: str = "rk4",
     chunk_sites: int | None = None,
+    compiled: bool | None = None,
 ) -> list[Tensor]:
     """The fields ``phi_s`` on their way from noise to sample. No density is computed, so any network will do.
 
@@ -89,6 +138,7 @@ def denoise(
             :class:`dmmc.proposals.integrator.Integrator`.
         method: one of :data:`dmmc.proposals.runge_kutta.METHODS`.
         chunk_sites: fields are integrated in chunks of about this many sites; by default of as many as suit the device.
+        compiled: whether the integration runs as machine code; by default where the network has it.
 
     Returns:
         one tensor ``(n, *lattice)`` for each level.
@@ -99,12 +149,14 @@ def denoise(
     reference, lattice = model.reference, model.lattice
     integrator = Integrator(schedule_of(n_steps), method)
     parts: list[list[Tensor]] = [[] for _ in levels]
-    for latent in latents.split(chunk(model, chunk_sites)):
+    if compiled is None:
+        compiled = model.network.transport() is not None
+    for latent in latents.split(chunk(model, chunk_sites, compiled)):
         psi, at = lattice.to_modes(latent), 1.0
-        velocity = flow_velocity(model, psi)
         for fields, level in zip(parts, levels, strict=True):
             if level != at:
-                psi, _ = integrator.integrate(velocity, psi, at, level)
+                carry = carried if compiled else step_by_step
+                psi, _ = carry(model, integrator, psi, at, level)
                 at = level
             root = (reference.c(psi) + variance(model, level)).sqrt()
             fields.append(lattice.to_sites(root * psi) + reference.mean)

@@ -151,6 +151,10 @@ class Symmetrised(LatentProposal, Generic[BaseT_co]):
     def intervals(self: Symmetrised[SteppableT]) -> int:
         return self.base.intervals
 
+    @property
+    def machine_code(self: Symmetrised[SteppableT]) -> bool:
+        return self.base.machine_code
+
     def with_schedule(self: Symmetrised[SteppableT], schedule: tuple[int, ...]) -> Symmetrised[SteppableT]:
         return replace(self, base=self.base.with_schedule(schedule))
 
