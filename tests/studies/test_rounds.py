@@ -188,6 +188,15 @@ def test_from_a_few_configurations(tmp_path):
     assert not (tmp_path / "other.safetensors").exists()
 
 
+def test_a_round_of_few_effective_fields_is_remarked_on(tmp_path):
+    said = []
+    options, rounds = short(4), RoundOptions(1, 64, least_ess=0.5)
+    path = tmp_path / "model.safetensors"
+    train_rounds(ACTION, path, options, rounds, lattice=SQUARE, config=SIZE, say=said.append)
+    notes = [text for text in said if text.startswith("note: the proposals of this round are worth")]
+    assert 1 <= len(notes) <= len([text for text in said if text.startswith("round")])
+
+
 def test_two_sectors_are_kept(tmp_path):
     phi = GRID.draws(EVEN, 500)
     model = quiet(EVEN, tmp_path / "model.safetensors", short(60), RoundOptions(1, 256), ensemble=phi)
