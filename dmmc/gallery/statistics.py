@@ -46,8 +46,8 @@ from dmmc.theory.phi4 import Phi4
 
 ACTION = Phi4(kappa=0.27, lam=0.022)  # in the critical region: xi is 11 on 16 x 16
 
-NETWORK = {"hidden1": 16, "hidden2": 8, "filters": 4}
-"""A tenth of the operations of the default network, for nearly the same acceptance."""
+NETWORK = {"hidden1": 8, "hidden2": 8, "filters": 4}
+"""A twentieth of the operations of the default network, for nearly the same acceptance."""
 
 TRAJECTORIES = 4
 """Of the posterior chains that average the targets; a quarter of the default, so that more steps fit into the time."""

@@ -135,7 +135,7 @@ def test_from_none_to_an_exact_chain(tmp_path):
     """Two unequal wells, from a free field around zero: the chain of the model agrees with quadrature."""
     said = []
     path = tmp_path / "model.safetensors"
-    model = train_rounds(TILTED, path, short(500), RoundOptions(4, 1024), lattice=PAIR, config=SIZE, say=said.append)
+    model = train_rounds(TILTED, path, short(300), RoundOptions(4, 768), lattice=PAIR, config=SIZE, say=said.append)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert model.symmetry == "none" and not model.network.odd and model.action == TILTED.describe()
     rounds = model.history.rounds
@@ -143,7 +143,7 @@ def test_from_none_to_an_exact_chain(tmp_path):
     assert 0 < trained[0].share < 1 and (trained[-1].stage, trained[-1].share) == (0, 1.0)
     assert all(record.ess >= 0.3 for record in trained if record.share < 1)
     assert last.steps == last.fields == 0 and last.acceptance > 0.4
-    assert model.history.steps == sum(record.steps for record in trained) >= 400
+    assert model.history.steps == sum(record.steps for record in trained) >= 250
     assert rounds.plan["begins with"] == {"free field": free_start(TILTED).describe(), "lattice": [2]}
     assert any(text.startswith("round 1: ESS/N 0.") for text in said)
     fields = sum(record.fields for record in trained)
@@ -186,6 +186,15 @@ def test_from_a_few_configurations(tmp_path):
     with pytest.raises(MismatchError, match="should be 1"):
         quiet(Phi4(0.25, 0.2), tmp_path / "other.safetensors", ensemble=hmc_ensemble(ACTION, SQUARE.shape))
     assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_a_round_of_few_effective_fields_is_remarked_on(tmp_path):
+    said = []
+    options, rounds = short(4), RoundOptions(1, 64, least_ess=0.5)
+    path = tmp_path / "model.safetensors"
+    train_rounds(ACTION, path, options, rounds, lattice=SQUARE, config=SIZE, say=said.append)
+    notes = [text for text in said if text.startswith("note: the proposals of this round are worth")]
+    assert 1 <= len(notes) <= len([text for text in said if text.startswith("round")])
 
 
 def test_two_sectors_are_kept(tmp_path):

@@ -33,6 +33,9 @@ from dmmc.theory.descriptions import action_label
 from dmmc.theory.evaluation import stored_forces
 from dmmc.theory.sectors import magnetisation
 
+FEW = 50
+"""Effective fields of a round below which its training teaches little more than these few."""
+
 PIECE = 512
 """Proposals between two reports of progress."""
 
@@ -75,6 +78,11 @@ def all_rounds(
             )
         where = ", ".join(filter(None, action_label(step.action, model.lattice.dim)))
         say(f"round {len(records) + 1}: {_quality(record)} for {where}")
+        if record.ess * record.proposals < FEW:
+            say(
+                f"note: the proposals of this round are worth {record.ess * record.proposals:.0f} fields, which is few "
+                "to train on; take more proposals, a larger least_ess, or more configurations to begin with"
+            )
         model = _trained(model, step, record, begin.path, budget, rounds, state, stages, began)
 
 
