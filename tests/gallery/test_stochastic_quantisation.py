@@ -1,0 +1,105 @@
+"""The two equations of the exhibit, on a free field, where their steps are linear and every number is known."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dmmc.gallery import stochastic_quantisation
+from dmmc.gallery.exhibit import Request
+from dmmc.gallery.processes import Memory, backward, course, langevin, score, strength
+from dmmc.gallery.show import show
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.theory.evaluation import force
+from dmmc.theory.free_field import FreeField
+from dmmc.theory.lattice import Lattice
+from helpers import SIGMA, free_draws, free_reference, rng, z_scores
+
+FREE, LATTICE = FreeField(0.7), Lattice((6,))
+MODES = [(0,), (1,), (3,)]
+N = 4000
+
+
+def model():
+    """The model of a free field, which is exact before any training."""
+    config = {"filters": 2, "hidden1": 2, "hidden2": 2}
+    return DiffusionModel.untrained(free_reference(LATTICE), FREE, config=config, symmetry="z2").to_float64()
+
+
+def propagator():
+    return 1 / (LATTICE.orbit_phat2 + 0.49)
+
+
+def test_without_noise_the_score_is_minus_the_force():
+    phi = free_draws(free_reference(LATTICE), 20)
+    assert torch.allclose(score(model(), phi, 0.0), -force(FREE, phi), rtol=0, atol=1e-6)
+
+
+def test_the_diffusion_process_ends_in_the_theory():
+    """Each step maps the variance x of a mode to ``(1 - h / (C + v))^2 x + h``, which begins at ``C + v_max``."""
+    c, steps = propagator(), 200
+    snapshots = list(backward(model(), N, steps, rng()))
+    v = [x.variance for x in snapshots]
+    assert v[0] == pytest.approx(model().reference.v_max) and v[-1] == 0 and len(v) == steps + 1
+    expected, survives = [c + v[0]], []
+    for a, b in itertools.pairwise(v):
+        survives.append(1 - (a - b) / (c + a))
+        expected.append(survives[-1] ** 2 * expected[-1] + (a - b))
+    for k in (0, 60, 120, steps):
+        found = LATTICE.two_point(snapshots[k].phi)
+        assert float(z_scores(found, expected[k]).abs().max()) < SIGMA
+        # In a unit of time the noise has the variance g^2, and the drift is that of a Gaussian of variance C + v.
+        square = snapshots[k].noise ** 2
+        rms = (LATTICE.orbit_size * expected[k] / (c + v[k]) ** 2).sum() / LATTICE.volume
+        assert strength(snapshots[k].drift) == pytest.approx(square * math.sqrt(rms), rel=0.05)
+        assert square == pytest.approx((v[k] + model().reference.v_offset) * model().reference.log_range)
+    # The steps are small enough for the theory: 1 / C is at most 4.5, and a step changes v + v_offset by 3 %.
+    assert float((expected[-1] / c - 1).abs().max()) < 0.03
+    # And a mode is correlated with its own end by sqrt(C / (C + v)).
+    memory = course(iter(snapshots), LATTICE, MODES).memory(-1)
+    for k in (60, 120, 180):
+        slope = torch.stack(survives[k:]).prod(0)
+        exact = slope * (expected[k] / expected[-1]).sqrt()
+        assert torch.allclose(exact, (c / (c + v[k])).sqrt(), atol=0.02)
+        z = (torch.as_tensor(memory.correlation[k]) - exact[[0, 1, 3]]) / torch.as_tensor(memory.error[k])
+        assert float(z.abs().max()) < SIGMA
+
+
+def test_the_langevin_equation_forgets_at_the_rate_that_the_propagator_says():
+    c, h = propagator(), 0.02
+    phi = free_draws(free_reference(LATTICE), N)
+    found = course(langevin(FREE, LATTICE, phi, [0.2, 1.0], h, rng(3)), LATTICE, MODES)
+    assert found.time == (0.0, 0.2, 1.0) and found.noise == (math.sqrt(2),) * 3
+    # In equilibrium <(dS/dphi)^2> = <S''>: 2 + m^2.
+    assert found.drift[0] == pytest.approx(math.sqrt(2.49), rel=0.03)
+    memory = found.memory(0)
+    for k, steps in ((1, 10), (2, 50)):
+        survives = (1 - h / c) ** steps
+        var = c / (1 - h / (2 * c))  # in which the steps end, from C
+        exact = survives * (c / (var + survives**2 * (c - var))).sqrt()
+        z = (torch.as_tensor(memory.correlation[k]) - exact[[0, 1, 3]]) / torch.as_tensor(memory.error[k])
+        assert float(z.abs().max()) < SIGMA
+
+
+def test_the_error_of_a_correlation_is_its_scatter():
+    """200 times a correlation of 0.6 from 100 pairs, so that the error is known to 5 %."""
+    x, y = (torch.randn(200, 100, 1, generator=rng(seed), dtype=torch.float64) for seed in (1, 2))
+    pairs = [Memory.of(torch.stack([a, 0.6 * a + 0.8 * b]).to(torch.complex128), 0) for a, b in zip(x, y, strict=True)]
+    values = torch.tensor([float(pair.correlation[1, 0]) for pair in pairs])
+    errors = torch.tensor([float(pair.error[1, 0]) for pair in pairs])
+    assert float(values.std() / errors.mean()) == pytest.approx(1, abs=0.25)
+    assert float(errors.mean()) == pytest.approx(0.64 / 10, rel=0.1)
+
+
+def test_the_exhibit_makes_its_figures_and_numbers(tmp_path, monkeypatch):
+    small = replace(stochastic_quantisation.QUICK, extent=4, chains=16, draws=48, training=5, last=1.0, looks=5)
+    monkeypatch.setattr(stochastic_quantisation, "QUICK", small)
+    exhibit = stochastic_quantisation.EXHIBIT
+    shown = show(exhibit, Request(tmp_path / exhibit.name, tmp_path, quick=True, say=lambda _: None))
+    assert [figure.file for figure in shown.figures] == [f"{name}.png" for name in exhibit.figures]
+    assert "Langevin, no step" in shown.table
+    # The drift of the model has the size of the force where no noise is left, from the first training step on.
+    last = shown.numbers["diffusion"]["drift"][-1] / shown.numbers["diffusion"]["noise"][-1] ** 2
+    assert last == pytest.approx(shown.numbers["force"], rel=0.5)
