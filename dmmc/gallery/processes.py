@@ -10,8 +10,9 @@ at all times, and the reverse of the diffusion ``phi_v = phi_0 + sqrt(v) eps`` (
     drift = g^2 grad log p_v(phi),    noise = g,    g^2 = -dv/dtau.
 
 Here tau is ``1 - level`` of :class:`dmmc.model.reference.GaussianReference`, for which g falls almost exponentially, as
-in Wang, Aarts, Zhou, JHEP 05 (2024) 060. Both are followed by the steps of Euler and Maruyama, without an accept/reject
-step: these are not samplers, but processes to look at.
+in Wang, Aarts, Zhou, JHEP 05 (2024) 060. The first is followed by the steps of Euler and Maruyama, the second by
+:meth:`dmmc.model.diffusion_model.DiffusionModel.backward`; nothing is accepted or rejected. These are not samplers, but
+processes to look at.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmmc.core.rng import normal
 from dmmc.kernels.langevin import Langevin
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.theory.actions import Action
@@ -80,38 +80,22 @@ def langevin(
         yield Snapshot(time, 0.0, phi, -state.force, math.sqrt(2))
 
 
-@torch.no_grad()
 def backward(model: DiffusionModel, n: int, steps: int, generator: torch.Generator) -> Iterator[Snapshot]:
-    """Follow the reverse of the diffusion process of a model from pure noise, at equally spaced times tau.
+    """Follow the reverse of the diffusion process of a model from pure noise to the end, step by step.
 
     Args:
         model: the model, of one sector.
         n: number of fields.
-        steps: number of steps; there are ``steps + 1`` snapshots.
+        steps: number of steps, equal in tau; there is a snapshot before each, and one at the end.
         generator: random numbers.
     """
-    reference, lattice = model.reference, model.lattice
-    levels = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    variances = [float(v) for v in reference.variance(levels)]
-    white = lattice.to_modes(normal((n, *lattice.field_shape), generator))
-    phi = lattice.to_sites((reference.c(white) + variances[0]).sqrt() * white) + reference.mean
-    for k, v in enumerate(variances):
-        slope = score(model, phi, v)
+    reference = model.reference
+    times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    fields = model.backward(n, times.tolist(), "sde", n_steps=steps, generator=generator)
+    for time, v, phi in zip(times.tolist(), reference.variance(1 - times).tolist(), fields, strict=True):
         square = (v + reference.v_offset) * reference.log_range  # -dv/dtau
-        yield Snapshot(k / steps, v, phi, square * slope, math.sqrt(square))
-        if k < steps:
-            h = v - variances[k + 1]
-            phi = phi + h * slope + math.sqrt(h) * normal(phi.shape, generator)
-
-
-@torch.no_grad()
-def score(model: DiffusionModel, phi: Tensor, v: float) -> Tensor:
-    """The learned ``grad log p_v(phi) = -(C + v)^-1 phi - D N`` of fields ``(n, *lattice)`` with noise variance v."""
-    reference, lattice = model.reference, model.lattice
-    modes = lattice.to_modes(phi - reference.mean)
-    variance = torch.full((1,), v, dtype=model.dtype, device=model.device)
-    interaction = model.network(modes.to(model.dtype.to_complex()).unsqueeze(0), variance)[0].to(modes.dtype)
-    return lattice.to_sites(-modes / (reference.c(modes) + v) - interaction)
+        drift = square * model.score(phi, math.sqrt(v)).double()
+        yield Snapshot(time, v, phi.double(), drift, math.sqrt(square))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from dmmc.diagnostics.symbols import symbol
 from dmmc.gallery import stochastic_quantisation_figures as figures
 from dmmc.gallery.exhibit import Drawing, Exhibit, Findings, Request
 from dmmc.gallery.kept import kept_model, kept_run
-from dmmc.gallery.processes import Course, backward, course, geometric, langevin, score
+from dmmc.gallery.processes import Course, backward, course, geometric, langevin
 from dmmc.gallery.stochastic_quantisation_figures import Chain, Drift, Equations, StepError
 from dmmc.kernels.langevin import Langevin
 from dmmc.model.diffusion_model import DiffusionModel
@@ -60,7 +60,7 @@ Array = NDArray[np.float64]
 OBSERVABLES = ("phi2", "S_per_site")
 """Of which the error of the step is shown."""
 
-FIELDS = 4
+FIELDS = 8
 """Fields of the diffusion model for each number of steps, in units of those that follow the equations."""
 
 GROUPS = 16
@@ -104,11 +104,11 @@ class Size:
 
 FULL = Size(
     extent=16, chains=128, draws=240, training=400, fields=512, longest=0.05, last=200.0, looks=30, slow=40, fast=4,
-    denoising=96, steps=(0.0025, 0.005, 0.0075, 0.01, 0.0125), counts=(48, 64, 96, 128, 192)
+    denoising=96, steps=(0.0025, 0.005, 0.0075, 0.01, 0.0125), counts=(12, 16, 24, 32, 48)
 )  # fmt: skip
 QUICK = Size(
     extent=6, chains=32, draws=60, training=30, fields=64, longest=0.05, last=10.0, looks=12, slow=4, fast=1,
-    denoising=24, steps=(0.005, 0.01, 0.015), counts=(24, 32, 48)
+    denoising=24, steps=(0.005, 0.01, 0.015), counts=(8, 12, 16)
 )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def make(request: Request) -> Findings:
     }
     request.say("the two equations")
     equations = follow(model, phi, hmc, size, request)
-    drift = Drift(score(model, phi, 0.0).numpy().ravel(), -force(ACTION, phi).numpy().ravel())
+    drift = Drift(model.score(phi, 0.0).numpy().ravel(), -force(ACTION, phi).numpy().ravel())
     request.say("both equations with steps of several sizes")
     errors = step_errors(model, runs, chains, size, request)
     truth = {name: estimate(hmc.observables[name]) for name in ("M2", *OBSERVABLES)}
@@ -261,9 +261,8 @@ def step_errors(
 def end(model: DiffusionModel, steps: int, size: Size, request: Request) -> dict[str, Estimate]:
     """The observables of fields that a diffusion model makes in so many steps, with nothing accepted or rejected."""
     generator = rng.stream(request.child_seed("steps", steps), "noise")
-    n = GROUPS * (FIELDS * size.fields // GROUPS)
-    *_, last = backward(model, n, steps, generator)
-    measured = measure(last.phi, evaluate(ACTION, last.phi), model.lattice)
+    (phi,) = model.backward(GROUPS * (FIELDS * size.fields // GROUPS), n_steps=steps, generator=generator).double()
+    measured = measure(phi, evaluate(ACTION, phi), model.lattice)
     return {name: estimate(measured[name].view(GROUPS, -1).numpy()) for name in OBSERVABLES}
 
 
@@ -312,7 +311,7 @@ def text(
 
 EQUATIONS = (
     "The two equations as processes: the Langevin equation from white noise (left), and the diffusion model from its "
-    "noisiest level (right), with steps of Euler and Maruyama. Top: drift (root mean square over sites) and noise in a "
+    "noisiest level (right). Top: drift (root mean square over sites) and noise in a "
     "unit of time. The noise of the Langevin equation is the same for ever, and its drift settles where the two "
     "balance. In the diffusion model both fall together, and nothing is ever in balance. Below: phi^2 and M^2 on the "
     "way; the dashed lines are the HMC values. The Langevin equation settles the fast modes at once and M^2 last; the "
