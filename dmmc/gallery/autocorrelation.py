@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from dmmc.core.records import plain
 from dmmc.diagnostics import format_value
 from dmmc.diagnostics.symbols import symbol
-from dmmc.gallery import ensembles
+from dmmc.gallery import ensembles, models
 from dmmc.gallery.ensembles import KAPPAS, LAM, Phase
 from dmmc.gallery.exhibit import Drawing, Exhibit, Findings, Request
-from dmmc.gallery.kept import kept_model, kept_run
-from dmmc.model.options import TrainingOptions
+from dmmc.gallery.kept import kept_run
 from dmmc.pages.figures import make_panels
 from dmmc.pages.figures.autocorrelation import Curve, draw_panel
 from dmmc.pages.table import aligned
@@ -30,7 +29,6 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun
 from dmmc.studies.exactness.analysis import Agreement, BiasResult, agreement, biases, means
 from dmmc.studies.sampling import SampleOptions, sample
-from dmmc.studies.training import Sectors, train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,9 +42,6 @@ OBSERVABLES = ("M", "abs_M", "M2", "S_per_site")
 
 TRUTH, EXACT = "cluster", "diffusion"
 
-NETWORK = {"filters": 4, "hidden1": 8, "hidden2": 8}
-"""A small network: nearly as good as the default one, and twenty times cheaper."""
-
 FLOW_STEPS = 8
 
 REACH = 40
@@ -58,21 +53,19 @@ LARGEST_Z, SMALLEST_P = 3.5, 1e-3
 
 @dataclass(frozen=True)
 class Size:
-    """How long models are trained, and their chains run.
+    """How long the chains of the models are.
 
     Attributes:
-        training: optimiser steps in each phase.
         chains: chains of each model.
         draws: draws of each of them.
     """
 
-    training: Mapping[Phase, int]
     chains: int
     draws: int
 
 
-FULL = Size({"symmetric": 300, "critical": 800, "broken": 300}, chains=64, draws=120)
-QUICK = Size({"symmetric": 60, "critical": 60, "broken": 60}, chains=32, draws=48)
+FULL = Size(chains=64, draws=120)
+QUICK = Size(chains=32, draws=48)
 
 
 @dataclass(frozen=True)
@@ -121,32 +114,16 @@ def make(request: Request) -> Findings:
 
 def samplers(phase: Phase, request: Request) -> dict[str, StoredRun]:
     """The runs of a phase: HMC, clusters, and the exact chain of a model that is trained on another HMC ensemble."""
-    size = QUICK if request.quick else FULL
-    training = ensembles.ensemble(phase, "training", request)
-    sectors: Sectors = "two" if phase == "broken" else "one"
+    size, path = QUICK if request.quick else FULL, request.folder / f"{phase}.h5"
+    model = models.tractable(phase, request)
 
-    def train_it(resume: bool) -> None:
-        request.say(f"a model at kappa = {KAPPAS[phase]} ({phase})")
-        options = TrainingOptions(steps=size.training[phase], seed=request.child_seed(phase, "model"))
-        train(
-            training,
-            request.folder / f"{phase}.safetensors",
-            options,
-            config=NETWORK,
-            sectors=sectors,
-            resume=resume,
-            device=request.device,
-            say=request.say,
-        )
-
-    def sample_it(resume: bool) -> None:
+    def make_chain(resume: bool) -> None:
         request.say(f"the exact chain of the model at kappa = {KAPPAS[phase]} ({phase})")
         length = ChainOptions(size.draws, keep_every=0, seed=request.child_seed(phase, "chain"))
         options = SampleOptions(size.chains, run=length, flow_steps=FLOW_STEPS)
-        sample(model, request.folder / f"{phase}.h5", options, resume=resume, say=request.say)
+        sample(model, path, options, resume=resume, say=request.say)
 
-    model = kept_model(request.folder / f"{phase}.safetensors", train_it, request.device)
-    chain = kept_run(request.folder / f"{phase}.h5", sample_it)
+    chain = kept_run(path, make_chain)
     return {
         "HMC": ensembles.ensemble(phase, "test", request),
         TRUTH: ensembles.ensemble(phase, "cluster", request),
@@ -223,5 +200,5 @@ EXHIBIT = Exhibit(
     12,
     make,
     figures=("autocorrelation",),
-    files=tuple(f"{phase}.{kind}" for phase in PHASES for kind in ("safetensors", "h5")),
+    files=tuple(f"{phase}.h5" for phase in PHASES),
 )

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dmmc.gallery import autocorrelation, ensembles
-from dmmc.gallery.autocorrelation import EXACT, PHASES, TRUTH, compare, samplers, sign_changes
+from dmmc.gallery import autocorrelation, ensembles, models
+from dmmc.gallery.autocorrelation import EXACT, TRUTH, compare, samplers, sign_changes
 from dmmc.gallery.exhibit import Request
 from dmmc.gallery.show import show
 from helpers import SIGMA
@@ -19,8 +19,7 @@ def shown(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ensembles, "QUICK", replace(ensembles.QUICK, extent=4))
-        few = dict.fromkeys(PHASES, 10)
-        patch.setattr(autocorrelation, "QUICK", replace(autocorrelation.QUICK, training=few))
+        patch.setattr(models, "QUICK_STEPS", 10)
         request = Request(folder / "autocorrelation", folder, quick=True, say=lambda _: None)
         yield show(autocorrelation.EXHIBIT, request), request
 
