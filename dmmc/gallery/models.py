@@ -38,7 +38,7 @@ class Recipe:
     Attributes:
         network: its registered name.
         config: its configuration.
-        steps: optimiser steps in each phase.
+        steps: optimiser steps in each phase on 32 x 32.
         levels: fields in a step, each at its own noise level.
         learning_rate: peak of the schedule.
     """
@@ -50,7 +50,7 @@ class Recipe:
     learning_rate: float
 
 
-UNET = Recipe("unet", {"channels": 16}, {"symmetric": 600, "critical": 1200, "broken": 1200}, 32, 3e-3)
+UNET = Recipe("unet", {"channels": 16}, {"symmetric": 400, "critical": 1000, "broken": 1000}, 32, 1e-2)
 TRACTABLE = Recipe(
     "interaction",
     {"filters": 4, "hidden1": 8, "hidden2": 8},
@@ -61,26 +61,34 @@ TRACTABLE = Recipe(
 QUICK_STEPS = 60
 
 
-def unet(phase: Phase, request: Request) -> DiffusionModel:
-    """The paper's model of a phase, of fields of both signs; it has no tractable density and no action."""
-    fields = torch.from_numpy(ensembles.ensemble(phase, "training", request).cfgs())
-    return _kept(UNET, phase, request, torch.cat([fields, -fields]))
+def unet(phase: Phase, request: Request, extent: int | None = None, steps: int | None = None) -> DiffusionModel:
+    """The paper's model of a phase, of fields of both signs; it has no tractable density and no action.
+
+    Args:
+        phase: which kappa.
+        request: of the exhibit that asks.
+        extent: of a lattice that is not 32 x 32, as in :func:`dmmc.gallery.ensembles.ensemble`.
+        steps: of the training, where they differ from the recipe; the quick version has its own.
+    """
+    fields = torch.from_numpy(ensembles.ensemble(phase, "training", request, extent).cfgs())
+    return _kept(UNET, phase, request, torch.cat([fields, -fields]), extent, steps)
 
 
-def tractable(phase: Phase, request: Request) -> DiffusionModel:
-    """The package's model of a phase: in the broken phase of one sector, which is mirrored."""
-    return _kept(TRACTABLE, phase, request, ensembles.ensemble(phase, "training", request))
+def tractable(phase: Phase, request: Request, extent: int | None = None) -> DiffusionModel:
+    """The package's model of a phase: in the broken phase of one sector, which is mirrored. As :func:`unet`."""
+    return _kept(TRACTABLE, phase, request, ensembles.ensemble(phase, "training", request, extent), extent, None)
 
 
-def _kept(recipe: Recipe, phase: Phase, request: Request, source: Any) -> DiffusionModel:
-    size = "x".join(map(str, ensembles.lattice(request).shape))
-    path = request.gallery / FOLDER / f"{phase}-{size}-seed{request.seed}-{recipe.network}.safetensors"
-    steps = QUICK_STEPS if request.quick else recipe.steps[phase]
+def _kept(
+    recipe: Recipe, phase: Phase, request: Request, source: Any, extent: int | None, steps: int | None
+) -> DiffusionModel:
+    path = request.gallery / FOLDER / f"{ensembles.stem(phase, request, extent)}-{recipe.network}.safetensors"
+    steps = QUICK_STEPS if request.quick else recipe.steps[phase] if steps is None else steps
     options = TrainingOptions(
         steps=steps,
         levels=recipe.levels,
         learning_rate=recipe.learning_rate,
-        seed=child_seed(request.seed, "gallery", FOLDER, phase, recipe.network),
+        seed=child_seed(request.seed, "gallery", FOLDER, phase, recipe.network, *(() if extent is None else (extent,))),
     )
 
     def make(resume: bool) -> None:
