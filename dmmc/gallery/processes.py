@@ -34,6 +34,9 @@ from dmmc.theory.lattice import Lattice
 
 Array = NDArray[np.float64]
 
+LEAST = 4
+"""Fewest steps of the Langevin equation between two times at which one looks, so that short times are resolved."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -71,7 +74,7 @@ def langevin(
     phi, now = phi.double(), 0.0
     yield Snapshot(0.0, 0.0, phi, -force(action, phi), math.sqrt(2))
     for time in times:
-        steps = math.ceil((time - now) / longest)
+        steps = max(LEAST, math.ceil((time - now) / longest))
         kernel = Langevin(action, lattice, (time - now) / steps, adjusted=False, allow_inexact=True)
         state = kernel.start(phi, generator)
         for _ in range(steps):

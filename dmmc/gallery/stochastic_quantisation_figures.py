@@ -260,4 +260,6 @@ def _steps(ax: Any, errors: StepError, truth: Estimate, name: str) -> None:
     ax.errorbar(left, exact.value, exact.error, label=f"with a Metropolis step: {exact}", **points(style(1)) | large)
     ax.axhspan(truth.value - truth.error, truth.value + truth.error, color="0.7", alpha=0.5, linewidth=0, label="HMC")
     ax.set_ylabel(symbol(name).math)
-    ax.legend(frameon=False, fontsize=8, loc="best")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.45 * (high - low))  # room for the legend
+    ax.legend(frameon=False, fontsize=8, loc="upper right")
