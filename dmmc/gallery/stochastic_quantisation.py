@@ -311,11 +311,11 @@ def text(
 
 EQUATIONS = (
     "The two equations as processes: the Langevin equation from white noise (left), and the diffusion model from its "
-    "noisiest level (right). Top: drift (root mean square over sites) and noise in a "
-    "unit of time. The noise of the Langevin equation is the same for ever, and its drift settles where the two "
-    "balance. In the diffusion model both fall together, and nothing is ever in balance. Below: phi^2 and M^2 on the "
-    "way; the dashed lines are the HMC values, which the Langevin equation misses by the error of its steps. It settles "
-    "the fast modes at once and M^2 last; the diffusion model has M^2 right before phi^2."
+    "noisiest level (right). Top: drift (root mean square over sites) and noise in a unit of time. The noise of the "
+    "Langevin equation is the same for ever, and its drift settles where the two balance. In the diffusion model both "
+    "fall together, and nothing is ever in balance. Below: phi^2 and M^2 on the way; the dashed lines are the HMC "
+    "values, which the Langevin equation misses by the error of its steps. It settles the fast modes at once and M^2 "
+    "last; the diffusion model has M^2 right before phi^2."
 )
 DRIFT = (
     "Left: size of the learned score against the noise that is left. At first it only removes noise (dotted), at the "
