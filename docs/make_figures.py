@@ -396,20 +396,15 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
 }
 
 
-def shrink(source: Path, target: Path) -> None:
-    """Save a picture with few colours, and so a palette: a third of the size."""
-    with Image.open(source) as picture:
-        small = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    small.save(target, optimize=True)
-
-
 def make(out: Path, folder: Path) -> None:
     """Draw all figures and print the verdicts that the text quotes."""
     runs = Runs(folder)
     for name, draw in FIGURES.items():
         path = out / f"{name}.png"
         figures.save(draw(runs), path)
-        shrink(path, path)
+        with Image.open(path) as picture:  # few colours, so a palette: a third of the size
+            small = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        small.save(path, optimize=True)
         print(out / f"{name}.png", flush=True)
     for name in MODELS:
         for verdict in runs.verdicts(name):
