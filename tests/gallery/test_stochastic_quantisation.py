@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dmmc.gallery import ensembles, models, stochastic_quantisation
+from dmmc.gallery import stochastic_quantisation
 from dmmc.gallery.exhibit import Request
 from dmmc.gallery.processes import Memory, backward, course, langevin, strength
 from dmmc.gallery.show import show
@@ -82,10 +82,8 @@ def test_the_error_of_a_correlation_is_its_scatter():
 
 
 def test_the_exhibit_makes_its_figures_and_numbers(tmp_path, monkeypatch):
-    small = replace(stochastic_quantisation.QUICK, chains=16, draws=48, last=1.0, looks=5)
+    small = replace(stochastic_quantisation.QUICK, extent=4, chains=16, draws=48, training=5, last=1.0, looks=5)
     monkeypatch.setattr(stochastic_quantisation, "QUICK", small)
-    monkeypatch.setattr(ensembles, "QUICK", replace(ensembles.QUICK, extent=4))
-    monkeypatch.setattr(models, "QUICK_STEPS", 5)
     exhibit = stochastic_quantisation.EXHIBIT
     shown = show(exhibit, Request(tmp_path / exhibit.name, tmp_path, quick=True, say=lambda _: None))
     assert [figure.file for figure in shown.figures] == [f"{name}.png" for name in exhibit.figures]
