@@ -93,14 +93,15 @@ def make(request: Request) -> Findings:
     """Make the exhibit."""
     runs = {phase: samplers(phase, request) for phase in PHASES}
     results = {phase: compare(KAPPAS[phase], of_phase) for phase, of_phase in runs.items()}
-    z = max(abs(bias.z) for result in results.values() for bias in result.biases[EXACT].values())
+    all_z = [abs(bias.z) for result in results.values() for bias in result.biases[EXACT].values()]
+    z = max(all_z)
     chi2, dof = (sum(getattr(result.agreement, name) for result in results.values()) for name in ("chi2", "dof"))
     p_value = float(scipy.stats.chi2.sf(chi2, dof))
     agree = z < LARGEST_Z and p_value > SMALLEST_P
     broken = results["broken"]
     text = (
-        f"Exact chains against clusters: the largest of {dof} differences is {z:.1f} standard errors, and chi^2 of all "
-        f"together is {chi2:.1f} at {dof} degrees of freedom, p = {p_value:.2g}.",
+        f"Exact chains against clusters: the largest of {len(all_z)} differences is {z:.1f} standard errors, and chi^2 "
+        f"of all together is {chi2:.1f} at {dof} degrees of freedom, p = {p_value:.2g}.",
         "In the critical region tau_int of M is "
         + ", ".join(f"{format_value(*tau)} ({name})" for name, tau in results["critical"].tau["M"].items())
         + " draws.",

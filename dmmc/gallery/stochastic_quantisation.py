@@ -32,7 +32,7 @@ from dmmc.model.options import TrainingOptions
 from dmmc.pages.table import aligned
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun
-from dmmc.studies.chain import run_chain
+from dmmc.studies.chain import WARM_UP, run_chain
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.training import train
@@ -132,11 +132,11 @@ def make(request: Request) -> Findings:
     errors = step_errors(model, runs, chains, size, request)
     truth = {name: estimate(hmc.observables[name]) for name in ("M2", *OBSERVABLES)}
     drawings = (
-        Drawing("equations", figures.equations(equations, truth), EQUATIONS),
-        Drawing("drift", figures.drift(drift, equations.diffusion), DRIFT),
-        Drawing("memory", figures.memory(equations), MEMORY),
-        Drawing("chains", figures.chains(chains), CHAINS),
-        Drawing("step_size", figures.step_size(errors, truth), STEP_SIZE),
+        Drawing("equations", figures.equations(equations, truth), figures.EQUATIONS),
+        Drawing("drift", figures.drift(drift, equations.diffusion), figures.DRIFT),
+        Drawing("memory", figures.memory(equations), figures.MEMORY),
+        Drawing("chains", figures.chains(chains), figures.CHAINS),
+        Drawing("step_size", figures.step_size(errors, truth), figures.STEP_SIZE),
     )
     numbers = {
         "drift_error": drift.error,
@@ -173,9 +173,12 @@ class Runs:
         options = EnsembleOptions(
             chains=size.chains, run=ChainOptions(size.draws, keep_every=12, seed=self.request.child_seed("hmc"))
         )
-        return kept_run(
-            path, lambda resume: make_ensemble(ACTION, self.lattice, path, options, resume=resume, say=self.request.say)
-        )
+
+        def make(resume: bool) -> None:
+            device = self.request.device
+            make_ensemble(ACTION, self.lattice, path, options, resume=resume, device=device, say=self.request.say)
+
+        return kept_run(path, make)
 
     def model(self) -> DiffusionModel:
         """The diffusion model."""
@@ -184,9 +187,18 @@ class Runs:
 
         def make(resume: bool) -> None:
             self.request.say("training a model")
-            train(self.hmc(), path, options, config=NETWORK, sectors="one", resume=resume, say=self.request.say)
+            train(
+                self.hmc(),
+                path,
+                options,
+                config=NETWORK,
+                sectors="one",
+                resume=resume,
+                device=self.request.device,
+                say=self.request.say,
+            )
 
-        return kept_model(path, make)
+        return kept_model(path, make, self.request.device)
 
     def diffusion(self) -> StoredRun:
         """The exact chain of the model."""
@@ -209,10 +221,18 @@ class Runs:
     def _langevin(self, name: str, kernel: Langevin, steps_per_draw: int) -> StoredRun:
         path, size = self.request.folder / f"{name}.h5", self.size
         options = ChainOptions(size.draws, steps_per_draw, keep_every=0, seed=self.request.child_seed(name))
-        discard = 60 * steps_per_draw
 
         def make(resume: bool) -> None:
-            run_chain(kernel, path, options, chains=size.chains, discard=discard, resume=resume, say=self.request.say)
+            run_chain(
+                kernel,
+                path,
+                options,
+                chains=size.chains,
+                discard=WARM_UP * steps_per_draw,
+                resume=resume,
+                device=self.request.device,
+                say=self.request.say,
+            )
 
         return kept_run(path, make)
 
@@ -261,7 +281,9 @@ def step_errors(
 def end(model: DiffusionModel, steps: int, size: Size, request: Request) -> dict[str, Estimate]:
     """The observables of fields that a diffusion model makes in so many steps, with nothing accepted or rejected."""
     generator = rng.stream(request.child_seed("steps", steps), "noise")
-    (phi,) = model.backward(GROUPS * (FIELDS * size.fields // GROUPS), n_steps=steps, generator=generator).double()
+    (phi,) = (
+        model.backward(GROUPS * (FIELDS * size.fields // GROUPS), n_steps=steps, generator=generator).double().cpu()
+    )
     measured = measure(phi, evaluate(ACTION, phi), model.lattice)
     return {name: estimate(measured[name].view(GROUPS, -1).numpy()) for name in OBSERVABLES}
 
@@ -308,36 +330,6 @@ def text(
         f"Forces, or evaluations of the network, for an independent M^2: {costs}.",
     )
 
-
-EQUATIONS = (
-    "The two equations as processes: the Langevin equation from white noise (left), and the diffusion model from its "
-    "noisiest level (right). Top: drift (root mean square over sites) and noise in a unit of time. The noise of the "
-    "Langevin equation is the same for ever, and its drift settles where the two balance. In the diffusion model both "
-    "fall together, and nothing is ever in balance. Below: phi^2 and M^2 on the way; the dashed lines are the HMC "
-    "values, which the Langevin equation misses by the error of its steps. It settles the fast modes at once and M^2 "
-    "last; the diffusion model has M^2 right before phi^2."
-)
-DRIFT = (
-    "Left: size of the learned score against the noise that is left. At first it only removes noise (dotted), at the "
-    "end it is the force of the action (dashed). Right: the score at v = 0 against the force, for single sites of HMC "
-    "fields."
-)
-MEMORY = (
-    "Left: correlation of a mode of the Langevin equation, begun in equilibrium, with its own value at the start. It "
-    "falls like 1 - t/C(p) at first, for every action, and never below the line exp(-t/C). Right: correlation of a "
-    "mode of the diffusion model with the same mode of the finished field, while the noise falls. For a perfect model "
-    "it is the line, for every action: a mode is decided when v falls below its C(p), slow modes first."
-)
-CHAINS = (
-    "Autocorrelation functions of chains with a Metropolis step. The lag is counted in evaluations of the force of the "
-    "action or of the network, of which the latter cost more. The legend gives tau_int in the same units."
-)
-STEP_SIZE = (
-    "Left: the Langevin equation with a kernel in Fourier space and no Metropolis step, against the step h, with the "
-    "straight line that takes h to zero. Right: the diffusion model in so many steps, with nothing accepted or "
-    "rejected. The error of the steps vanishes in the limit, that of the model does not. The chains with a Metropolis "
-    "step (left of zero) are right at the steps that they have. Grey: HMC."
-)
 
 EXHIBIT = Exhibit(
     "stochastic-quantisation",

@@ -26,6 +26,37 @@ DOTS = 3000
 """Sites that are drawn in a scatter plot."""
 
 
+EQUATIONS = (
+    "The two equations as processes: the Langevin equation from white noise (left), and the diffusion model from its "
+    "noisiest level (right). Top: drift (root mean square over sites) and noise in a unit of time. The noise of the "
+    "Langevin equation is the same for ever, and its drift settles where the two balance. In the diffusion model both "
+    "fall together, and nothing is ever in balance. Below: phi^2 and M^2 on the way; the dashed lines are the HMC "
+    "values, which the Langevin equation misses by the error of its steps. It settles the fast modes at once and M^2 "
+    "last; the diffusion model has M^2 right before phi^2."
+)
+DRIFT = (
+    "Left: size of the learned score against the noise that is left. At first it only removes noise (dotted), at the "
+    "end it is the force of the action (dashed). Right: the score at v = 0 against the force, for single sites of HMC "
+    "fields."
+)
+MEMORY = (
+    "Left: correlation of a mode of the Langevin equation, begun in equilibrium, with its own value at the start. It "
+    "falls like 1 - t/C(p) at first, for every action, and never below the line exp(-t/C). Right: correlation of a "
+    "mode of the diffusion model with the same mode of the finished field, while the noise falls. For a perfect model "
+    "it is the line, for every action: a mode is decided when v falls below its C(p), slow modes first."
+)
+CHAINS = (
+    "Autocorrelation functions of chains with a Metropolis step. The lag is counted in evaluations of the force of the "
+    "action or of the network, of which the latter cost more. The legend gives tau_int in the same units."
+)
+STEP_SIZE = (
+    "Left: the Langevin equation with a kernel in Fourier space and no Metropolis step, against the step h, with the "
+    "straight line that takes h to zero. Right: the diffusion model in so many steps, with nothing accepted or "
+    "rejected. The error of the steps vanishes in the limit, that of the model does not. The chains with a Metropolis "
+    "step (left of zero) are right at the steps that they have. Grey: HMC."
+)
+
+
 @dataclass(frozen=True)
 class Equations:
     """The two equations as processes, on one theory.
