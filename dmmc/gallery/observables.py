@@ -318,7 +318,7 @@ EXHIBIT = Exhibit(
     "observables",
     "Observables from six samplers in three phases, and which of them survive ten times the statistics",
     "Wang, Aarts, Zhou, JHEP 05 (2024) 060, tables of observables",
-    40,
+    12,
     make,
     figures=("observables",),
     files=tuple(

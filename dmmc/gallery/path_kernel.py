@@ -162,7 +162,7 @@ EXHIBIT = Exhibit(
     "path-kernel",
     "A U-Net made exact: acceptance of the paths of its reverse process",
     "beyond Wang, Aarts, Zhou, JHEP 05 (2024) 060; weights of paths: Sohl-Dickstein et al., 1503.03585",
-    20,
+    10,
     make,
     figures=("acceptance",),
     files=tuple(
