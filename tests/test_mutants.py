@@ -1045,7 +1045,7 @@ MUTANTS = {
         Lattice, "orbit_mean", instead(half_of_the_modes), two_point_function_of_a_free_field
     ),
     "every ensemble fits its action": Mutant(
-        ensemble, "_z", instead(lambda *_: 0.0), fields_of_another_normalisation_are_refused
+        ensemble, "in_errors", instead(lambda *_: 0.0), fields_of_another_normalisation_are_refused
     ),
     "every symmetry is believed": Mutant(
         symmetry,
