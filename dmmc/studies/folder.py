@@ -152,7 +152,7 @@ class Folder:
         if differing:
             raise MismatchError(
                 f"{self.path} holds another {self.what}: {'; '.join(differing)}; use the same options, another --out, "
-                "or --overwrite in place of --resume"
+                "or --overwrite alone"
             )
 
 

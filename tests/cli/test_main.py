@@ -209,7 +209,7 @@ def test_a_terminal_that_cannot_show_a_name_is_no_failure(tmp_path, monkeypatch)
 
 def test_what_resume_does_is_said_for_each_command(monkeypatch, capsys):
     said = {command: re.search(r"--resume +(.*)", help_of(command, monkeypatch, capsys)) for command in cli.COMMANDS}
-    without = {"import", "export", "report", "check-action", "quickstart"}
+    without = {"import", "export", "report", "check-action", "gallery", "quickstart"}
     assert {command for command, text in said.items() if text is None} == without
     assert [command for command, text in said.items() if text and "extend a finished chain" in text[1]] == [
         "ensemble", "sample"
