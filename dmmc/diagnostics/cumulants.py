@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -152,5 +151,3 @@ def _coinciding(parts: Partition) -> Counter[Partition]:
         sums[tuple(power for power, _ in known)] += m
     return sums
 
-
-__all__ = ["HIGHEST", "cumulant", "cumulants_of_moments", "k_statistic", "noised_cumulants"]
