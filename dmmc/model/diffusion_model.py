@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.core.records import Record
+from dmmc.core.rng import signs, stream
 from dmmc.core.version import VERSION
+from dmmc.model import backward
 from dmmc.model import foreign as _foreign  # noqa: F401 - registers networks of other codes
 from dmmc.model import interaction as _interaction  # noqa: F401 - registers the network of the package
+from dmmc.model import unet as _unet  # noqa: F401 - registers the U-Net
 from dmmc.model.file import read_tensors, write_tensors
 from dmmc.model.history import TrainingHistory
 from dmmc.model.network import (
@@ -230,6 +233,61 @@ class DiffusionModel:
     def to_float64(self) -> DiffusionModel:
         """A copy that computes in float64."""
         return replace(self, network=copy.deepcopy(self.network).double())
+
+    def score(self, phi: Tensor, sigma: float | Tensor) -> Tensor:
+        """The score ``grad log p`` of noisy fields ``phi_s = phi_0 + sigma eps``, as the network has learned it.
+
+        With ``sigma = 0`` it is the learned force ``-grad S``. The expected field is ``phi + sigma^2 score``. Of a
+        two-sector model it is the score of the sector M > 0 alone.
+
+        Args:
+            phi: noisy fields ``(n, *lattice)``.
+            sigma: standard deviation of their noise, one number or one for each field ``(n,)``, from 0 to
+                ``sqrt(reference.v_max)``.
+
+        Returns:
+            the score, like ``phi``.
+
+        Raises:
+            DmmcError: if ``phi`` is not finite fields on the model's lattice, or sigma is out of its range.
+        """
+        return backward.score(self.network, phi, sigma)
+
+    def backward(
+        self,
+        n: int,
+        times: Sequence[float] = (1.0,),
+        kind: backward.Kind = "sde",
+        *,
+        n_steps: int = backward.DEFAULT_STEPS,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Fields on their way from noise to sample, by the learned reverse process.
+
+        **They are not exact**, even at time 1: the errors of the network and of the steps are in them, and there is
+        no density with which to correct for them. For exact fields see :func:`dmmc.studies.sampling.sample`; for what
+        the kinds are, :mod:`dmmc.model.backward`.
+
+        Args:
+            n: number of fields.
+            times: times tau in rising order, where denoising begins at 0 and ends at 1, as in Wang, Aarts, Zhou, JHEP
+                05 (2024) 060. The noise level is ``1 - tau``, and its standard deviation
+                ``reference.variance(1 - tau)**0.5``.
+            kind: ``sde``, ``predictor-corrector`` or ``ode``.
+            n_steps: steps from time 0 to 1; between two times as many as belong there, rounded up.
+            generator: random numbers; by default those of a fixed seed. All kinds begin at the same fields.
+
+        Returns:
+            ``(len(times), n, *lattice)``; the fields of a two-sector model have random signs.
+
+        Raises:
+            DmmcError: if the times do not rise from 0 to at most 1, the kind is unknown, or a number is out of range.
+        """
+        generator = stream(0, "backward", device=self.device) if generator is None else generator
+        fields = backward.backward(self.network, n, times, kind, n_steps, generator)
+        if not self.two_sector:
+            return fields
+        return fields * signs((n, *(1,) * len(self.lattice.field_shape)), generator, fields.dtype, fields.device)
 
     def known_action(self) -> Action | None:
         """The action, if one is registered under the name in its description."""
