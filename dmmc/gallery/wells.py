@@ -1,0 +1,164 @@
+"""The toy models of the gallery: single and double well, their models, and how far these are from the truth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmmc.gallery.exhibit import Request
+from dmmc.gallery.one_number import flow_of, trained
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.options import TrainingOptions
+from dmmc.runs.run import StoredRun
+from dmmc.theory.one_site import OneSite
+from dmmc.theory.phi4 import Phi4
+
+COUPLING = 0.4
+WELLS = {"single well": 1.0, "double well": -1.0}
+"""``mu^2`` of each, in ``S = mu^2/2 phi^2 + g/4! phi^4`` with g = 0.4: the toy models of 2309.17082."""
+
+V_OFFSET = 0.3
+"""Noise variance below which little changes: about a quarter of the variance within a well of either theory."""
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A well, the model of it, and what was made with the model.
+
+    Attributes:
+        name: of the well.
+        theory: the exact solution.
+        model: the model.
+        generated: fields ``(n,)`` of the reverse process by kind, not exact.
+        chain: of the exact Metropolis chain.
+    """
+
+    name: str
+    theory: OneSite
+    model: DiffusionModel
+    generated: dict[str, Tensor]
+    chain: StoredRun
+
+    @property
+    def mass2(self) -> float:
+        """``mu^2``."""
+        return WELLS[self.name]
+
+    @property
+    def fields(self) -> NDArray[np.float64]:
+        """Fields ``(n,)`` of the exact chain."""
+        return self.chain.cfgs().ravel()
+
+
+@dataclass(frozen=True)
+class ScoreError:
+    """The error of the learned score.
+
+    Attributes:
+        tau: time, 0 at the prior and 1 at the target.
+        v: variance of the noise.
+        error: ``|s_model - s| / |s|``, where ``|f|^2 = int p_v f^2``.
+        gaussian: the same of the Gaussian reference, from which training starts.
+    """
+
+    tau: float
+    v: float
+    error: float
+    gaussian: float
+
+
+@dataclass(frozen=True)
+class DensityError:
+    """How the density q of the model's flow, unadjusted, differs from p.
+
+    Attributes:
+        norm: ``int q``.
+        total_variation: ``1/2 int |q - p|``: at most so much is any probability wrong.
+        kl: ``int p ln(p / q)``.
+        ess: effective fraction of weighted proposals, ``1 / int p^2 / q``.
+        acceptance: of the independence chain, ``int int min(p(x) q(y), p(y) q(x))``.
+    """
+
+    norm: float
+    total_variation: float
+    kl: float
+    ess: float
+    acceptance: float
+
+
+def well(mass2: float, coupling: float = COUPLING) -> OneSite:
+    """``S = mass2/2 phi^2 + coupling/4! phi^4`` on one site.
+
+    There every neighbour is the site itself, so that it is phi^4 theory with ``lam = coupling/24`` and
+    ``2 kappa = 1 - 2 lam - mass2/2``.
+    """
+    lam = coupling / 24
+    return OneSite(Phi4(kappa=0.5 * (1 - 2 * lam - 0.5 * mass2), lam=lam))
+
+
+def model_of(name: str, request: Request) -> DiffusionModel:
+    """The model of a well, trained or read."""
+    options = TrainingOptions(
+        steps=200 if request.quick else 3000,
+        fields_per_level=32 if request.quick else 256,
+        learning_rate=0.1,  # the output is linear in the weights
+        average=0.2,
+        trajectories=2,
+        seed=request.child_seed(name, "training"),
+    )
+    return trained(well(WELLS[name]), request.folder / model_file(name), options, request, V_OFFSET)
+
+
+def model_file(name: str) -> str:
+    """The name of the file of a model."""
+    return f"{name.replace(' ', '-')}.safetensors"
+
+
+def variance(model: DiffusionModel, tau: float) -> float:
+    """The variance of the noise at time tau."""
+    return float(model.reference.variance(torch.tensor(1 - tau, dtype=torch.float64)))
+
+
+def where(theory: OneSite, v: float, n: int = 1001) -> Tensor:
+    """Values of the field ``(n,)`` beyond which the density with noise of variance v vanishes."""
+    end = math.hypot(float(theory.grid[-1]), 6 * math.sqrt(v))
+    return torch.linspace(-end, end, n, dtype=torch.float64)
+
+
+def learned_score(model: DiffusionModel, phi: Tensor, v: float) -> Tensor:
+    """The score of a model at values ``(n,)``."""
+    return model.score(phi.view(-1, 1), math.sqrt(v)).flatten()
+
+
+def score_error(theory: OneSite, model: DiffusionModel, tau: float) -> ScoreError:
+    """The learned score at time tau against that of the numerical convolution."""
+    v = variance(model, tau)
+    phi = where(theory, v)
+    log_p, exact = theory.noised(phi, v)
+    p = log_p.exp()
+
+    def relative(score: Tensor) -> float:
+        return float(((p * (score - exact).square()).sum() / (p * exact.square()).sum()).sqrt())
+
+    gaussian = -phi / (float(model.reference.propagator[0]) + v)
+    return ScoreError(tau, v, relative(learned_score(model, phi, v)), relative(gaussian))
+
+
+def density_error(theory: OneSite, model: DiffusionModel) -> DensityError:
+    """The density of the flow against the exact one, by quadrature."""
+    phi = where(theory, 0.0)
+    cell = float(phi[1] - phi[0])
+    log_p, log_q = theory.log_density(phi), flow_of(model).log_q(phi.view(-1, 1))
+    p, q = log_p.exp() * cell, log_q.exp() * cell
+    return DensityError(
+        norm=float(q.sum()),
+        total_variation=float(0.5 * (q - p).abs().sum()),
+        kl=float((p * (log_p - log_q)).sum()),
+        ess=1 / float((p * (log_p - log_q).exp()).sum()),
+        acceptance=float(torch.minimum(p.outer(q), q.outer(p)).sum()),
+    )
