@@ -74,7 +74,9 @@ class OneNumberNetwork(Network):
         return scale * (per_level + reference.v_offset).rsqrt() * self.lattice.to_modes(f)
 
 
-def trained(theory: OneSite, path: Path, options: TrainingOptions, request: Request, v_offset: float) -> DiffusionModel:
+def trained(
+    theory: OneSite, path: Path, options: TrainingOptions, request: Request, *, v_max: float, v_offset: float
+) -> DiffusionModel:
     """The model of a symmetric theory of one number, trained on its quantiles and its force.
 
     Args:
@@ -82,6 +84,7 @@ def trained(theory: OneSite, path: Path, options: TrainingOptions, request: Requ
         path: the model file.
         options: of the training.
         request: of the exhibit.
+        v_max: noise variance of the prior.
         v_offset: noise variance below which nothing changes, about the square of the width of a well.
     """
     u = (torch.arange(ENSEMBLE, dtype=torch.float64) + 0.5) / ENSEMBLE
@@ -91,7 +94,7 @@ def trained(theory: OneSite, path: Path, options: TrainingOptions, request: Requ
     def make(resume: bool) -> None:
         request.say(f"training {path.stem} for {options.steps} steps")
         reference = GaussianReference.measure(phi, theory.lattice, action=theory.action)
-        reference = replace(reference, v_offset=v_offset)
+        reference = replace(reference, v_max=v_max, v_offset=v_offset)
         start = DiffusionModel.untrained(reference, theory.action, "one-number")
         checkpoint = checkpoint_of(path)
         fit(start, theory.action, phi, options, checkpoint=checkpoint, resume=resume).save(path)

@@ -72,7 +72,8 @@ def _scores(toys: Sequence[Toy], scores: dict[str, list[ScoreError]]) -> Figure:
             v = variance(toy.model, tau)
             left.plot(phi, toy.theory.noised(phi, v)[1], **EXACT)
             left.plot(phi, learned_score(toy.model, phi, v), color=colour, linewidth=1.2, label=f"{tau:g}")
-        left.set(xlabel="$\\phi$", ylabel="score", title=_label(toy))
+        left.set(xlabel="$\\phi$", ylabel="score")
+        left.set_title(_label(toy), fontsize=10)
         left.legend(title="$\\tau$", frameon=False, fontsize=8, title_fontsize=9)
         taus = [one.tau for one in scores[toy.name]]
         right.plot(taus, [one.error for one in scores[toy.name]], "o-", color=COLOURS[0], markersize=3.5, label="learned")
@@ -96,7 +97,8 @@ def _actions(toys: Sequence[Toy]) -> Figure:
             action = torch.cat([torch.zeros(1, dtype=action.dtype), action])
             ax.plot(phi, exact - exact.min(), **EXACT)
             ax.plot(phi, action - action.min(), color=colour, linewidth=1.2, label=f"{tau:g}")
-        ax.set(xlabel="$\\phi$", ylabel="$S_\\tau(\\phi)$ less its minimum", title=_label(toy), ylim=(-0.3, 10))
+        ax.set(xlabel="$\\phi$", ylabel="$S_\\tau(\\phi)$ less its minimum", ylim=(-0.3, 10))
+        ax.set_title(_label(toy), fontsize=10)
         ax.legend(title="$\\tau$", frameon=False, fontsize=8, title_fontsize=9, loc="upper center")
     return figure
 
@@ -125,7 +127,8 @@ def _densities(toys: Sequence[Toy]) -> Figure:
             below.errorbar(centre[enough], (density / exact)[enough], (error / exact)[enough], **look)
         below.axhline(1, color="0.75", linewidth=4, zorder=0)
         below.set(xlabel="$\\phi$", ylabel="ratio to exact", ylim=(0.8, 1.2))
-        above.set(ylabel="density", title=_label(toy), ylim=(0, None))
+        above.set(ylabel="density", ylim=(0, None))
+        above.set_title(_label(toy), fontsize=10)
         above.legend(frameon=False, fontsize=8)
     return figure
 

@@ -22,6 +22,9 @@ COUPLING = 0.4
 WELLS = {"single well": 1.0, "double well": -1.0}
 """``mu^2`` of each, in ``S = mu^2/2 phi^2 + g/4! phi^4`` with g = 0.4: the toy models of 2309.17082."""
 
+V_MAX = 100.0
+"""Noise variance of the prior, in which both wells drown: its action is nearly constant on them."""
+
 V_OFFSET = 0.3
 """Noise variance below which little changes: about a quarter of the variance within a well of either theory."""
 
@@ -111,7 +114,7 @@ def model_of(name: str, request: Request) -> DiffusionModel:
         trajectories=2,
         seed=request.child_seed(name, "training"),
     )
-    return trained(well(WELLS[name]), request.folder / model_file(name), options, request, V_OFFSET)
+    return trained(well(WELLS[name]), request.folder / model_file(name), options, request, v_max=V_MAX, v_offset=V_OFFSET)
 
 
 def model_file(name: str) -> str:
