@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.scalars import check_count
@@ -102,9 +102,7 @@ def _estimator(order: int, n: int) -> Callable[..., float]:
         weights[powers] += coefficient * n ** len(powers) / math.perm(n, parts)  # type: ignore[assignment]
 
     def estimate(*means: float) -> float:
-        return math.fsum(
-            weight * math.prod(means[power - 1] for power in powers) for powers, weight in weights.items()
-        )
+        return math.fsum(weight * math.prod(means[power - 1] for power in powers) for powers, weight in weights.items())
 
     return estimate
 
@@ -150,4 +148,3 @@ def _coinciding(parts: Partition) -> Counter[Partition]:
     for known, m in blocks.items():
         sums[tuple(power for power, _ in known)] += m
     return sums
-

@@ -11,25 +11,16 @@ from torch import Tensor, nn
 
 from dmmc.core.rng import permutation, stream
 from dmmc.gallery.exhibit import Request
-from dmmc.gallery.kept import kept_model
+from dmmc.gallery.few_numbers import fitted
 from dmmc.model import splines
-from dmmc.model.checkpoint import remove_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.network import Network, refuse_context, register_network
 from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference, wiener
-from dmmc.model.training import fit
-from dmmc.proposals.base import Steppable
-from dmmc.proposals.divergence import BruteForce
-from dmmc.proposals.of_model import flow_proposal
-from dmmc.studies.resumption import checkpoint_of
 from dmmc.theory.one_site import OneSite
 
 ENSEMBLE = 100_000
 """Fields of a training ensemble."""
-
-FLOW_STEPS = 42
-"""Steps of the probability flow: six in each interval between two knots of the network."""
 
 
 @register_network("one-number")
@@ -90,19 +81,7 @@ def trained(
     u = (torch.arange(ENSEMBLE, dtype=torch.float64) + 0.5) / ENSEMBLE
     order = permutation(ENSEMBLE, stream(options.seed, "order of the quantiles"))
     phi = theory.quantiles(u)[order].float()
-
-    def make(resume: bool) -> None:
-        request.say(f"training {path.stem} for {options.steps} steps")
-        reference = GaussianReference.measure(phi, theory.lattice, action=theory.action)
-        reference = replace(reference, v_max=v_max, v_offset=v_offset)
-        start = DiffusionModel.untrained(reference, theory.action, "one-number")
-        checkpoint = checkpoint_of(path)
-        fit(start, theory.action, phi, options, checkpoint=checkpoint, resume=resume).save(path)
-        remove_checkpoint(checkpoint)
-
-    return kept_model(path, make, request.device)
-
-
-def flow_of(model: DiffusionModel) -> Steppable:
-    """The probability flow of a model of one number, in float64 and with the exact derivative."""
-    return flow_proposal(model.to_float64(), FLOW_STEPS, divergence=BruteForce())
+    reference = GaussianReference.measure(phi, theory.lattice, action=theory.action)
+    reference = replace(reference, v_max=v_max, v_offset=v_offset)
+    start = DiffusionModel.untrained(reference, theory.action, "one-number")
+    return fitted(path, start, theory.action, phi, options, request)

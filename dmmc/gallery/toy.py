@@ -8,8 +8,8 @@ from dmmc.core.rng import stream
 from dmmc.diagnostics import Estimate, gamma_method
 from dmmc.gallery import toy_figures
 from dmmc.gallery.exhibit import Exhibit, Findings, Request
+from dmmc.gallery.few_numbers import flow_of
 from dmmc.gallery.kept import kept_run
-from dmmc.gallery.one_number import flow_of
 from dmmc.gallery.wells import WELLS, Toy, density_error, model_file, model_of, score_error, well
 from dmmc.kernels.independence import Independence
 from dmmc.model.backward import Kind
@@ -21,6 +21,7 @@ KINDS: tuple[Kind, ...] = ("ode", "sde")
 
 CHAINS = 64
 """Parallel exact chains."""
+
 
 @dataclass(frozen=True)
 class Size:

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dmmc.gallery.distances import ScoreError
 from dmmc.gallery.exhibit import Drawing
-from dmmc.gallery.one_number import flow_of
-from dmmc.gallery.wells import ScoreError, Toy, learned_score, variance, where
+from dmmc.gallery.few_numbers import flow_of
+from dmmc.gallery.wells import Toy, learned_score, variance, where
 from dmmc.pages.figures import make_panels
 from dmmc.pages.styles import COLOURS, MARKERS
 
@@ -76,7 +77,9 @@ def _scores(toys: Sequence[Toy], scores: dict[str, list[ScoreError]]) -> Figure:
         left.set_title(_label(toy), fontsize=10)
         left.legend(title="$\\tau$", frameon=False, fontsize=8, title_fontsize=9)
         taus = [one.tau for one in scores[toy.name]]
-        right.plot(taus, [one.error for one in scores[toy.name]], "o-", color=COLOURS[0], markersize=3.5, label="learned")
+        right.plot(
+            taus, [one.error for one in scores[toy.name]], "o-", color=COLOURS[0], markersize=3.5, label="learned"
+        )
         right.plot(
             taus, [one.gaussian for one in scores[toy.name]], "--", color=COLOURS[1], linewidth=1.2, label="Gaussian"
         )

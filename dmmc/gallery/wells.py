@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dmmc.gallery.distances import DensityError, ScoreError, relative_error
 from dmmc.gallery.exhibit import Request
-from dmmc.gallery.one_number import flow_of, trained
+from dmmc.gallery.few_numbers import flow_of
+from dmmc.gallery.one_number import trained
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.options import TrainingOptions
 from dmmc.runs.run import StoredRun
@@ -58,42 +60,6 @@ class Toy:
         return self.chain.cfgs().ravel()
 
 
-@dataclass(frozen=True)
-class ScoreError:
-    """The error of the learned score.
-
-    Attributes:
-        tau: time, 0 at the prior and 1 at the target.
-        v: variance of the noise.
-        error: ``|s_model - s| / |s|``, where ``|f|^2 = int p_v f^2``.
-        gaussian: the same of the Gaussian reference, from which training starts.
-    """
-
-    tau: float
-    v: float
-    error: float
-    gaussian: float
-
-
-@dataclass(frozen=True)
-class DensityError:
-    """How the density q of the model's flow, unadjusted, differs from p.
-
-    Attributes:
-        norm: ``int q``.
-        total_variation: ``1/2 int |q - p|``: at most so much is any probability wrong.
-        kl: ``int p ln(p / q)``.
-        ess: effective fraction of weighted proposals, ``1 / int p^2 / q``.
-        acceptance: of the independence chain, ``int int min(p(x) q(y), p(y) q(x))``.
-    """
-
-    norm: float
-    total_variation: float
-    kl: float
-    ess: float
-    acceptance: float
-
-
 def well(mass2: float, coupling: float = COUPLING) -> OneSite:
     """``S = mass2/2 phi^2 + coupling/4! phi^4`` on one site.
 
@@ -114,7 +80,9 @@ def model_of(name: str, request: Request) -> DiffusionModel:
         trajectories=2,
         seed=request.child_seed(name, "training"),
     )
-    return trained(well(WELLS[name]), request.folder / model_file(name), options, request, v_max=V_MAX, v_offset=V_OFFSET)
+    return trained(
+        well(WELLS[name]), request.folder / model_file(name), options, request, v_max=V_MAX, v_offset=V_OFFSET
+    )
 
 
 def model_file(name: str) -> str:
@@ -143,25 +111,13 @@ def score_error(theory: OneSite, model: DiffusionModel, tau: float) -> ScoreErro
     v = variance(model, tau)
     phi = where(theory, v)
     log_p, exact = theory.noised(phi, v)
-    p = log_p.exp()
-
-    def relative(score: Tensor) -> float:
-        return float(((p * (score - exact).square()).sum() / (p * exact.square()).sum()).sqrt())
-
     gaussian = -phi / (float(model.reference.propagator[0]) + v)
-    return ScoreError(tau, v, relative(learned_score(model, phi, v)), relative(gaussian))
+    learned = learned_score(model, phi, v)
+    return ScoreError(tau, v, relative_error(log_p, exact, learned), relative_error(log_p, exact, gaussian))
 
 
 def density_error(theory: OneSite, model: DiffusionModel) -> DensityError:
-    """The density of the flow against the exact one, by quadrature."""
+    """The density of the flow against the exact one."""
     phi = where(theory, 0.0)
-    cell = float(phi[1] - phi[0])
-    log_p, log_q = theory.log_density(phi), flow_of(model).log_q(phi.view(-1, 1))
-    p, q = log_p.exp() * cell, log_q.exp() * cell
-    return DensityError(
-        norm=float(q.sum()),
-        total_variation=float(0.5 * (q - p).abs().sum()),
-        kl=float((p * (log_p - log_q)).sum()),
-        ess=1 / float((p * (log_p - log_q).exp()).sum()),
-        acceptance=float(torch.minimum(p.outer(q), q.outer(p)).sum()),
-    )
+    log_q = flow_of(model).log_q(phi.view(-1, 1))
+    return DensityError.of(theory.log_density(phi), log_q, float(phi[1] - phi[0]))
