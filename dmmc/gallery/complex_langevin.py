@@ -80,8 +80,8 @@ class Size:
     draws_within: int
 
 
-FULL = Size(4096, 40, 100, 3000, 256, 128_000, 500)
-QUICK = Size(512, 8, 8, 150, 32, 6_400, 32)
+FULL = Size(4096, 40, 100, 3000, 256, 64_000, 250)
+QUICK = Size(256, 8, 8, 150, 32, 3_200, 32)
 
 
 class _Measured(Protocol):
@@ -224,10 +224,10 @@ def make(request: Request) -> Findings:
     outside = float((quartic.proposed[:, 1].abs() > edge(LAM)).double().mean())
     text = (
         f"Gaussian model, where P(x, y) is known: the learned score is off by at most {worst:.1e} of its size at any "
-        f"time, the density of the flow by {density.total_variation:.1e} in total variation, and the effective fraction "
-        f"of weighted proposals is {density.ess:.4f}.",
-        f"Quartic model, where P is not known and nothing can put the model right: {100 * outside:.2g} % of its fields lie "
-        f"outside of the strip |y| < {edge(LAM):.4f} that complex Langevin dynamics never leaves.",
+        f"time, the density of the flow by {density.total_variation:.1e} in total variation, and the effective "
+        f"fraction of weighted proposals is {density.ess:.4f}.",
+        f"Quartic model, where P is not known and nothing can put the model right: {100 * outside:.2g} % of its fields "
+        f"lie outside of the strip |y| < {edge(LAM):.4f} that complex Langevin dynamics never leaves.",
     )
     numbers = {
         "gaussian": {"scores": scores, "density": density, "averages": gaussian.averages},

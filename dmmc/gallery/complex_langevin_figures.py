@@ -33,23 +33,24 @@ def drawings(gaussian: Learned, quartic: Learned, scores: Sequence[ScoreError]) 
         Drawing(
             "gaussian",
             _gaussian(gaussian, scores),
-            "The Gaussian model, whose P(x, y) is known. Left: contours of P (grey, broad) and of the density of the flow, "
-            "at 0.5, 0.1, 0.02 and 0.004 of the maximum, with fields of the model. Middle: the score at tau = 1 as a "
-            "vector field, exact (grey, broad) and learned. Right: relative error of the learned score at each time, "
-            "and that of the Gaussian reference, whose two components are independent and alike.",
+            "The Gaussian model, whose P(x, y) is known. Left: contours of P (grey, broad) and of the density of the "
+            "flow, at 0.5, 0.1, 0.02 and 0.004 of the maximum, with fields of the model. Middle: the score at tau = 1 "
+            "as a vector field, exact (grey, broad) and learned. Right: relative error of the learned score at each "
+            "time, and that of the Gaussian reference, whose two components are independent and alike.",
         ),
         Drawing(
             "quartic",
             _quartic(quartic),
             "The quartic model, whose P(x, y) is not known. Above: the fields of complex Langevin dynamics, and the "
             "density that the model has learned from them; broken lines: the strip that the dynamics never leaves. "
-            "Below: the drift of the Langevin equation, which is no gradient, and the learned score, which is one.",
+            "Below: the drift of the Langevin equation, which is not the gradient of anything, and the learned score, "
+            "which stands for the gradient of ln P.",
         ),
         Drawing(
             "moments",
             _moments([gaussian, quartic]),
-            "Deviations of averages from the integrals over the complex weight, and from zero for L O, which vanishes in "
-            "any law that the Langevin equation leaves alone. Weights and Metropolis steps are possible where P is "
+            "Deviations of averages from the integrals over the complex weight, and from zero for L O, which vanishes "
+            "in any law that the Langevin equation leaves alone. Weights and Metropolis steps are possible where P is "
             "known, on the left, and put the model right there.",
         ),
     )

@@ -1,7 +1,7 @@
 """Complex Langevin dynamics of one degree of freedom: what is known exactly of its two best known models.
 
-``S = sigma_0 z^2 / 2 + lam z^4 / 4`` with complex ``sigma_0 = A + i B``. Without a quartic term complex Langevin dynamics
-samples a Gaussian (Aarts, J. High Energy Phys. 08 (2013) 117 [1306.3075])
+``S = sigma_0 z^2 / 2 + lam z^4 / 4`` with complex ``sigma_0 = A + i B``. Without a quartic term complex Langevin
+dynamics samples a Gaussian (Aarts, Giudice, Seiler, Ann. Phys. 337 (2013) 238, 1306.3075)
 
     P(x, y) = exp(-alpha x^2 - beta y^2 - 2 gamma x y) / Z,    alpha = A,  beta = A (1 + 2 A^2 / B^2),  gamma = A^2 / B,
 

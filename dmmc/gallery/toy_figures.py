@@ -34,10 +34,10 @@ def drawings(toys: Sequence[Toy], scores: dict[str, list[ScoreError]]) -> tuple[
         Drawing(
             "scores",
             _scores(toys, scores),
-            "Left: the learned score (coloured) on top of the exact one (grey, broad), which is the force of the theory "
-            "smeared by the noise, from the prior (tau = 0) to the theory (tau = 1). Right: the relative error of the "
-            "learned score at each time, weighted by the density, and that of the Gaussian reference alone, from which "
-            "training starts.",
+            "Left: the learned score (coloured) on top of the exact one (grey, broad), which is the force of the "
+            "theory smeared by the noise, from the prior (tau = 0) to the theory (tau = 1). Right: the relative error "
+            "of the learned score at each time, weighted by the density, and that of the Gaussian reference alone, "
+            "from which training starts.",
         ),
         Drawing(
             "actions",
@@ -48,9 +48,9 @@ def drawings(toys: Sequence[Toy], scores: dict[str, list[ScoreError]]) -> tuple[
         Drawing(
             "densities",
             _densities(toys),
-            "Above: fields that the learned process generates, by its ordinary and by its stochastic equation, and those "
-            "of the exact chain, beside the exact density (grey, broad) and the density of the flow, which is computed. "
-            "Below: ratios to the exact density. The chain is right whatever the flow does.",
+            "Above: fields that the learned process generates, by its ordinary and by its stochastic equation, and "
+            "those of the exact chain, beside the exact density (grey, broad) and the density of the flow, which is "
+            "computed. Below: ratios to the exact density. The chain is right whatever the flow does.",
         ),
     )
 

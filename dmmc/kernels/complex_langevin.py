@@ -5,9 +5,9 @@ Acta Phys. Austr. Suppl. 25 (1983) 251), where with real noise
 
     dx = K_x dt + sqrt(2) dw,    dy = K_y dt,    K_x + i K_y = -dS/dz    at z = x + i y.
 
-It samples a real distribution P(x, y) that nobody knows beforehand. If P falls off fast enough, averages of holomorphic
-observables over it are those of the complex weight, ``<O(x + i y)>_P = int dx O exp(-S) / Z`` (Aarts, Seiler, Stamatescu,
-Phys. Rev. D 81 (2010) 054508). With no P to put into it there is no Metropolis step.
+It samples a real distribution P(x, y) that nobody knows beforehand. If P falls off fast enough, averages of
+holomorphic observables over it are those of the complex weight, ``<O(x + i y)>_P = int dx O exp(-S) / Z`` (Aarts,
+Seiler, Stamatescu, Phys. Rev. D 81 (2010) 054508). With no P to put into it there is no Metropolis step.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def sampled(action, h, time, n, seed=1):
 
 @pytest.mark.parametrize("h", [0.3, 0.1])
 def test_steps_of_a_gaussian_have_the_covariance_of_their_recursion(h):
-    # phi' = M phi + noise in x alone: the stationary covariance solves Sigma = M Sigma M^T + noise. With A = 1 the start
-    # is forgotten by exp(-20).
+    # phi' = M phi + noise in x alone: the stationary covariance solves Sigma = M Sigma M^T + noise. The start
+    # is forgotten: exp(-20), with A = 1.
     a, b = SIGMA0.real, SIGMA0.imag
     m = np.eye(2) - h * np.array([[a, -b], [b, a]])
     wanted = torch.from_numpy(solve_discrete_lyapunov(m, np.diag([2 * h, 0.0])))
