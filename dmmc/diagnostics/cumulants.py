@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -97,9 +97,9 @@ def _estimator(order: int, n: int) -> Callable[..., float]:
     """The k-statistic as a function of the means of the powers."""
     if n < order:
         raise DmmcError(f"a k-statistic of order {order} needs at least {order} draws, got {n}")
-    weights: Counter[Partition] = Counter()
+    weights: defaultdict[Partition, float] = defaultdict(float)
     for powers, parts, coefficient in _terms(order):
-        weights[powers] += coefficient * n ** len(powers) / math.perm(n, parts)  # type: ignore[assignment]
+        weights[powers] += coefficient * n ** len(powers) / math.perm(n, parts)
 
     def estimate(*means: float) -> float:
         return math.fsum(weight * math.prod(means[power - 1] for power in powers) for powers, weight in weights.items())

@@ -85,14 +85,13 @@ def _quartic(one: Learned) -> Figure:
     strip = edge(one.lam)
     ends = (2.2, 1.25 * strip)
     figure, axes = make_panels(10, 6.4, 2, 2, sharex=True, sharey=True)
-    bins = [np.linspace(-end, end, POINTS) for end in ends]
-    counts = np.histogram2d(*one.data.numpy().T, bins)[0] / len(one.data)
-    cell = float(np.prod([edges[1] - edges[0] for edges in bins]))
+    bins = [np.linspace(-end, end, POINTS).tolist() for end in ends]
+    counts = np.histogram2d(one.data[:, 0].numpy(), one.data[:, 1].numpy(), bins, density=True)[0]
     phi = square(ends, POINTS)
     q = _values(flow_of(one.model).log_q(phi.unsqueeze(2)).exp())
-    top = max(float((counts / cell).max()), float(q.max()))
+    top = max(float(counts.max()), float(q.max()))
     look: dict[str, Any] = {"vmin": 0, "vmax": top, "cmap": "Blues", "shading": "auto", "rasterized": True}
-    axes[0].pcolormesh(*bins, counts.T / cell, **look)
+    axes[0].pcolormesh(*bins, counts.T, **look)
     axes[0].set_title("complex Langevin", fontsize=10)
     shown = axes[1].pcolormesh(*_grid(phi), q, **look)
     axes[1].set_title("density of the model", fontsize=10)

@@ -10,7 +10,7 @@ from dmmc.gallery import toy_figures
 from dmmc.gallery.exhibit import Exhibit, Findings, Request
 from dmmc.gallery.few_numbers import flow_of
 from dmmc.gallery.kept import kept_run
-from dmmc.gallery.wells import WELLS, Toy, density_error, model_file, model_of, score_error, well
+from dmmc.gallery.wells import WELLS, Toy, density_error, model_of, score_error, well
 from dmmc.kernels.independence import Independence
 from dmmc.model.backward import Kind
 from dmmc.runs.chain import ChainOptions
@@ -128,5 +128,5 @@ EXHIBIT = Exhibit(
     4,
     make,
     figures=("scores", "actions", "densities"),
-    files=(*map(model_file, WELLS), *map(_chain_file, WELLS)),
+    files=tuple(map(_chain_file, WELLS)),
 )

@@ -38,6 +38,7 @@ class TwoNumbersNetwork(Network):
     """
 
     odd = True
+    scales: Tensor
 
     def __init__(
         self, reference: GaussianReference, scales: Sequence[float] = (1.0, 1.0), width: int = 32, knots: int = 10

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dmmc.core.rng import child_seed
 from dmmc.gallery.distances import DensityError, ScoreError, relative_error
 from dmmc.gallery.exhibit import Request
 from dmmc.gallery.few_numbers import flow_of
@@ -71,23 +72,18 @@ def well(mass2: float, coupling: float = COUPLING) -> OneSite:
 
 
 def model_of(name: str, request: Request) -> DiffusionModel:
-    """The model of a well, trained or read."""
+    """The model of a well, trained or read; exhibits share it in the folder ``models`` of the gallery."""
     options = TrainingOptions(
         steps=200 if request.quick else 3000,
         fields_per_level=32 if request.quick else 256,
         learning_rate=0.1,  # the output is linear in the weights
         average=0.2,
         trajectories=2,
-        seed=request.child_seed(name, "training"),
+        seed=child_seed(request.seed, "gallery", "models", name),
     )
-    return trained(
-        well(WELLS[name]), request.folder / model_file(name), options, request, v_max=V_MAX, v_offset=V_OFFSET
-    )
-
-
-def model_file(name: str) -> str:
-    """The name of the file of a model."""
-    return f"{name.replace(' ', '-')}.safetensors"
+    size = "-quick" if request.quick else ""
+    path = request.gallery / "models" / f"{name.replace(' ', '-')}{size}-seed{request.seed}.safetensors"
+    return trained(well(WELLS[name]), path, options, request, v_max=V_MAX, v_offset=V_OFFSET)
 
 
 def variance(model: DiffusionModel, tau: float) -> float:
