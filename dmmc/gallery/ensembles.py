@@ -52,9 +52,10 @@ def size(request: Request) -> Size:
     return QUICK if request.quick else FULL
 
 
-def lattice(request: Request) -> Lattice:
-    """The lattice: 32 x 32, or 8 x 8 in the quick version."""
-    return Lattice((size(request).extent,) * 2)
+def lattice(request: Request, extent: int | None = None) -> Lattice:
+    """The lattice: 32 x 32 or of another extent, and always 8 x 8 in the quick version."""
+    how = size(request)
+    return Lattice((how.extent if extent is None or request.quick else extent,) * 2)
 
 
 def action(phase: Phase) -> Phi4:
@@ -62,15 +63,16 @@ def action(phase: Phase) -> Phi4:
     return Phi4(KAPPAS[phase], LAM)
 
 
-def ensemble(phase: Phase, part: Part, request: Request) -> StoredRun:
+def ensemble(phase: Phase, part: Part, request: Request, extent: int | None = None) -> StoredRun:
     """A shared ensemble, made if it is not there.
 
     Args:
         phase: which kappa.
         part: ``training`` and ``test`` are of HMC and store fields; ``cluster`` stores observables only.
         request: of the exhibit that asks.
+        extent: of a lattice that is not 32 x 32; the quick version has 8 x 8 all the same.
     """
-    path, how = path_of(phase, part, request), size(request)
+    on, path, how = lattice(request, extent), path_of(phase, part, request, extent), size(request)
     clusters = part == "cluster"
     options = EnsembleOptions(
         "cluster" if clusters else "hmc",
@@ -80,20 +82,22 @@ def ensemble(phase: Phase, part: Part, request: Request) -> StoredRun:
             how.draws,
             keep_every=0 if clusters else how.keep_every,
             block=how.draws // 8,
-            seed=child_seed(request.seed, "gallery", FOLDER, phase, part),
+            seed=child_seed(request.seed, "gallery", FOLDER, phase, part, *(() if extent is None else (extent,))),
         ),
     )
 
     def make(resume: bool) -> StoredRun:
         request.say(f"the {part} ensemble at kappa = {KAPPAS[phase]} ({phase})")
-        return make_ensemble(
-            action(phase), lattice(request), path, options, resume=resume, device=request.device, say=request.say
-        )
+        return make_ensemble(action(phase), on, path, options, resume=resume, device=request.device, say=request.say)
 
     return kept_run(path, make)
 
 
-def path_of(phase: Phase, part: Part, request: Request) -> Path:
+def path_of(phase: Phase, part: Part, request: Request, extent: int | None = None) -> Path:
     """Where a shared ensemble lies."""
-    extent = "x".join(map(str, lattice(request).shape))
-    return request.gallery / FOLDER / f"{phase}-{extent}-seed{request.seed}-{part}.h5"
+    return request.gallery / FOLDER / f"{stem(phase, request, extent)}-{part}.h5"
+
+
+def stem(phase: Phase, request: Request, extent: int | None = None) -> str:
+    """How the names of files begin that belong to a phase, a lattice and a seed."""
+    return f"{phase}-{'x'.join(map(str, lattice(request, extent).shape))}-seed{request.seed}"

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dmmc.core.errors import FileError
+from dmmc.core.files import replace_file
+from dmmc.core.progress import progress
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.runs.names import is_begun
 from dmmc.runs.run import StoredRun, load_run
@@ -46,3 +54,44 @@ def kept_model(path: Path, make: Callable[[bool], object], device: str = "cpu") 
         path.parent.mkdir(parents=True, exist_ok=True)
         make(checkpoint_of(path).exists())
     return DiffusionModel.load(path, device=device)
+
+
+def kept_arrays(path: Path, pieces: int, make: Callable[[int], Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+    """Arrays that are made in pieces, each of which is kept as soon as it is made.
+
+    Args:
+        path: the ``.npz`` file.
+        pieces: number of pieces.
+        make: called with the number of a piece, whose random numbers must depend on this number alone; returns arrays
+            by name, whose first axes are joined.
+
+    Raises:
+        FileError: if the file is damaged.
+    """
+    kept: dict[str, NDArray[Any]] = {}
+    if path.exists():
+        try:
+            with np.load(path) as file:
+                kept = {name: file[name] for name in file.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise FileError(f"{path} is damaged [{error}]; remove it") from None
+    done = int(kept.pop(_DONE, 0))
+    with progress(path.stem, pieces, done=done) as bar:
+        for piece in range(done, pieces):
+            new = {name: np.asarray(values) for name, values in make(piece).items()}
+            kept = {name: np.concatenate([kept[name], new[name]]) if kept else new[name] for name in new}
+            _write(path, kept | {_DONE: np.array(piece + 1)})
+            bar.advance(1)
+    return kept
+
+
+_DONE = "pieces_done"
+
+
+def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stubs take allow_pickle for any keyword
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, write)

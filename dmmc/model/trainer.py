@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dmmc.core.errors import DmmcError
 from dmmc.model.history import TrainingRecord
-from dmmc.model.loss import path_loss
+from dmmc.model.loss import Loss, path_loss
 from dmmc.model.network import Network
 from dmmc.model.options import TrainingOptions
 
@@ -22,13 +22,14 @@ class Trainer:
     Args:
         network: the network that is trained.
         options: budget, learning rate and averaging.
+        loss: what is minimised.
 
     Raises:
         DmmcError: if the network has no parameters.
     """
 
-    def __init__(self, network: Network, options: TrainingOptions) -> None:
-        self.options = options
+    def __init__(self, network: Network, options: TrainingOptions, loss: Loss = path_loss) -> None:
+        self.options, self.loss = options, loss
         self.network = network.requires_grad_(True).train()
         self.names = [name for name, _ in network.named_parameters()]
         self.parameters = list(network.parameters())
@@ -55,7 +56,7 @@ class Trainer:
         rate = self.options.learning_rate * min(1.0, (spent + 1e-3) / 0.05) * 0.5 * (1 + math.cos(math.pi * spent))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        loss = path_loss(self.network, self.network.reference, noisy, target, level)
+        loss = self.loss(self.network, self.network.reference, noisy, target, level)
         self.optimiser.zero_grad()
         loss.backward()
         with torch.device("cpu"):  # Adam counts its steps on torch's default device, which need not have the weights

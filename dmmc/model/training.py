@@ -4,7 +4,8 @@ Loss, with the noise level uniform and stratified over the levels of a batch::
 
     1/2 int dv E | D_v (N_theta - y) |^2
 
-See :mod:`dmmc.model.loss` for its meaning, and :mod:`dmmc.model.posterior` for the target ``y``.
+See :mod:`dmmc.model.loss` for its meaning and for its weight where there is no action, and
+:mod:`dmmc.model.posterior` for the target ``y``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from dmmc.model.checkpoint import read_checkpoint, write_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.history import TrainingHistory, TrainingRecord
 from dmmc.model.initialisation import drawing_from
-from dmmc.model.loss import path_loss
+from dmmc.model.loss import Loss, denoising_loss, path_loss
 from dmmc.model.network import Network, check_config
 from dmmc.model.options import TrainingOptions
 from dmmc.model.posterior import PosteriorSampler, tune
@@ -114,9 +115,10 @@ def _fit(
     n_held = max(2, min(512, len(phi) // 20))
     held, phi = phi[:n_held], phi[n_held:]
 
-    trainer = Trainer(trainable_copy(model.network), options)
-    check_separate(trainer.network)
     sampler = PosteriorSampler.measure(model.reference, action, phi, options.trajectories, options.posterior_steps)
+    loss = denoising_loss if sampler.action is None else path_loss
+    trainer = Trainer(trainable_copy(model.network), options, loss)
+    check_separate(trainer.network)
     identity = {
         "options": {
             key: value for key, value in asdict(options).items() if key not in ("compile", "checkpoint_seconds")
@@ -134,8 +136,8 @@ def _fit(
         sampler = tune(sampler, phi, stream(options.seed, "training", "tuning", device=device))
         trainer.angles = sampler.angles
     validation = _validation_batches(sampler, held, options, device)
-    gaussian = sum(_gaussian_loss(model.reference, batch) for batch in validation) / len(validation)
-    trainer.network.fused = options.compile and _can_fuse(trainer.network, validation[0])
+    gaussian = sum(_gaussian_loss(loss, model.reference, batch) for batch in validation) / len(validation)
+    trainer.network.fused = options.compile and _can_fuse(trainer.network, loss, validation[0])
     _minimise(trainer, sampler, phi, validation, gaussian, identity, checkpoint, progress)
     history = TrainingHistory(
         options=options,
@@ -187,7 +189,7 @@ def _minimise(
             if trainer.step % options.validation_every == 0:
                 network = trainer.averaged_network()
                 with torch.no_grad():
-                    value = sum(float(path_loss(network, network.reference, *batch)) for batch in validation)
+                    value = sum(float(trainer.loss(network, network.reference, *batch)) for batch in validation)
                 if not math.isfinite(value):
                     raise DmmcError(
                         f"the validation loss is {value} after {trainer.step} steps; lower the learning rate"
@@ -247,17 +249,17 @@ def _validation_batches(
     ]
 
 
-def _can_fuse(network: Network, batch: Batch) -> bool:
+def _can_fuse(network: Network, loss: Loss, batch: Batch) -> bool:
     """Whether torch.compile works here: it needs a C++ compiler, which not every machine has."""
     trial = copy.deepcopy(network)
     trial.fused = True
     try:
-        path_loss(trial, trial.reference, *batch).backward()
+        loss(trial, trial.reference, *batch).backward()
     except Exception as error:  # whatever a missing or broken tool chain raises
         warnings.warn(f"training without torch.compile, which fails here: {error}", stacklevel=4)
         return False
     return True
 
 
-def _gaussian_loss(reference: GaussianReference, batch: Batch) -> float:
-    return float(path_loss(lambda modes, v: torch.zeros_like(modes), reference, *batch))
+def _gaussian_loss(loss: Loss, reference: GaussianReference, batch: Batch) -> float:
+    return float(loss(lambda modes, v: torch.zeros_like(modes), reference, *batch))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dmmc.core.errors import DmmcError
@@ -113,14 +113,18 @@ def comparison(estimates: Mapping[str, Mapping[str, Estimate]], reference: str |
                 [f"tau_int of {symbol(name).value.text}", taus[0], *(cell for tau in taus[1:] for cell in (tau, ""))]
             )
 
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    ]
-    text.insert(1, "-" * len(text[0]))
+    text = aligned(lines)
+    text.insert(1, "-" * max(map(len, text)))
     if others:
         text.append(f"z: difference from {first} in standard errors")
     if any(name in by_name for name in TAUS):
         text.append("tau_int: integrated autocorrelation time in draws (0.5 if there is no autocorrelation)")
-    return "\n".join(line.rstrip() for line in text)
+    return "\n".join(text)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text: the first cell of each row to the left of its column, the others to the right of theirs."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]).rstrip() for first, *others in rows
+    ]

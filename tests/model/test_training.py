@@ -21,8 +21,9 @@ from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.file import write_tensors
 from dmmc.model.history import TrainingHistory, TrainingRecord
 from dmmc.model.interaction import NetworkSize
-from dmmc.model.loss import path_loss
+from dmmc.model.loss import denoising_loss, path_loss
 from dmmc.model.options import TrainingOptions
+from dmmc.model.posterior import PosteriorSampler
 from dmmc.model.reference import GaussianReference, wiener
 from dmmc.model.training import fit
 from dmmc.proposals.flow import FlowProposal
@@ -486,3 +487,21 @@ def test_autocast_of_the_caller_changes_nothing():
     expected = short_fit(steps=2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert short_fit(steps=2).fingerprint() == expected.fingerprint()
+
+
+def test_small_noise_does_not_dominate_the_loss_of_data_without_an_action():
+    # The target is y_D with variance D / v of a mode: the weight v + v_offset would make its share grow as 1 / v.
+    reference = free_reference(Lattice((8,)), mass=0.7)
+    phi = free_draws(reference, 4000).view(1, 4000, 8)
+    sampler = PosteriorSampler.measure(reference, None, phi[0])
+
+    def losses(loss, at):
+        level = torch.full((1,), at, dtype=torch.float64)
+        noisy, target, _ = sampler.targets(phi, level, rng())
+        return float(loss(lambda modes, v: torch.zeros_like(modes), reference, noisy, target, level))
+
+    small, smaller = (losses(denoising_loss, at) for at in (1e-4, 1e-6))
+    assert smaller == pytest.approx(small, rel=0.05)
+    # At v << C every mode has 1/2 log_range v <|D y|^2> = 1/2 log_range.
+    assert smaller == pytest.approx(0.5 * reference.log_range * 8, rel=0.05)
+    assert losses(path_loss, 1e-6) > 50 * losses(path_loss, 1e-4)
