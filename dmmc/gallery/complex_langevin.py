@@ -80,8 +80,8 @@ class Size:
     draws_within: int
 
 
-FULL = Size(4096, 40, 100, 3000, 256, 64_000, 250)
-QUICK = Size(256, 8, 8, 150, 32, 3_200, 32)
+FULL = Size(1024, 160, 400, 3000, 256, 64_000, 250)
+QUICK = Size(64, 32, 32, 150, 32, 3_200, 32)
 
 
 class _Measured(Protocol):

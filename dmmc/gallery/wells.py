@@ -91,7 +91,7 @@ def variance(model: DiffusionModel, tau: float) -> float:
     return float(model.reference.variance(torch.tensor(1 - tau, dtype=torch.float64)))
 
 
-def where(theory: OneSite, v: float, n: int = 1001) -> Tensor:
+def where(theory: OneSite, v: float, n: int = 501) -> Tensor:
     """Values of the field ``(n,)`` beyond which the density with noise of variance v vanishes."""
     end = math.hypot(float(theory.grid[-1]), 6 * math.sqrt(v))
     return torch.linspace(-end, end, n, dtype=torch.float64)

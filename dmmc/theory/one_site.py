@@ -47,7 +47,7 @@ class OneSite:
     """
 
     action: Action
-    n: int = 4001
+    n: int = 2001
 
     lattice = Lattice((1,))
 
@@ -109,8 +109,9 @@ class OneSite:
             exponent = -self._S(phi_0) - 0.5 * xi.square()
             log_measure = math.log(float(xi[1] - xi[0]) / math.sqrt(2 * math.pi))
         else:
-            end = float(self.grid[-1])  # far beyond it the density is small, not zero
-            reach = max(end, float(phi.abs().max()) + min(REACH * sigma, end))
+            reach = float(self.grid[-1])
+            if sigma < 0.5 * reach:  # far out the noisy field comes from beyond the grid
+                reach = max(reach, float(phi.abs().max()) + REACH * sigma)
             points = torch.arange(-math.ceil(reach / self._spacing), math.ceil(reach / self._spacing) + 1)
             phi_0 = (self._spacing * points.double()).unsqueeze(0)
             exponent = -self._S(phi_0) - (phi - phi_0).square() / (2 * v)

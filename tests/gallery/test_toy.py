@@ -2,17 +2,14 @@
 is wrong."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
 from dmmc.diagnostics import gamma_method
-from dmmc.gallery import toy, wells
+from dmmc.gallery import wells
 from dmmc.gallery.distances import DensityError, relative_error
-from dmmc.gallery.exhibit import Request
 from dmmc.gallery.few_numbers import flow_of
-from dmmc.gallery.show import show
 from dmmc.kernels.independence import Independence
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.reference import GaussianReference
@@ -56,7 +53,7 @@ def test_a_wrong_model_has_a_density_that_predicts_its_chain_and_the_chain_is_ex
     theory = wells.well(1.0)
     action, wrong = theory.action, model(1.3, theory.action, strength=0.1)
     density = wells.density_error(theory, wrong)
-    assert abs(density.norm - 1) < 1e-6  # by the integrator, with steps that are far from coarse
+    assert abs(density.norm - 1) < 1e-4  # random splines are rough: a few 1e-6; half a divergence costs 1e-2 or more
     assert 0.5 < density.acceptance < 0.95
     kernel = Independence(action, SITE, flow_of(wrong))
     run = run_chain(kernel, tmp_path / "chain.h5", ChainOptions(200, seed=1))
@@ -79,15 +76,13 @@ def test_distances_of_densities():
     p, q = torch.tensor([0.4, 0.3, 0.2, 0.1]).double(), torch.tensor([0.1, 0.2, 0.3, 0.4]).double()
     found = DensityError.of(p.log(), q.log(), 1.0)
     assert found.total_variation == pytest.approx(0.4) and found.norm == pytest.approx(1)
-    assert found.acceptance == pytest.approx(sum(min(a * d, b * c) for a, b in zip(p, q) for c, d in zip(p, q)))
+    assert found.acceptance == pytest.approx(float(torch.minimum(p.outer(q), q.outer(p)).sum()))
     assert found.ess == pytest.approx(1 / float((p * p / q).sum()))
     assert relative_error(p.log(), torch.ones(4), torch.tensor([1.0, 1, 1, 2])) == pytest.approx(math.sqrt(0.1))
 
 
-def test_the_exhibit_learns_within_seconds(tmp_path, monkeypatch):
-    monkeypatch.setattr(toy, "QUICK", replace(toy.QUICK, generated=640, draws=16))
-    request = Request(tmp_path / "toy", tmp_path, quick=True, seed=1, say=lambda _: None)
-    numbers = show(toy.EXHIBIT, request).numbers
+def test_the_exhibit_learns_within_seconds(quick_gallery):
+    numbers = quick_gallery("toy").numbers
     # 200 steps of training bring the score of the double well from an error of 1 to some 0.03; that of the single one
     # from 0.1. A model that has learned nothing, or the score at other noise, fails by far.
     assert numbers["largest_score_error"]["double well"] < 0.1
