@@ -59,7 +59,7 @@ class Size:
     steps: int
 
 
-FULL, QUICK = Size(batches=6, steps=128), Size(batches=2, steps=24)
+FULL, QUICK = Size(batches=4, steps=64), Size(batches=2, steps=24)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ On a GPU the same training takes a wider network and more fields a step::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from dmmc.core.rng import child_seed
 from dmmc.gallery import ensembles
 from dmmc.gallery.ensembles import KAPPAS, Phase
 from dmmc.gallery.exhibit import Request
@@ -50,7 +49,7 @@ class Recipe:
     learning_rate: float
 
 
-UNET = Recipe("unet", {"channels": 16}, {"symmetric": 400, "critical": 1000, "broken": 1000}, 32, 1e-2)
+UNET = Recipe("unet", {"channels": 16}, {"symmetric": 300, "critical": 600, "broken": 600}, 32, 1e-2)
 TRACTABLE = Recipe(
     "interaction",
     {"filters": 4, "hidden1": 8, "hidden2": 8},
@@ -58,7 +57,7 @@ TRACTABLE = Recipe(
     64,
     5e-3,
 )
-QUICK_STEPS = 60
+QUICK_STEPS, QUICK_CHANNELS = 60, 8
 
 
 def unet(phase: Phase, request: Request, extent: int | None = None, steps: int | None = None) -> DiffusionModel:
@@ -71,7 +70,8 @@ def unet(phase: Phase, request: Request, extent: int | None = None, steps: int |
         steps: of the training, where they differ from the recipe; the quick version has its own.
     """
     fields = torch.from_numpy(ensembles.ensemble(phase, "training", request, extent).cfgs())
-    return _kept(UNET, phase, request, torch.cat([fields, -fields]), extent, steps)
+    recipe = replace(UNET, config={"channels": QUICK_CHANNELS}) if request.quick else UNET
+    return _kept(recipe, phase, request, torch.cat([fields, -fields]), extent, steps)
 
 
 def tractable(phase: Phase, request: Request, extent: int | None = None) -> DiffusionModel:
@@ -88,7 +88,7 @@ def _kept(
         steps=steps,
         levels=recipe.levels,
         learning_rate=recipe.learning_rate,
-        seed=child_seed(request.seed, "gallery", FOLDER, phase, recipe.network, *(() if extent is None else (extent,))),
+        seed=ensembles.seed_of(request, extent, FOLDER, phase, recipe.network),
     )
 
     def make(resume: bool) -> None:
