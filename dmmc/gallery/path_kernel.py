@@ -48,20 +48,18 @@ class Size:
     """How much is done.
 
     Attributes:
-        training: steps of the training of the U-Net.
         steps: numbers of steps of a path.
         chains: parallel chains.
         draws: paths of each chain.
     """
 
-    training: int
     steps: tuple[int, ...]
     chains: int
     draws: int
 
 
-FULL = Size(training=6000, steps=(8, 16, 32, 64), chains=32, draws=24)
-QUICK = Size(training=60, steps=(4, 8), chains=16, draws=24)
+FULL = Size(steps=(8, 16, 32, 64), chains=32, draws=24)
+QUICK = Size(steps=(4, 8), chains=16, draws=24)
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def make(request: Request) -> Findings:
     """Make the exhibit."""
     size = QUICK if request.quick else FULL
     networks = {
-        UNET: models.unet("critical", request, EXTENT, size.training),
+        UNET: models.unet("critical", request, EXTENT),
         TRACTABLE: models.tractable("critical", request, EXTENT),
     }
     truth = ensembles.ensemble("critical", "cluster", request, EXTENT)
