@@ -36,7 +36,7 @@ class Size:
     draws: int
 
 
-FULL, QUICK = Size(64_000, 1000), Size(6_400, 64)
+FULL, QUICK = Size(64_000, 256), Size(6_400, 64)
 
 
 @dataclass(frozen=True)
