@@ -68,7 +68,8 @@ class Size:
         training: steps of training.
         fields_per_level: in each batch of the training.
         proposals: of the model.
-        draws_within: of each of 64 exact chains within P.
+        chains_within: exact chains within P.
+        draws_within: of each of them.
     """
 
     chains: int
@@ -77,11 +78,12 @@ class Size:
     training: int
     fields_per_level: int
     proposals: int
+    chains_within: int
     draws_within: int
 
 
-FULL = Size(1024, 160, 400, 3000, 256, 64_000, 250)
-QUICK = Size(64, 32, 32, 150, 32, 3_200, 32)
+FULL = Size(1024, 160, 400, 3000, 256, 64_000, 512, 40)
+QUICK = Size(64, 32, 32, 150, 32, 3_200, 64, 32)
 
 
 class _Measured(Protocol):
@@ -136,7 +138,7 @@ def model_of(name: str, phi: Tensor, request: Request, size: Size) -> DiffusionM
         average=0.2,
         seed=request.child_seed(name, "training"),
     )
-    config = {"width": 32 if MODELS[name] else 16, "knots": 6}
+    config = {"width": 32 if MODELS[name] else 16, "knots": 9}
     return trained(phi, request.folder / model_file(name), options, request, config)
 
 
@@ -196,7 +198,10 @@ def _made(name: str, request: Request, size: Size) -> Learned:
         length = ChainOptions(size.draws_within, block=size.draws_within, seed=request.child_seed(name, "chain"))
         kernel = Independence(law, LATTICE, flow)
         chain = kept_run(
-            path, lambda resume: run_chain(kernel, path, length, observables={"z": holomorphic}, resume=resume)
+            path,
+            lambda resume: run_chain(
+                kernel, path, length, chains=size.chains_within, observables={"z": holomorphic}, resume=resume
+            ),
         )
         samplers["chain within P"] = [gamma_method(chain.observables["z"][..., k]) for k in number]
     averages = _averages(lam, samplers) + _balances(lam, fields, phi)

@@ -22,6 +22,9 @@ from dmmc.theory.lattice import Lattice
 
 LATTICE = Lattice((1,), components=2)
 
+PRIOR = 300
+"""Variance of the prior in units of that of the wider component."""
+
 
 @register_network("two-numbers")
 class TwoNumbersNetwork(Network):
@@ -84,8 +87,10 @@ def trained(
     """
     phi = phi[permutation(len(phi), stream(options.seed, "order of the ensemble"))].float()
     scales = phi.double().square().mean(0).sqrt().flatten()
-    # Below the variance of the narrower component there is little structure left.
-    reference = replace(GaussianReference.measure(phi, LATTICE), v_offset=float(scales.min().square()) / 4)
+    # The prior is isotropic, and the flow keeps what its two variances are wrong by: a share of 1 / PRIOR of them. Below
+    # the variance of the narrower component there is little structure left.
+    v_max, v_offset = PRIOR * float(scales.max().square()), float(scales.min().square()) / 4
+    reference = replace(GaussianReference.measure(phi, LATTICE), v_max=v_max, v_offset=v_offset)
     settings = {"scales": scales.tolist(), **config}
     start = DiffusionModel.untrained(reference, None, "two-numbers", settings, symmetry="z2")
     return fitted(path, start, None, phi, options, request)
