@@ -7,8 +7,8 @@ A theory and its ensemble:
 
 * :class:`Lattice`: the lattice that a theory lives on.
 * :class:`Phi4`, :class:`SineGordon`, :class:`FreeField`: actions; :class:`ExternalField` puts one into an external
-  field. :func:`action` makes one of functions of your own, with NumPy, torch or C, and :class:`AutogradAction` is what
-  it makes of a torch function without a gradient.
+  field, and :class:`Yukawa` couples fermions to it. :func:`action` makes one of functions of your own, with NumPy,
+  torch or C, and :class:`AutogradAction` is what it makes of a torch function without a gradient.
 * :func:`make_ensemble`: runs HMC or cluster chains of a theory.
 * :func:`import_fields`, :func:`export_fields`: configurations from another code, and for one.
 
@@ -29,7 +29,8 @@ Parts, to be combined or replaced by your own:
 * :func:`flow_proposal`, :func:`path_proposal`: fields proposed by a model, with their density; :func:`propose` streams
   them to a Metropolis loop of your own.
 * :class:`Independence`, :class:`Latent`, :class:`PathIndependence`, :class:`PathRefresh`, :class:`HMC`,
-  :class:`Langevin`, :class:`Cluster`: Markov kernels; :class:`Kernel` is the protocol for one of your own.
+  :class:`FermionHMC`, :class:`Langevin`, :class:`Cluster`: Markov kernels; :class:`Kernel` is the protocol for one of
+  your own.
 * :func:`cycle` (which makes a :class:`Cycle`), :func:`mixture`: several kernels that take turns, or of which chance
   chooses one.
 * :func:`run_chain`: runs chains of any kernel.
@@ -54,6 +55,7 @@ _HOMES = {
     "DiffusionModel": "dmmc.model.diffusion_model",
     "DmmcError": "dmmc.core.errors",
     "ExternalField": "dmmc.theory.external_field",
+    "FermionHMC": "dmmc.kernels.fermion_hmc",
     "FreeField": "dmmc.theory.free_field",
     "HMC": "dmmc.kernels.hmc",
     "Independence": "dmmc.kernels.independence",
@@ -69,6 +71,7 @@ _HOMES = {
     "SineGordon": "dmmc.theory.sine_gordon",
     "VE": "dmmc.model.schedules",
     "VP": "dmmc.model.schedules",
+    "Yukawa": "dmmc.theory.yukawa",
     "action": "dmmc.theory.own_action",
     "assert_invariant": "dmmc.kernels.invariance",
     "cycle": "dmmc.kernels.cycle",
@@ -104,6 +107,7 @@ __all__ = [
     "DiffusionModel",
     "DmmcError",
     "ExternalField",
+    "FermionHMC",
     "FreeField",
     "Independence",
     "Kernel",
@@ -116,6 +120,7 @@ __all__ = [
     "Phi4",
     "Run",
     "SineGordon",
+    "Yukawa",
     "__version__",
     "action",
     "assert_invariant",
@@ -147,6 +152,7 @@ if TYPE_CHECKING:
     from dmmc.kernels.base import Kernel
     from dmmc.kernels.cluster import Cluster
     from dmmc.kernels.cycle import Cycle, cycle
+    from dmmc.kernels.fermion_hmc import FermionHMC
     from dmmc.kernels.hmc import HMC
     from dmmc.kernels.independence import Independence
     from dmmc.kernels.invariance import assert_invariant
@@ -179,6 +185,7 @@ if TYPE_CHECKING:
     from dmmc.theory.own_action import action
     from dmmc.theory.phi4 import Phi4
     from dmmc.theory.sine_gordon import SineGordon
+    from dmmc.theory.yukawa import Yukawa
 
 
 def __getattr__(name: str) -> Any:

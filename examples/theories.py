@@ -25,7 +25,6 @@ THEORIES = {
     "one": (dmmc.Phi4(0.35, 0.1), (32,)),
 }
 NETWORK = {"filters": 4, "hidden1": 16, "hidden2": 12}
-SHOWN = ("M", "abs_M", "M2", "phi2", "S_per_site", "chi2_signed", "binder", "xi")
 
 
 def compare(name: str, out: Path, steps: int, chains: int, draws: int, extent: int | None) -> None:
@@ -41,12 +40,18 @@ def compare(name: str, out: Path, steps: int, chains: int, draws: int, extent: i
     of_hmc, of_model = hmc.summary(), run.summary()
     theory, couplings = action.label(lattice.dim)
     print(f"\n{theory}: {couplings}, on {' x '.join(map(str, lattice.shape))}")
-    print(f"symmetry {model.symmetry}, acceptance {of_model.acceptance:.3f}")
+    print(
+        f"symmetry {model.symmetry}, acceptance {of_model.acceptance:.3f}, effective fraction of the proposals (ESS/N) "
+        f"{of_model.ess_fraction:.3f}"
+    )
     print(f"{'observable':12s} {'HMC':>20s} {'diffusion':>20s} {'z':>6s}")
-    for key in (name for name in SHOWN if name in of_hmc.observables and name in of_model.observables):
+    scores = {}
+    for key in (name for name in of_hmc.observables if name in of_model.observables):
         a, b = of_hmc.observables[key], of_model.observables[key]
-        z = (b.value - a.value) / math.hypot(a.error, b.error)
-        print(f"{key:12s} {a!s:>20s} {b!s:>20s} {z:+6.1f}")
+        scores[key] = (b.value - a.value) / math.hypot(a.error, b.error)
+        print(f"{key:12s} {a!s:>20s} {b!s:>20s} {scores[key]:+6.1f}")
+    worst = max(scores, key=lambda key: abs(scores[key]))
+    print(f"The largest of {len(scores)} deviations is that of {worst}, {abs(scores[worst]):.1f} standard deviations.")
 
 
 def main() -> None:

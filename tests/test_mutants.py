@@ -18,6 +18,7 @@ import pytest
 import torch
 from scipy.linalg import solve_discrete_lyapunov
 
+import fermions
 from checks import Gaussian, bonferroni, chain_averages, inject, invariance, mean_shift, phi4_draws, steep_model
 from dmmc import diagnostics
 from dmmc.core import rng as streams
@@ -29,6 +30,7 @@ from dmmc.kernels.base import State, advance
 from dmmc.kernels.cluster import Cluster
 from dmmc.kernels.complex_langevin import ComplexLangevin
 from dmmc.kernels.cycle import Cycle
+from dmmc.kernels.fermion_hmc import FermionHMC
 from dmmc.kernels.hmc import HMC
 from dmmc.kernels.independence import Independence
 from dmmc.kernels.langevin import Langevin
@@ -50,7 +52,7 @@ from dmmc.proposals.symmetrised import Symmetrised, SymmetrisedPath, column
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import load_run
-from dmmc.theory import ensemble, observables, symmetry
+from dmmc.theory import ensemble, observables, symmetry, wilson
 from dmmc.theory.complex_action import ComplexAction
 from dmmc.theory.ensemble import check_ensemble
 from dmmc.theory.external_field import ExternalField
@@ -126,7 +128,8 @@ def steep_flow(n_sites=2, two_sector=False):
 
 @pytest.fixture(autouse=True, scope="module")
 def before_any_mutant():
-    draws(2), draws(4), tilted_draws(), sine_gordon_draws(), free_fields(), truth(PHI4)
+    draws(2), draws(4), tilted_draws(), sine_gordon_draws(), fermions.draws(), free_fields(), truth(PHI4)
+    fermions.YUKAWA(fermions.draws()[:2])  # keeps the matrix of the hopping term
     paths(), paths(True), steep_flow(), steep_flow(4), steep_flow(two_sector=True)
 
 
@@ -378,6 +381,17 @@ def sine_gordon_agrees_with_its_definition():
     return max(invariance(kernel, draws, 3) for kernel in (wide(action), HMC(action, TWO_SITES, 0.3, n_leapfrog=4)))
 
 
+def fermions_agree_with_their_definition():
+    """Independent proposals, and HMC with pseudofermions, from exact draws of the definition."""
+    lattice, draws = Lattice((2, 1)), fermions.draws()
+    proposal = Gaussian.of(lattice, torch.full((2, 1), 0.6, dtype=torch.float64))
+    kernels = (
+        Independence(fermions.YUKAWA, lattice, proposal),
+        FermionHMC(fermions.YUKAWA, lattice, 0.5, 2),
+    )
+    return max(invariance(kernel, draws, 2) for kernel in kernels)
+
+
 def an_external_field_has_no_symmetry():
     """The deviation is infinite if it is said to have one."""
     try:
@@ -482,6 +496,7 @@ CHECKS = [
     mass_form_agrees_with_its_definition,
     external_field_keeps_tilted_phi4,
     sine_gordon_agrees_with_its_definition,
+    fermions_agree_with_their_definition,
     an_external_field_has_no_symmetry,
     fields_of_another_external_field_are_refused,
     force_is_the_gradient,
@@ -1041,6 +1056,13 @@ MUTANTS = {
         "__call__",
         lambda call: lambda self, phi: call(replace(self, alpha=self.beta, beta=self.alpha), phi),
         sine_gordon_agrees_with_its_definition,
+    ),
+    "fermions of one flavour": Mutant(wilson, "log_det", times(0.5), fermions_agree_with_their_definition),
+    "pseudofermions that keep their energy": Mutant(
+        FermionHMC,
+        "_pseudofermion_energy",
+        instead(lambda self, phi, chi: 0.5 * chi.square().flatten(1).sum(1)),
+        fermions_agree_with_their_definition,
     ),
     "orbits of half of the modes": Mutant(
         Lattice, "orbit_mean", instead(half_of_the_modes), two_point_function_of_a_free_field

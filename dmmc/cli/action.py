@@ -35,6 +35,11 @@ def add_action(parser: argparse.ArgumentParser, note: str = "") -> None:
         "--h", type=float, metavar="X",
         help="external field, which any of these actions may have: S - h sum_x phi(x), with phi as the action takes it",
     )  # fmt: skip
+    group.add_argument(
+        "--yukawa", type=float, metavar="G",
+        help="couple two flavours of Wilson fermions to the scalar field of any of these actions, in two dimensions",
+    )  # fmt: skip
+    group.add_argument("--fermion-mass", type=float, metavar="X", help="their bare mass; 0 by default")
 
 
 def action_of(args: argparse.Namespace, dim: int) -> Any:
@@ -44,17 +49,25 @@ def action_of(args: argparse.Namespace, dim: int) -> Any:
         DmmcError: if they give it in two forms, or incompletely, or an action of one's own cannot be loaded.
     """
     action = _without_field(args, dim)
-    if args.h is None:
-        return action
-    if action is None:
+    if action is None and args.h is not None:
         raise DmmcError("--h puts an action into an external field, and none is given; give it too, as without --h")
-    from dmmc.theory.external_field import ExternalField
+    if action is None and args.yukawa is not None:
+        raise DmmcError("--yukawa couples fermions to the field of an action, and none is given; give it too")
+    if args.yukawa is None and args.fermion_mass is not None:
+        raise DmmcError("--fermion-mass is the mass of the fermions that --yukawa couples to the field; give both")
+    if args.h is not None:
+        from dmmc.theory.external_field import ExternalField
 
-    return ExternalField(action, args.h)
+        action = ExternalField(action, args.h)
+    if args.yukawa is not None:
+        from dmmc.theory.yukawa import Yukawa
+
+        action = Yukawa(action, args.yukawa, 0.0 if args.fermion_mass is None else args.fermion_mass)
+    return action
 
 
 def _without_field(args: argparse.Namespace, dim: int) -> Any:
-    """The action that the options ask for, before it is put into an external field; None if there is none."""
+    """The action that the options ask for, before a field or fermions are added; None if there is none."""
     from dmmc.theory.free_field import FreeField
     from dmmc.theory.phi4 import Phi4
 
@@ -93,7 +106,7 @@ def _named_action(name: str, settings: Sequence[str]) -> Any:
     from dmmc.theory.registry import BUILT_IN, registered
 
     # Another action is no number.
-    names = [known for known in sorted(BUILT_IN) if known != "external_field"]
+    names = [known for known in sorted(BUILT_IN) if known not in ("external_field", "yukawa")]
     if name not in names:
         raise DmmcError(
             f"an action is given as module:name, got {name!r}; those that come with dmmc are {', '.join(names)}"

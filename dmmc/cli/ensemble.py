@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> RunSummary:
         lattice,
         args.out,
         fill(EnsembleOptions, args, run=fill(ChainOptions, args)),
-        observables=observables_of(args),
+        observables=observables_of(args, action),
         resume=args.resume,
         overwrite=args.overwrite,
         device=device_of(args),

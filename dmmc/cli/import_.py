@@ -73,10 +73,11 @@ def run(args: argparse.Namespace) -> RunSummary:
     dim = 2 if shape is None else len(shape)
     if shape is None and args.axes:
         dim = sum(axis in args.axes for axis in "xyzt")
+    action = action_of(args, dim)
     made = import_fields(
         args.files,
         args.out,
-        action=action_of(args, dim),
+        action=action,
         shape=shape,
         axes=args.axes,
         chains=args.chains,
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> RunSummary:
         label=args.label,
         first=args.first,
         every=args.every,
-        observables=observables_of(args),
+        observables=observables_of(args, action),
         unchecked=args.unchecked,
         overwrite=args.overwrite,
     )

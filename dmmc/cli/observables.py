@@ -14,20 +14,43 @@ from dmmc.core.errors import DmmcError
 def add_observables(parser: argparse.ArgumentParser) -> None:
     """The option that adds observables of one's own."""
     parser.add_argument(
-        "--observable", action="append", default=[], metavar="NAME=MODULE:FUNCTION",
+        "--observable", action="append", default=[], metavar="NAME[=MODULE:FUNCTION]",
         help="record this observable too: a function of the fields (n, *lattice) and their actions (n,) that returns "
-        "(n, ...); may be given several times",
+        "(n, ...), or by its name alone one that the action offers, such as the condensate of --yukawa; may be given "
+        "several times",
     )  # fmt: skip
 
 
-def observables_of(args: argparse.Namespace) -> dict[str, Any]:
+def observables_of(args: argparse.Namespace, action: Any = None) -> dict[str, Any]:
     """The observables that the options ask for, by name.
 
+    Args:
+        args: the options.
+        action: the action, which may offer some (see :mod:`dmmc.theory.actions`).
+
     Raises:
-        DmmcError: if one of them cannot be loaded, or two have the same name.
+        DmmcError: if one of them cannot be loaded or is not offered, or two have the same name.
     """
-    named = _named(args.observable, "--observable", "observable")
-    return {name: _in_one_line(name, function) for name, function in named.items()}
+    from dmmc.theory.actions import offered_observables
+
+    offered = {} if action is None else offered_observables(action)
+    asked = [text for text in args.observable if "=" not in text]
+    for name in asked:
+        if name not in offered:
+            there_are = (
+                f"those that the action offers are {', '.join(offered)}" if offered else "the action offers none"
+            )
+            raise DmmcError(
+                f"--observable is given as NAME=MODULE:FUNCTION, or as the name of one of the action; got {name!r}, "
+                f"and {there_are}"
+            )
+    named = _named([text for text in args.observable if "=" in text], "--observable", "observable")
+    twice = [name for name in asked if name in named or asked.count(name) > 1]
+    if twice:
+        raise DmmcError(f"two observables are called {twice[0]!r}; give each of them a name of its own")
+    return {name: offered[name] for name in asked} | {
+        name: _in_one_line(name, function) for name, function in named.items()
+    }
 
 
 def add_derived(parser: argparse.ArgumentParser) -> None:

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> RunSummary:
         options,
         action=action,
         reference=args.reference,
-        observables=observables_of(args),
+        observables=observables_of(args, action or model.known_action()),
         unchecked=args.unchecked,
         resume=args.resume,
         overwrite=args.overwrite,

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dmmc.core import rng
@@ -31,12 +30,11 @@ from dmmc.gallery import ensembles, models
 from dmmc.gallery.ensembles import KAPPAS, Phase
 from dmmc.gallery.exhibit import Drawing, Exhibit, Findings, Request
 from dmmc.gallery.kept import kept_arrays, kept_run
-from dmmc.kernels.of_model import KernelOptions, make_kernel
+from dmmc.gallery.path_chain import path_chain
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.pages.figures import make_panels
 from dmmc.pages.styles import palette
 from dmmc.pages.table import aligned, format_z
-from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun
 from dmmc.studies.exactness.analysis import Agreement, agreement, means
@@ -152,7 +150,7 @@ def exact_runs(phase: Phase, request: Request) -> dict[str, StoredRun]:
     """The runs of cluster, HMC and both exact chains, by label."""
     size, action = QUICK if request.quick else FULL, ensembles.action(phase)
     tractable, unet = models.tractable(phase, request, EXTENT), models.unet(phase, request, EXTENT)
-    flow_file, path_file = request.folder / f"{phase}-flow.h5", request.folder / f"{phase}-path.h5"
+    flow_file = request.folder / f"{phase}-flow.h5"
     test = ensembles.ensemble(phase, "test", request, EXTENT)
 
     def flow_chain(resume: bool) -> None:
@@ -166,29 +164,20 @@ def exact_runs(phase: Phase, request: Request) -> dict[str, StoredRun]:
             say=request.say,
         )
 
-    def path_chain(resume: bool) -> None:
-        request.say(f"exact chain of the U-Net at kappa = {KAPPAS[phase]} ({phase})")
-        seed = request.child_seed(phase, "path")
-        kernel: Any = make_kernel(KernelOptions("path", path_steps=size.path_steps), action, unet, None)
-        fields = torch.from_numpy(test.cfgs())
-        fields = fields[:: len(fields) // size.path_chains][: size.path_chains]
-        generator = rng.stream(seed, "start", device=request.device)
-        fields = fields * rng.signs((len(fields), 1, 1), generator, device=fields.device)
-        kernel, _ = kernel.tune(kernel.start(fields, generator), generator, 1)
-        chain.run(
-            kernel,
-            lambda: kernel.start(fields, generator),
-            ChainOptions(size.path_draws, seed=seed),
-            path_file,
-            resume=resume,
-            device=request.device,
-        )
-
     return {
         TRUTH: ensembles.ensemble(phase, "cluster", request, EXTENT),
         "HMC": test,
         EXACT[0]: kept_run(flow_file, flow_chain),
-        EXACT[1]: kept_run(path_file, path_chain),
+        EXACT[1]: path_chain(
+            request.folder / f"{phase}-path.h5",
+            unet,
+            action,
+            test,
+            size.path_steps,
+            size.path_chains,
+            size.path_draws,
+            request,
+        ),
     }
 
 
@@ -329,7 +318,7 @@ EXHIBIT = Exhibit(
     "observables",
     "Observables from six samplers in three phases, and which of them survive ten times the statistics",
     "Wang, Aarts, Zhou, JHEP 05 (2024) 060, tables of observables",
-    40,
+    12,
     make,
     figures=("observables",),
     files=tuple(

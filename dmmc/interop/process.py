@@ -16,11 +16,13 @@ n times V for a gradient. The two sides take turns, with lines of text on the st
 2. dmmc asks, for example, ``S 17 0 256 16 16``: request 17, the actions of the fields from number 0 on, which are 256,
    on a 16 x 16 lattice. For gradients the first word is ``grad``.
 3. The server answers ``17`` when the results are in their places, those of field number k in place number k; or
-   ``error`` and a text that is shown to the user. More requests may be waiting by then: a large batch is handed over in
-   parts, so that one side copies while the other computes.
+   ``error`` and a text that is shown to the user. More requests may be waiting by then: a large batch is asked for
+   in parts, so that one side copies while the other computes.
 4. When its input ends, the server ends.
 
-The server must flush its output after each line and print nothing else there. What it prints on its standard error is
+The server must flush its output after each line and print nothing else there. For an action that takes less than a
+millisecond, it may look for its next request for a moment before it sleeps, as dmmc does for its answers
+(:mod:`dmmc.core.watch`): to be woken up takes tens of microseconds. What it prints on its standard error is
 free, and the last line of it is shown if the server ends by itself. Of an MPI program rank 0 has the standard input,
 and hands the requests and the fields on.
 
@@ -31,9 +33,9 @@ the next request starts a new server.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
-import select
 import signal
 import subprocess
 import tempfile
@@ -48,14 +50,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.watch import Watch
 
 Array = NDArray[np.float64]
 
 GREETING = "dmmc-action 1"
 """What a server says when it is ready; the number is the version of the protocol."""
 
-PARTS, WORTH_IT = 4, 1 << 13
-"""Requests into which a batch is divided, and how many numbers it must have for that."""
+CUTS = {"S": (0, 1, 8), "grad": (0, 1, 7, 8)}
+"""Where a batch is divided into requests, in eighths.
+
+The server starts on a small part while the rest is being copied. Of gradients, few are left to be copied back at the
+end.
+"""
+
+WORTH_IT = 1 << 13
+"""How many numbers a batch must have to be divided."""
 
 LONGEST_LINE = 4096
 """Bytes of a line of the server; more without an end of line are no answer."""
@@ -71,12 +81,16 @@ class Server:
         command: the program and its arguments, as :class:`subprocess.Popen` takes them, without a shell.
         timeout: seconds to wait for an answer, and for the server to be ready.
         megabytes: size of the shared memory. Larger batches are handed over in pieces.
+        divide: whether a large batch is asked for in parts, so that one side copies while the other computes. False is
+            better for a server that takes much longer than a copy, and that distributes the fields itself.
 
     Raises:
         DmmcError: if a number is out of its range.
     """
 
-    def __init__(self, command: Sequence[str | Path], timeout: float = 60.0, megabytes: float = 16.0) -> None:
+    def __init__(
+        self, command: Sequence[str | Path], timeout: float = 60.0, megabytes: float = 16.0, divide: bool = True
+    ) -> None:
         if isinstance(command, str) or not command:
             raise DmmcError(f"the command of a server is a list, such as ['./server', '0.27'], got {command!r}")
         if not timeout > 0:
@@ -84,7 +98,7 @@ class Server:
         if not 0.001 <= megabytes <= 1e6:
             raise DmmcError(f"the shared memory of a server must have 0.001 to 1e6 megabytes, got {megabytes}")
         self.command = [str(word) for word in command]
-        self.timeout = timeout
+        self.timeout, self._divide = timeout, divide
         self._half = int(megabytes * 1e6) // 16  # doubles on either side
         self._connection: _Connection | None = None
 
@@ -133,7 +147,7 @@ class Server:
         try:
             for begin in range(0, len(phi), at_once):
                 part = slice(begin, begin + at_once)
-                self._connection.ask(what, phi[part], out[part], self.timeout)
+                self._connection.ask(what, phi[part], out[part], self.timeout, self._divide)
         except BaseException:  # also after Ctrl-C the next answer would be that of this request
             self.close()
             raise
@@ -172,30 +186,34 @@ class _Connection:
                 self.errors.close()
                 raise DmmcError(f"{self.name} cannot be started: {error.strerror}; check its path") from None
             self.stop = weakref.finalize(self, _stop, self.process, self.errors)
+            assert self.process.stdout is not None
+            self.watch = Watch(self.process.stdout)
             try:
                 self._expect(GREETING, timeout, "to be ready")
             except BaseException:
                 self.stop()
                 raise
+            self.watch = Watch(self.process.stdout)  # the time to start says nothing about that of an answer
 
-    def ask(self, what: str, phi: Array, out: Array, timeout: float) -> None:
+    def ask(self, what: str, phi: Array, out: Array, timeout: float, divide: bool) -> None:
         """Have the server compute ``out`` of ``phi``."""
-        n, parts = len(phi), PARTS if phi.size >= WORTH_IT else 1
-        ends = [n * k // parts for k in range(parts + 1)]
+        n = len(phi)
+        # Never by what the clock says, since the rounding of a server may depend on what it is asked for at once.
+        ends = sorted({n * k // 8 for k in (CUTS[what] if divide and phi.size >= WORTH_IT else (0, 8))})
         fields, results = self.fields[: phi.size].reshape(phi.shape), self.results[: out.size].reshape(out.shape)
         results.reshape(n, -1)[:, 0] = np.nan  # where nothing is written, this stays
-        requests = []
+        requests, lattice = [], " ".join(map(str, phi.shape[1:]))
         for first, end in pairwise(ends):
             fields[first:end] = phi[first:end]
             self.number += 1
-            line = " ".join(map(str, (what, self.number, first, end - first, *phi.shape[1:])))
+            line = f"{what} {self.number} {first} {end - first} {lattice}"
             self._send(line)
             requests.append((self.number, line, first, end))
         for number, line, first, end in requests:
             self._expect(str(number), timeout, f"to the request {line!r}", last=number == self.number)
             part = results[first:end]
             out[first:end] = part
-            if np.isnan(np.vdot(part, part)):  # one pass over the results, where isnan would take more
+            if math.isnan(np.vdot(part, part)):  # one pass over the results, where isnan would take more
                 self._check_nan(what, phi[first:end], out[first:end])
 
     def _check_nan(self, what: str, phi: Array, out: Array) -> None:
@@ -218,10 +236,9 @@ class _Connection:
     def _expect(self, answer: str, timeout: float, to: str, last: bool = True) -> None:
         """Wait for a line of the server, which must be ``answer``, and with ``last`` the end of what it has to say."""
         assert self.process.stdout is not None
-        until, poll = time.monotonic() + timeout, select.poll()
-        poll.register(self.process.stdout, select.POLLIN)
+        until = time.monotonic() + timeout
         while b"\n" not in self.read and len(self.read) < LONGEST_LINE:
-            if not poll.poll(max(0.0, 1000 * (until - time.monotonic()))):
+            if not self.watch.wait(until):
                 raise DmmcError(
                     f"{self.name} did not answer {to} within {timeout:g} s and was stopped; find out why, or give it "
                     "more time (timeout=), and resume what was running"
@@ -252,9 +269,7 @@ class _Connection:
     def _ended(self) -> DmmcError:
         """What to say of a server that is no more: the error that it reported before, or how it ended."""
         assert self.process.stdout is not None
-        poll = select.poll()
-        poll.register(self.process.stdout, select.POLLIN)
-        while poll.poll(0) and (more := os.read(self.process.stdout.fileno(), LONGEST_LINE)):
+        while self.watch.wait(0.0) and (more := os.read(self.process.stdout.fileno(), LONGEST_LINE)):
             self.read = (self.read + more)[-LONGEST_LINE:]
         for line in self.read.decode(errors="backslashreplace").splitlines():
             if line.startswith("error"):

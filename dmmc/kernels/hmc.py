@@ -8,7 +8,7 @@ Duane, Kennedy, Pendleton, Roweth, Phys. Lett. B 195 (1987) 216. One step draws 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from dmmc.core.facts import KernelFacts
 from dmmc.core.rng import normal, signs, uniform
 from dmmc.diagnostics.energy import DIVERGED
 from dmmc.kernels.base import Info, Kernel, State, metropolis, start_state
+from dmmc.kernels.step_size import MAX_STEPS, tune_step_size
 from dmmc.theory.actions import Action, check_differentiable, declaration, lattice_of
 from dmmc.theory.evaluation import evaluate, force
 from dmmc.theory.lattice import Lattice
@@ -33,11 +34,6 @@ random walk.
 
 NEGLIGIBLE = 50.0
 """No chain begins at a uniform field whose S is larger than that of its mirror image by more than this."""
-
-_MAX_LEAPFROG = 1000
-
-_BELOW_RUN_AWAYS = 0.9
-"""Largest leapfrog step, jitter included, in units of the smallest at which a trajectory ran away during tuning."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +105,9 @@ class HMC(Kernel[State]):
         """
         if not (math.isfinite(length) and length > 0):
             raise DmmcError(f"the trajectory length must be a positive number, got {length}")
-        if 10 * length > _MAX_LEAPFROG:
+        if 10 * length > MAX_STEPS:
             raise DmmcError(
-                f"the trajectory length must be at most {_MAX_LEAPFROG / 10:g}, which takes {_MAX_LEAPFROG} leapfrog "
+                f"the trajectory length must be at most {MAX_STEPS / 10:g}, which takes {MAX_STEPS} leapfrog "
                 f"steps; got {length}"
             )
         n_leapfrog = max(1, round(10 * length))
@@ -179,13 +175,7 @@ class HMC(Kernel[State]):
         return new, HMCInfo(accepted, rate, dH, state.S + kinetic, dH > DIVERGED, step, n_steps)
 
     def tune(self, state: State, generator: torch.Generator, n_steps: int = 60) -> tuple[HMC, State]:
-        """Tune the step size at constant trajectory length while the chains thermalise.
-
-        Robbins-Monro on ``log(step_size)``, driven by the mean acceptance rate of the chains, with the second half of
-        the iterates averaged (Polyak, Juditsky, SIAM J. Control Optim. 30 (1992) 838). The step of the kernel that is
-        returned divides the trajectory length exactly and is at most the tuned one, so the acceptance is
-        ``target_acceptance`` or somewhat above. Where trajectories ran away in the second half, it is smaller still, so
-        that no trajectory takes a step at which one did: a chain that has come there may never move again.
+        """Tune the step size at constant trajectory length: :func:`dmmc.kernels.step_size.tune_step_size`.
 
         Begin at :func:`first_fields`. Where a quartic potential is steeper than the step size resolves, trajectories
         are rejected for very long, and a step tuned on other chains cannot know of one that begins there.
@@ -198,26 +188,7 @@ class HMC(Kernel[State]):
         Raises:
             DmmcError: if ``n_steps`` is too small, or a trajectory would take more than 1000 steps to be accepted.
         """
-        if n_steps < 10:
-            raise DmmcError(f"tuning needs at least 10 steps, got {n_steps}")
-        log_step, tail, safe = math.log(self.step_size), list[float](), math.inf
-        for t in range(n_steps):
-            step = math.exp(log_step)
-            trial = replace(self, step_size=step, n_leapfrog=max(1, round(self.length / step)))
-            if trial.n_leapfrog > _MAX_LEAPFROG:
-                raise DmmcError(
-                    f"a trajectory of length {self.length:.4g} would take {trial.n_leapfrog} leapfrog steps to be "
-                    f"accepted, and {_MAX_LEAPFROG} are allowed; use shorter trajectories, check that grad() is the "
-                    "gradient of the action, and declare its minimum if it has one far from zero"
-                )
-            state, info = trial.step(state, generator)
-            log_step += 2 * (float(info.acceptance_rate.mean()) - self.target_acceptance) / math.sqrt(t + 1)
-            if 2 * t >= n_steps:
-                tail.append(log_step)
-                safe = min([safe, *info.step_size[info.diverging].tolist()])
-        step = min(math.exp(sum(tail) / len(tail)), _BELOW_RUN_AWAYS * safe / (1 + self.jitter))
-        n_leapfrog = max(1, math.ceil(self.length / step))
-        return replace(self, step_size=self.length / n_leapfrog, n_leapfrog=n_leapfrog), state
+        return tune_step_size(self, state, generator, n_steps)
 
 
 def kinetic_energy(pi: Tensor) -> Tensor:

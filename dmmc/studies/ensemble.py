@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from dmmc.core.scalars import check_count
 from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel, State
 from dmmc.kernels.cluster import Cluster
+from dmmc.kernels.fermion_hmc import FermionHMC
 from dmmc.kernels.hmc import HMC
 from dmmc.runs import chain
 from dmmc.runs.chain import ChainOptions
@@ -28,7 +30,12 @@ from dmmc.theory.actions import Action, lattice_of
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import Observable
 
-METHODS: dict[str, Callable[[Action, Lattice, float], Kernel[State]]] = {"hmc": HMC.default, "cluster": Cluster.default}
+METHODS: dict[str, Callable[[Action, Lattice, float], Kernel[State]]] = {
+    "hmc": HMC.default,
+    "cluster": Cluster.default,
+    "pseudofermions": partial(FermionHMC.default, pseudofermions=True),
+    "determinants": partial(FermionHMC.default, pseudofermions=False),
+}
 """Baseline kernels by name, each made of an action, a lattice and a trajectory length."""
 
 STUCK_AFTER = 30
@@ -40,7 +47,9 @@ class EnsembleOptions:
     """How a baseline ensemble is made.
 
     Attributes:
-        method: ``hmc``, or ``cluster`` for an action with a declared hopping term, such as phi^4.
+        method: ``hmc``, or ``cluster`` for an action with a declared hopping term, such as phi^4; of a theory with
+            fermions also HMC with ``pseudofermions``, or with ``determinants`` that are computed less often than the
+            force of the scalar field.
         chains: parallel chains.
         thermalise: steps discarded at the start.
         trajectory: length of HMC trajectories, also of those between cluster updates, for a field in the

@@ -65,7 +65,9 @@ def make_ensemble(
         action: the action that is sampled.
         lattice: the lattice that the chains live on.
         path: the HDF5 file.
-        method: ``hmc``, or ``cluster`` for an action with a declared hopping term, such as phi^4.
+        method: ``hmc``, or ``cluster`` for an action with a declared hopping term, such as phi^4; of a theory with
+            fermions also HMC with ``pseudofermions``, or with ``determinants`` that are computed less often than the
+            force of the scalar field.
         chains: parallel chains.
         draws: recorded draws of each chain.
         keep_every: the fields of every k-th draw are kept; 0 keeps none.

@@ -16,9 +16,10 @@ attribute       type               meaning, and what holds without it
 ``has_grad``    bool               whether ``grad`` may be called; without it, whether there is such a method
 ==============  =================  ==================================================================================
 
-Two optional methods serve reports and error messages: ``label(dim)`` returns the name of the theory and its couplings
-as plain text, and ``normalisations(dim)`` returns, for other conventions in use, the factor by which the field of that
-convention is larger than the one that S takes.
+Optional methods serve people: ``label(dim)`` returns the name of the theory and its couplings as plain text;
+``normalisations(dim)`` returns, for other conventions in use, the factor by which the field of that convention is
+larger than the one that S takes; and ``observables()`` returns functions by name that may be measured beside the
+standard observables (:func:`offered_observables`).
 """
 
 from __future__ import annotations
@@ -142,6 +143,11 @@ def declaration(action: Action) -> Declaration:
     if hopping is not None:
         symmetry, hopping = "z2" if components is None else "o_n", float(hopping)
     return Declaration(components, cast(Symmetry | None, symmetry), float(scale), checked_minimum, hopping, has_grad)
+
+
+def offered_observables(action: Action) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """The observables that an action offers, by name, each as :data:`dmmc.theory.observables.Observable`."""
+    return dict(getattr(action, "observables", dict)())
 
 
 def differentiable(action: Action | None) -> Action | None:

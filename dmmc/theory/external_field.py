@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError
@@ -15,10 +14,7 @@ from dmmc.theory.actions import Action, Symmetry, declaration
 from dmmc.theory.descriptions import action_from_description, action_label
 from dmmc.theory.evaluation import evaluate
 from dmmc.theory.registry import register_action
-
-_POINTS, _SCALES, _ZOOMS = 401, 20, 8
-"""The uniform field of least action is looked for among that many values, from the scale of the theory up to 4^19 times
-that, and then more closely around the best of them."""
+from dmmc.theory.uniform import least_uniform
 
 
 @dataclass(frozen=True)
@@ -79,26 +75,17 @@ class ExternalField:
         centre = without.minimum(dim)
         if not self.h:
             return centre
-        line = torch.linspace(-1, 1, _POINTS, dtype=torch.float64, device="cpu")
-        widths = 2 * (abs(centre) + without.scale) * 4.0 ** torch.arange(_SCALES, dtype=torch.float64, device="cpu")
-        phi = centre + torch.outer(widths, line).flatten()
-        best = self._least(phi, dim)
-        if abs(float(phi[best]) - centre) >= float(widths[-1]):
+        value = least_uniform(lambda phi: self._uniform(phi, dim), centre, 2 * (abs(centre) + without.scale))
+        if value is None:
             raise DmmcError(
                 f"the action of a uniform field falls without end in the external field h = {self.h}, so that exp(-S) "
                 "cannot be normalised"
             )
-        width = float(widths[best // _POINTS])
-        for _ in range(_ZOOMS):
-            width *= 4 / (_POINTS - 1)
-            phi = float(phi[best]) + width * line
-            best = self._least(phi, dim)
-        return float(phi[best])
+        return value
 
-    def _least(self, phi: Tensor, dim: int) -> int:
-        """The place of the value whose uniform field has the least action, among several ones."""
-        fields = phi.view(-1, *(1,) * dim).repeat(1, *(2,) * dim)
-        return int(evaluate(self, fields).nan_to_num(nan=torch.inf).argmin())
+    def _uniform(self, phi: Tensor, dim: int) -> Tensor:
+        """The actions of uniform fields of the values ``phi`` ``(n,)``, on two sites in each direction."""
+        return evaluate(self, phi.view(-1, *(1,) * dim).repeat(1, *(2,) * dim))
 
     def __call__(self, phi: Tensor) -> Tensor:
         return self.action(phi) - self.h * phi.flatten(1).sum(1)

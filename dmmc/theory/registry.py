@@ -17,6 +17,7 @@ BUILT_IN = {
     "free": "dmmc.theory.free_field",
     "phi4": "dmmc.theory.phi4",
     "sine_gordon": "dmmc.theory.sine_gordon",
+    "yukawa": "dmmc.theory.yukawa",
 }
 """The actions of the package and the modules that register them, which are imported when they are asked for."""
 

@@ -47,7 +47,7 @@ for line in sys.stdin:
 
 
 def server(fault="pass", greeting="dmmc-action 1", **options):
-    return Server([sys.executable, "-S", "-c", SERVER.format(fault=fault, greeting=greeting)], **options)
+    return Server([sys.executable, "-SE", "-c", SERVER.format(fault=fault, greeting=greeting)], **options)
 
 
 def white(server):
@@ -61,8 +61,8 @@ def test_fields_go_there_and_numbers_come_back():
             torch.testing.assert_close(action(phi), 0.5 * phi.square().flatten(1).sum(1))
             assert torch.equal(action.grad(phi), phi) and action.grad(phi.float()).dtype == torch.float32
         check_action(action, phi)
-        process = running._connection.process
-    assert process.returncode == 0  # the end of its input, and no signal
+        child = running._connection.process
+    assert child.returncode == 0  # the end of its input, and no signal
 
 
 def test_a_large_batch_is_handed_over_in_pieces():
@@ -75,12 +75,16 @@ def test_a_large_batch_is_handed_over_in_pieces():
 
 
 def test_a_batch_is_computed_while_the_rest_of_it_is_copied():
-    with server() as running:
-        phi = noise(LATTICE, 701)
-        torch.testing.assert_close(white(running)(phi), 0.5 * phi.square().flatten(1).sum(1))
-        assert torch.equal(white(running).grad(phi), phi) and running._connection.number == 8
-    faulty = server("if number == '3': memory[half + 500] = float('nan')")
-    with faulty, pytest.raises(DmmcError, match=r"gave NaN, or nothing at all, for 1 of 175 fields \(S\)"):
+    phi = noise(LATTICE, 701)
+    for divide, requests in ((True, [2, 3]), (False, [1, 1])):
+        with server(divide=divide) as running:
+            torch.testing.assert_close(white(running)(phi), 0.5 * phi.square().flatten(1).sum(1))
+            assert running._connection.number == requests[0]
+            assert torch.equal(white(running).grad(phi), phi) and running._connection.number == sum(requests)
+            running.S(phi.numpy().reshape(1, 701, 12))
+            assert running._connection.number == sum(requests) + 1  # a single field cannot be divided
+    faulty = server("if number == '2': memory[half + 500] = float('nan')")
+    with faulty, pytest.raises(DmmcError, match=r"gave NaN, or nothing at all, for 1 of 614 fields \(S\)"):
         faulty.S(phi.numpy())
 
 
@@ -92,7 +96,7 @@ FAULTS = {
     "answers twice": ("print(number)", "nothing but its answers"),
     "answers another request": ("number = 7777", "answered '7777'"),
     "prints no end of line": ("os.write(1, b'x' * 5000)", "answered 'xxx"),
-    "reports an error": ("print('error no convergence'); continue", "reports an error: no convergence"),
+    "reports an error": ("print('error no convergence', flush=True); continue", "reports an error: no convergence"),
     "gives NaN": ("memory[half] = float('nan')", r"gave NaN, or nothing at all, for 1 of 4 fields \(S\)"),
 }
 """What a server does at its request 16, and what is said of it."""
@@ -179,8 +183,8 @@ def test_the_server_of_the_example(tmp_path):
     with Server([built, 0.25, 0.1]) as running:
         action = dmmc.action(running.S, running.grad, name="phi4_server", kappa=0.25, lam=0.1)
         assert torch.equal(action(phi), compiled(phi)) and torch.equal(action.grad(phi), compiled.grad(phi))
-        process = running._connection.process
-        process.stdin.write(b"curvature 2 0 5 3 4 2\n")
-        process.wait()  # what it said before it ended is still to be read
+        child = running._connection.process
+        child.stdin.write(b"curvature 2 0 5 3 4 2\n")
+        child.wait()  # what it said before it ended is still to be read
         with pytest.raises(DmmcError, match="reports an error: no request is called curvature"):
             action(phi)
