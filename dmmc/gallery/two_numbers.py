@@ -87,8 +87,8 @@ def trained(
     """
     phi = phi[permutation(len(phi), stream(options.seed, "order of the ensemble"))].float()
     scales = phi.double().square().mean(0).sqrt().flatten()
-    # The prior is isotropic, and the flow keeps what its two variances are wrong by: a share of 1 / PRIOR of them. Below
-    # the variance of the narrower component there is little structure left.
+    # The prior is isotropic, and the flow keeps what its two variances are wrong by: about 1 / PRIOR of them. Below the
+    # variance of the narrower component there is little structure left.
     v_max, v_offset = PRIOR * float(scales.max().square()), float(scales.min().square()) / 4
     reference = replace(GaussianReference.measure(phi, LATTICE), v_max=v_max, v_offset=v_offset)
     settings = {"scales": scales.tolist(), **config}
