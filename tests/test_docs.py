@@ -15,6 +15,7 @@ import torch
 import dmmc
 from dmmc.cli import main as cli
 from dmmc.diagnostics import DiagnosticsWarning
+from dmmc.gallery import registry
 from dmmc.model.reference import GaussianReference
 from helpers import SMALL, random_model
 
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 README, INDEX = ROOT / "README.md", ROOT / "docs" / "index.md"
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-WITH_COMMANDS = {"README.md", "diagnostics.md", "exactness.md"}
+WITH_COMMANDS = {"README.md", "diagnostics.md", "exactness.md", "gallery.md"}
 FIGURES = ROOT / "docs" / "figures"
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.M | re.S)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -165,7 +166,7 @@ def test_names_exist(page):
         assert any((folder / path).exists() for folder in (ROOT, ROOT / "dmmc")) or path in MADE, path
 
 
-MADE = {"quickstart/", "exactness/"}
+MADE = {"quickstart/", "exactness/", "gallery/"}
 """Folders that commands make."""
 
 
@@ -204,12 +205,22 @@ def check_links(page, text):
 
 def test_every_figure_is_shown_and_can_be_made():
     shown = {name for page in PAGES for name in re.findall(r"\(figures/([\w-]+\.png)\)", page.read_text())}
-    present = {path.name for path in FIGURES.iterdir()}
+    present = {path.name for path in FIGURES.glob("*.png")}
     assert shown == present
-    assert sum(path.stat().st_size for path in FIGURES.iterdir()) < 1_000_000
+    assert sum(path.stat().st_size for path in FIGURES.glob("*.png")) < 1_000_000
     namespace = {"__name__": "make_figures"}
     exec(compile((ROOT / "docs" / "make_figures.py").read_text(), "make_figures.py", "exec"), namespace)
     assert {f"{name}.png" for name in namespace["FIGURES"]} == present
+
+
+def test_every_figure_of_the_gallery_is_shown_beside_the_command_that_makes_it():
+    text, folder = (ROOT / "docs" / "gallery.md").read_text(), FIGURES / "gallery"
+    shown = re.findall(r"\(figures/gallery/([\w-]+\.png)\)", text)
+    assert sorted(shown) == sorted(path.name for path in folder.iterdir()), "run docs/make_gallery.py"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000
+    made = set(re.findall(r"`dmmc gallery ([\w-]+)(?: --quick)? --seed \d+`", text))
+    possible = {f"{name}-{figure}.png" for name in made for figure in registry.exhibit(name).figures}
+    assert set(shown) <= possible
 
 
 def cells(kind):

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="show in seconds that everything works; the numbers mean little"
     )
     add_common(parser, out="gallery")
+    parser.set_defaults(goes_on=True)  # what an interrupted exhibit has done is kept without being asked for
 
 
 def run(args: argparse.Namespace) -> GallerySummary:

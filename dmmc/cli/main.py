@@ -130,7 +130,8 @@ def _run(args: argparse.Namespace, output: Stream) -> int:
         print(f"dmmc {args.command}: {error}; put that right, then {again}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        hint = "; go on with the same command and --resume" if "resume" in args else ""
+        again = "; go on with the same command"
+        hint = f"{again} and --resume" if "resume" in args else again if "goes_on" in args else ""
         print(f"\ndmmc {args.command}: interrupted{hint}", file=sys.stderr)
         return 130
     finally:

@@ -177,7 +177,7 @@ def draw(sequence: Mapping[Kind, Array], expected: Array, noise: Array) -> Figur
     """A field at :data:`SHOWN`, by both processes, and what the model expects of the first; one colour bar."""
     rows = {"SDE": sequence["sde"], "ODE": sequence["ode"], r"E$[\phi_0|\phi_s]$": expected}
     # Twice the size of the field without noise: noise beyond that is saturated.
-    limit = float(f"{2 * np.sqrt(np.mean(sequence['sde'][-1] ** 2)):.1g}")
+    limit = float(f"{2 * np.sqrt(np.mean(sequence['sde'][-1] ** 2)):.2g}")
     figure, axes = make_panels(9.6, 5.9, rows=len(rows), columns=len(SHOWN))
     for row, (label, fields) in enumerate(rows.items()):
         for column, (time, field) in enumerate(zip(SHOWN, fields, strict=True)):
@@ -291,7 +291,7 @@ EXHIBIT = Exhibit(
     "denoising",
     "From noise to a field: the denoising sequence of a U-Net in two phases",
     "Wang, Aarts, Zhou, JHEP 05 (2024) 060, figures of the denoising process; talk of G. Aarts, Lattice 2024",
-    20,
+    6,
     make,
     figures=("denoising_symmetric", "denoising_broken", "observables"),
     files=tuple(f"{phase}-{kind}.npz" for phase in PHASES for kind in KINDS),

@@ -82,7 +82,7 @@ def ensemble(phase: Phase, part: Part, request: Request, extent: int | None = No
             how.draws,
             keep_every=0 if clusters else how.keep_every,
             block=how.draws // 8,
-            seed=child_seed(request.seed, "gallery", FOLDER, phase, part, *(() if extent is None else (extent,))),
+            seed=seed_of(request, extent, FOLDER, phase, part),
         ),
     )
 
@@ -91,6 +91,12 @@ def ensemble(phase: Phase, part: Part, request: Request, extent: int | None = No
         return make_ensemble(action(phase), on, path, options, resume=resume, device=request.device, say=request.say)
 
     return kept_run(path, make)
+
+
+def seed_of(request: Request, extent: int | None, *name: str) -> int:
+    """The seed of something that exhibits share, on a lattice of some extent."""
+    on = lattice(request, extent)
+    return child_seed(request.seed, "gallery", *name, *(() if on == lattice(request) else on.shape[:1]))
 
 
 def path_of(phase: Phase, part: Part, request: Request, extent: int | None = None) -> Path:

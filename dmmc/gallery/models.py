@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from dmmc.core.rng import child_seed
 from dmmc.gallery import ensembles
 from dmmc.gallery.ensembles import KAPPAS, Phase
 from dmmc.gallery.exhibit import Request
@@ -50,7 +49,7 @@ class Recipe:
     learning_rate: float
 
 
-UNET = Recipe("unet", {"channels": 16}, {"symmetric": 300, "critical": 600, "broken": 600}, 32, 1e-2)
+UNET = Recipe("unet", {"channels": 16}, {"symmetric": 200, "critical": 500, "broken": 500}, 32, 1e-2)
 TRACTABLE = Recipe(
     "interaction",
     {"filters": 4, "hidden1": 8, "hidden2": 8},
@@ -61,35 +60,35 @@ TRACTABLE = Recipe(
 QUICK_STEPS, QUICK_CHANNELS = 60, 8
 
 
-def unet(phase: Phase, request: Request, extent: int | None = None, steps: int | None = None) -> DiffusionModel:
+def unet(phase: Phase, request: Request, extent: int | None = None) -> DiffusionModel:
     """The paper's model of a phase, of fields of both signs; it has no tractable density and no action.
 
     Args:
         phase: which kappa.
         request: of the exhibit that asks.
-        extent: of a lattice that is not 32 x 32, as in :func:`dmmc.gallery.ensembles.ensemble`.
-        steps: of the training, where they differ from the recipe; the quick version has its own.
+        extent: of a lattice that is not 32 x 32, as in :func:`dmmc.gallery.ensembles.ensemble`. A step costs as much as
+            the lattice has sites, and there are more of them on a smaller lattice.
     """
     fields = torch.from_numpy(ensembles.ensemble(phase, "training", request, extent).cfgs())
-    recipe = replace(UNET, config={"channels": QUICK_CHANNELS}) if request.quick else UNET
-    return _kept(recipe, phase, request, torch.cat([fields, -fields]), extent, steps)
+    sites = ensembles.lattice(request, extent).volume
+    steps = {name: n * ensembles.lattice(request).volume // sites for name, n in UNET.steps.items()}
+    config = {"channels": QUICK_CHANNELS} if request.quick else UNET.config
+    return _kept(replace(UNET, steps=steps, config=config), phase, request, torch.cat([fields, -fields]), extent)
 
 
 def tractable(phase: Phase, request: Request, extent: int | None = None) -> DiffusionModel:
     """The package's model of a phase: in the broken phase of one sector, which is mirrored. As :func:`unet`."""
-    return _kept(TRACTABLE, phase, request, ensembles.ensemble(phase, "training", request, extent), extent, None)
+    return _kept(TRACTABLE, phase, request, ensembles.ensemble(phase, "training", request, extent), extent)
 
 
-def _kept(
-    recipe: Recipe, phase: Phase, request: Request, source: Any, extent: int | None, steps: int | None
-) -> DiffusionModel:
+def _kept(recipe: Recipe, phase: Phase, request: Request, source: Any, extent: int | None) -> DiffusionModel:
     path = request.gallery / FOLDER / f"{ensembles.stem(phase, request, extent)}-{recipe.network}.safetensors"
-    steps = QUICK_STEPS if request.quick else recipe.steps[phase] if steps is None else steps
+    steps = QUICK_STEPS if request.quick else recipe.steps[phase]
     options = TrainingOptions(
         steps=steps,
         levels=recipe.levels,
         learning_rate=recipe.learning_rate,
-        seed=child_seed(request.seed, "gallery", FOLDER, phase, recipe.network, *(() if extent is None else (extent,))),
+        seed=ensembles.seed_of(request, extent, FOLDER, phase, recipe.network),
     )
 
     def make(resume: bool) -> None:

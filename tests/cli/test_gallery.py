@@ -58,6 +58,15 @@ def test_refusals(two, tmp_path, capsys):
         dmmc("gallery", "egg", "--list")
 
 
+def test_an_interrupted_exhibit_says_how_to_go_on(monkeypatch, tmp_path, capsys):
+    def interrupted(request):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "exhibit", lambda name: Exhibit(name, "A title", "nobody", 1, interrupted))
+    assert dmmc("gallery", "egg", "--out", tmp_path / "g") == 130
+    assert "interrupted; go on with the same command\n" in capsys.readouterr().err
+
+
 def test_unknown_exhibit(tmp_path, capsys):
     assert dmmc("gallery", "mona-lisa", "--out", tmp_path / "g") == 2
     assert "there is no exhibit 'mona-lisa'" in capsys.readouterr().err

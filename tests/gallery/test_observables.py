@@ -5,13 +5,13 @@ import math
 import numpy as np
 
 from dmmc.gallery import observables
-from dmmc.gallery.observables import EXACT, OBSERVABLES, OTHERS, PHASES
+from dmmc.gallery.observables import EXACT, OBSERVABLES, OTHERS, QUICK_PHASES
 from helpers import SIGMA, ar1
 
 
 def test_exact_chains_agree_with_clusters_and_an_untrained_network_does_not(quick_gallery):
     shown = quick_gallery("observables")
-    for phase in PHASES:
+    for phase in QUICK_PHASES:
         samplers = shown.numbers["samplers"][phase]
         assert list(samplers) == list(OTHERS)
         for name in EXACT:
@@ -22,7 +22,7 @@ def test_exact_chains_agree_with_clusters_and_an_untrained_network_does_not(quic
     # The U-Net has seen 60 steps: domains remain in the broken phase, and |M| is too small.
     off = shown.numbers["samplers"]["broken"]["U-Net, unadjusted"]["z"]
     assert off["chi2"] > 4 or off["abs_M"] < -4
-    assert shown.table.count("\n") == len(PHASES) * (len(OBSERVABLES) + 1) + 1
+    assert shown.table.count("\n") == len(QUICK_PHASES) * (len(OBSERVABLES) + 1) + 1
 
 
 def record(rng, shift=0.0, chains=1, draws=4000):
