@@ -40,6 +40,7 @@ from dmmc.model.layers import ScalarLayers, SiteLayers, VectorLayers
 from dmmc.model.memo import LevelMemo, Prepared
 from dmmc.model.network import Network, refuse_context, register_network
 from dmmc.model.reference import GaussianReference, wiener
+from dmmc.model.transport import Transport, works_for
 from dmmc.theory.lattice import Lattice
 
 LONGEST = 1 << 16
@@ -271,7 +272,9 @@ class InteractionNetwork(Network):
 
     def _trace_at_levels(self, v: Tensor) -> Prepared:
         """The coefficients of the formula for the trace at noise variances ``v`` ``(G,)``."""
-        m = self._prepared("drift", v, self._at_levels)
+        return self._trace_of(self._prepared("drift", v, self._at_levels))
+
+    def _trace_of(self, m: Prepared) -> Prepared:
         volume = self.lattice.volume
         gram = self.lattice.to_sites(m["q"].unsqueeze(2) * m["r"].unsqueeze(1) + 0j) / math.sqrt(volume)
         here = gram.flatten(3)[..., 0]
@@ -307,3 +310,15 @@ class InteractionNetwork(Network):
         fields = torch.Size((modes.shape[1], *self.lattice.shape))
         trace = self._layers.trace(first, second, t, parts, fields)
         return drift, trace + t["constant"].double().unsqueeze(1)
+
+    def transport(self) -> Transport | None:
+        # A subclass may compute something else than this class.
+        if type(self) is not InteractionNetwork or self.equivariant or not works_for(self.device, self.dtype):
+            return None
+        from dmmc.model import fused  # loads Numba
+
+        def at_levels(v: Tensor) -> Prepared:
+            matrices = (self._at_levels(one) for one in v.to(self.dtype).split(1))
+            return fused.coefficients(self.reference, self._parts, v, [(m, self._trace_of(m)) for m in matrices])
+
+        return fused.CompiledFlow(self.lattice, self._parts, lambda v: self._prepared("flow", v, at_levels))

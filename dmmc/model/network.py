@@ -30,6 +30,7 @@ from dmmc.core.memory import physical_memory
 from dmmc.core.records import json_text
 from dmmc.model.initialisation import drawing_from, usual_defaults
 from dmmc.model.reference import GaussianReference
+from dmmc.model.transport import Transport
 from dmmc.theory.lattice import Lattice
 
 WEIGHT_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -157,6 +158,13 @@ class Network(nn.Module):
                 f"{reference.lattice.shape}; train afresh ({error})"
             ) from None
         return network
+
+    def transport(self) -> Transport | None:
+        """The probability flow of this network in machine code; None where there is none, as by default.
+
+        What it computes must be what :meth:`forward` and ``with_trace`` lead to, up to rounding.
+        """
+        return None
 
     def describe(self) -> dict[str, Any]:
         """The facts beside the weights that tell this network from others, as JSON values."""

@@ -48,10 +48,12 @@ class FlowProposal(Steppable):
         divergence: how the trace of the Jacobian is found; by default with the network's own formula.
         method: one of :data:`dmmc.proposals.runge_kutta.METHODS`: ``rk4``, or ``dopri5``, which at equal evaluations
             has the smaller error once that is small.
+        compiled: whether the integration runs as machine code (:meth:`dmmc.model.network.Network.transport`), with the
+            same numbers up to rounding; by default where the network has it.
 
     Raises:
-        DmmcError: if a number is not a positive integer, the method unknown, or the network has no formula for its
-            trace and no divergence is chosen.
+        DmmcError: if a number is not a positive integer, the method unknown, the network has no formula for its trace
+            and no divergence is chosen, or there is no machine code and it was asked for.
     """
 
     model: DiffusionModel
@@ -59,11 +61,19 @@ class FlowProposal(Steppable):
     chunk_sites: int | None = None
     divergence: Divergence = TRACTABLE
     method: str = "rk4"
+    compiled: bool | None = None
 
     def __post_init__(self) -> None:
         steps, single = schedule_of(self.n_steps), not isinstance(self.n_steps, (tuple, list))
         object.__setattr__(self, "n_steps", steps[0] if single else steps)
-        sites = ode.sites_at_once(self.model) if self.chunk_sites is None else self.chunk_sites
+        possible = self.divergence == TRACTABLE and self.model.network.transport() is not None
+        if self.compiled and not possible:
+            raise DmmcError(
+                "there is no machine code for this flow: that is for the interaction network of scalar fields, with its "
+                "own divergence, on the CPU, and needs Numba (pip install dmmc[fast]); pass compiled=False"
+            )
+        object.__setattr__(self, "compiled", possible if self.compiled is None else bool(self.compiled))
+        sites = ode.sites_at_once(self.model, self.compiled) if self.chunk_sites is None else self.chunk_sites
         object.__setattr__(self, "chunk_sites", check_count(sites, "chunk_sites"))
         Integrator(steps, self.method)  # refuses an unknown method
         self.divergence.check(self.model.network)
@@ -121,6 +131,8 @@ class FlowProposal(Steppable):
         chosen: dict[str, Any] = {} if self.divergence == TRACTABLE else {"divergence": self.divergence.describe()}
         if self.method != "rk4":
             chosen["method"] = self.method
+        if self.compiled:  # its rounding is another one
+            chosen["compiled"] = True
         return {
             "name": "flow",
             "n_steps": self.n_steps if isinstance(self.n_steps, int) else list(self.n_steps),
@@ -254,8 +266,16 @@ class FlowProposal(Steppable):
         self, psi: Tensor, start: float, end: float, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """psi at level ``end`` from psi at level ``start``, and the change of its log density (0 without generator)."""
+        if self.compiled:
+            return self._carried(psi, start, end, generator is not None)
         trace = None if generator is None else self.divergence.along(self.model.network, len(psi), generator)
         return self.integrator.integrate(ode.flow_velocity(self.model, psi, trace), psi, start, end)
+
+    def _carried(self, psi: Tensor, start: float, end: float, traced: bool) -> tuple[Tensor, Tensor]:
+        transport = self.model.network.transport()
+        assert transport is not None
+        fields, change = transport(self.lattice.to_sites(psi), ode.stages(self.model, self.integrator, start, end), traced)
+        return self.lattice.to_modes(fields), change
 
     def _way(self, psi: Tensor, start: float, end: float, traced: bool) -> tuple[Tensor, Tensor]:
         return self._integrate(psi, start, end, self._generator(None) if traced else None)

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from dmmc.core.precision import without_autocast
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.transport import Stages
 from dmmc.proposals.divergence import Trace
 from dmmc.proposals.integrator import DEFAULT_STEPS, Integrator, Velocity, schedule_of
 
-CPU_SITES, ACCELERATOR_SITES = 1 << 15, 1 << 20
-"""Sites of the fields that are integrated at once: few enough for the cache of a CPU, enough to keep a GPU busy."""
+CPU_SITES, ACCELERATOR_SITES, COMPILED_SITES = 1 << 15, 1 << 20, 1 << 19
+"""Sites of the fields that are integrated at once: few enough for the cache of a CPU, enough to keep a GPU busy, or enough
+for every thread to have some of the tiles of machine code, which stay in cache by themselves."""
 
 
 def flow_velocity(model: DiffusionModel, like: Tensor, trace: Trace | None = None) -> Velocity:
@@ -42,7 +44,7 @@ def flow_velocity(model: DiffusionModel, like: Tensor, trace: Trace | None = Non
     @without_autocast()
     def velocity(psi: Tensor, level: float) -> tuple[Tensor, Tensor]:
         v = variance(model, level)
-        speed = 0.5 * (v + reference.v_offset) * reference.log_range  # 1/2 dv / d level
+        speed = rate(model, v)
         root = (c + v).sqrt()
         modes, level_v = (root * psi).unsqueeze(0), torch.full((1,), v, dtype=c.dtype, device=c.device)
         if trace is None:
@@ -59,8 +61,23 @@ def variance(model: DiffusionModel, level: float) -> float:
     return float(model.reference.variance(torch.tensor(within, dtype=torch.float64, device="cpu")))
 
 
-def sites_at_once(model: DiffusionModel) -> int:
-    """The number of sites that suits the device of a model."""
+def rate(model: DiffusionModel, v: float) -> float:
+    """``1/2 dv / d level`` at a noise variance: the factor in front of the velocity."""
+    return 0.5 * (v + model.reference.v_offset) * model.reference.log_range
+
+
+def stages(model: DiffusionModel, integrator: Integrator, start: float, end: float) -> Stages:
+    """All steps of :meth:`dmmc.proposals.integrator.Integrator.integrate`, for machine code."""
+    table, steps = integrator.table, list(integrator.steps(start, end))
+    variances = tuple(tuple(variance(model, level + c * h) for c in table.c) for level, h in steps)
+    rates = tuple(tuple(rate(model, v) for v in row) for row in variances)
+    return Stages(table.a, table.b, tuple(h for _, h in steps), variances, rates)
+
+
+def sites_at_once(model: DiffusionModel, compiled: bool = False) -> int:
+    """The number of sites that suits the device of a model, or machine code."""
+    if compiled:
+        return COMPILED_SITES
     return CPU_SITES if model.device.type == "cpu" else ACCELERATOR_SITES
 
 

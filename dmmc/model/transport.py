@@ -1,0 +1,64 @@
+"""The contract of a flow in machine code: all steps of an integration for many fields at once, on the CPU.
+
+A network that has one offers it (:meth:`dmmc.model.network.Network.transport`). It computes what the network computes
+step by step, up to rounding.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The steps of an explicit Runge-Kutta method along ``d psi / dt = rate (C + v)^(-1/2) D N((C + v)^(1/2) psi, v)``.
+
+    Attributes:
+        a: Butcher's coefficients ``a_ij``; row i has those with j < i.
+        b: his weights.
+        lengths: the signed length of each step.
+        variances: the noise variance v at each stage of each step.
+        rates: the factor in front of the velocity at each stage of each step; minus the same factor in front of the
+            trace of the Jacobian of ``D N`` is the rate of change of log q.
+    """
+
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    lengths: tuple[float, ...]
+    variances: tuple[tuple[float, ...], ...]
+    rates: tuple[tuple[float, ...], ...]
+
+
+class Transport(Protocol):
+    """Carries fields through the steps of an integration."""
+
+    def __call__(self, fields: Tensor, stages: Stages, traced: bool) -> tuple[Tensor, Tensor]:
+        """Carry ``fields``.
+
+        Args:
+            fields: psi on the sites, ``(n, *lattice)``, in the type of the network.
+            stages: the steps.
+            traced: whether the change of the log density is wanted.
+
+        Returns:
+            psi at the end, ``(n, *lattice)``, and the change of its log density ``(n,)`` float64, or 0 if that is not
+            wanted. The numbers of a field depend neither on its neighbours nor on the number of threads.
+        """
+        ...
+
+
+def works_for(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether machine code can be made for numbers of this type on this device."""
+    return device.type == "cpu" and dtype in (torch.float32, torch.float64) and has_numba()
+
+
+@cache
+def has_numba() -> bool:
+    """Whether Numba is installed, without importing it."""
+    return importlib.util.find_spec("numba") is not None
