@@ -112,6 +112,7 @@ class Workspace(NamedTuple):
     h2: Any
     d2: Any
     total: Any
+    log_q: Any
 
 
 def workspace(geometry: Geometry, levels: Levels, stages: int) -> Workspace:
@@ -127,7 +128,7 @@ def workspace(geometry: Geometry, levels: Levels, stages: int) -> Workspace:
     return Workspace(
         psi=zeros(size),
         at=zeros(size),
-        slopes=zeros(stages, size),
+        slopes=zeros(stages * size),
         modes=zeros(size),
         scratch=zeros(2, size),
         u=zeros(b * size),
@@ -138,12 +139,13 @@ def workspace(geometry: Geometry, levels: Levels, stages: int) -> Workspace:
         h2=zeros(f2 * plane),
         d2=zeros(f2 * plane),
         total=np.zeros(LANES),
+        log_q=np.zeros(LANES),
     )
 
 
 # Neither is anything assumed of the numbers: a field that diverges must come out as one that has.
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
-_inline = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
+_inline = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True, _nrt=False)
 
 
 @_inline
@@ -323,10 +325,11 @@ def _shells(window, y, g, channels, plane, sums):  # type: ignore[no-untyped-def
 def _first_layer(y, k, g, n, plane, w, slopes):  # type: ignore[no-untyped-def]
     size, f1 = len(w.psi), n.b1.shape[1]
     b, place = len(w.u) // size, g.slots[y] * f1 * plane
+    a1, b1 = n.a1[k], n.b1[k]
     for i in range(0, f1, ROWS):
         for j in range(0, plane, 2 * LANES):
             second = LANES if j + LANES < plane else 0
-            z = _times(n.a1[k], i, b, w.u, y * plane + j, size, second, _begin(n.b1[k], i))
+            z = _times(a1, i, b, w.u, y * plane + j, size, second, _begin(b1, i))
             _activate_all(z, w.h1, w.d1, place + i * plane + j, plane, second, slopes)
 
 
@@ -335,12 +338,13 @@ def _second_layer(y, k, g, n, plane, w, slopes):  # type: ignore[no-untyped-def]
     size, f1, f2 = len(w.psi), n.b1.shape[1], n.b2.shape[1]
     b, place = len(w.u) // size, g.slots[y] * f1 * plane
     parts = len(w.sums) // (f1 * plane)
+    a2, w0, around, b2 = n.a2[k], n.w0[k], n.w[k], n.b2[k]
     for i in range(0, f2, ROWS):
         for j in range(0, plane, 2 * LANES):
             second = LANES if j + LANES < plane else 0
-            z = _times(n.a2[k], i, b, w.u, y * plane + j, size, second, _begin(n.b2[k], i))
-            z = _times(n.w0[k], i, f1, w.h1, place + j, plane, second, z)
-            z = _times(n.w[k], i, parts * f1, w.sums, j, plane, second, z)
+            z = _times(a2, i, b, w.u, y * plane + j, size, second, _begin(b2, i))
+            z = _times(w0, i, f1, w.h1, place + j, plane, second, z)
+            z = _times(around, i, parts * f1, w.sums, j, plane, second, z)
             _activate_all(z, w.h2, w.d2, i * plane + j, plane, second, slopes)
 
 
@@ -348,14 +352,15 @@ def _second_layer(y, k, g, n, plane, w, slopes):  # type: ignore[no-untyped-def]
 def _output(y, k, g, n, plane, w):  # type: ignore[no-untyped-def]
     size, f1, f2 = len(w.psi), n.b1.shape[1], n.b2.shape[1]
     b, place = len(w.u) // size, g.slots[y] * f1 * plane
+    lin, o1, o2 = n.lin[k], n.o1[k], n.o2[k]
     for i in range(0, b, ROWS):
         for j in range(0, plane, 2 * LANES):
             second = LANES if j + LANES < plane else 0
             zero = none(w.u)
             z = (zero, zero, zero, zero, zero, zero, zero, zero)
-            z = _times(n.lin[k], i, b, w.u, y * plane + j, size, second, z)
-            z = _times(n.o1[k], i, f1, w.h1, place + j, plane, second, z)
-            a0, a1, a2, a3, b0, b1, b2, b3 = _times(n.o2[k], i, f2, w.h2, j, plane, second, z)
+            z = _times(lin, i, b, w.u, y * plane + j, size, second, z)
+            z = _times(o1, i, f1, w.h1, place + j, plane, second, z)
+            a0, a1, a2, a3, b0, b1, b2, b3 = _times(o2, i, f2, w.h2, j, plane, second, z)
             at = i * size + y * plane + j
             store(w.out, at, a0)
             store(w.out, at + second, b0)
@@ -372,15 +377,16 @@ def _trace(y, k, g, n, plane, w):  # type: ignore[no-untyped-def]
     """Add the trace of plane y to ``w.total``; ``w.sums`` are those of the slopes."""
     f1, f2 = n.b1.shape[1], n.b2.shape[1]
     parts, place = len(w.sums) // (f1 * plane), g.slots[y] * f1 * plane
+    t1, t2, c0, c = n.t1[k], n.t2[k], n.c0[k], n.c[k]
     for j in range(0, plane, 2 * LANES):
         second = LANES if j + LANES < plane else 0
         p = q = none(w.d2)
         for f in range(f1):
-            t, at = spread(n.t1[k], f), place + f * plane + j
+            t, at = spread(t1, f), place + f * plane + j
             p, q = multiply_add(t, load(w.d1, at), p), multiply_add(t, load(w.d1, at + second), q)
         for i in range(0, f2, ROWS):
-            z = _times(n.c0[k], i, f1, w.d1, place + j, plane, second, _begin(n.t2[k], i))
-            a0, a1, a2, a3, b0, b1, b2, b3 = _times(n.c[k], i, parts * f1, w.sums, j, plane, second, z)
+            z = _times(c0, i, f1, w.d1, place + j, plane, second, _begin(t2, i))
+            a0, a1, a2, a3, b0, b1, b2, b3 = _times(c, i, parts * f1, w.sums, j, plane, second, z)
             at = i * plane + j
             p, q = multiply_add(load(w.d2, at), a0, p), multiply_add(load(w.d2, at + second), b0, q)
             at += plane
@@ -396,14 +402,15 @@ def _trace(y, k, g, n, plane, w):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _evaluate(x, k, g, n, w, slope, slopes):  # type: ignore[no-untyped-def]
-    """The velocity of the modes ``x`` at level k, and the trace to ``w.total`` if ``slopes``."""
+def _evaluate(x, k, g, n, w, to, slopes):  # type: ignore[no-untyped-def]
+    """The velocity of the modes ``x`` at level k to ``w.slopes[to:]``, and the trace to ``w.total`` if ``slopes``."""
     size, planes = len(x), g.shape[0]
     plane, volume = size // planes, size // LANES
     b, f1 = len(w.u) // size, n.b1.shape[1]
+    filters_in, filters_out = n.filters_in[k], n.filters_out[k]
     for i in range(b):
         for site in range(volume):
-            filtered = multiply(spread(n.filters_in[k], i * volume + site), load(x, site * LANES))
+            filtered = multiply(spread(filters_in, i * volume + site), load(x, site * LANES))
             store(w.modes, site * LANES, filtered)
         _transform(w.modes, 0, w.u, i * size, g, False, w)
     w.total[:] = 0
@@ -424,18 +431,17 @@ def _evaluate(x, k, g, n, w, slope, slopes):  # type: ignore[no-untyped-def]
     for site in range(volume):
         total = none(x)
         for i in range(b):
-            total = multiply_add(spread(n.filters_out[k], i * volume + site), load(w.u, i * size + site * LANES), total)
-        store(slope, site * LANES, total)
+            total = multiply_add(spread(filters_out, i * volume + site), load(w.u, i * size + site * LANES), total)
+        store(w.slopes, to + site * LANES, total)
 
 
 @_jit
-def _advance(x, row, weights, slopes, to):  # type: ignore[no-untyped-def]
-    """``x`` and the first slopes with their weights, ``row`` being how many."""
+def _advance(x, count, weights, slopes, to):  # type: ignore[no-untyped-def]
+    """``x`` and the first ``count`` slopes, each times its weight."""
     for i in range(0, len(x), LANES):
         total = load(x, i)
-        for j in range(row):
-            if weights[j] != 0:
-                total = multiply_add(spread(weights, j), load(slopes[j], i), total)
+        for j in range(count):
+            total = multiply_add(spread(weights, j), load(slopes, j * len(x) + i), total)
         store(to, i, total)
 
 
@@ -453,7 +459,6 @@ def carry(x, first, last, g, n, p, w, traced, out, change):  # type: ignore[no-u
     """
     fields, volume = x.shape
     stages = p.b.shape[1]
-    log_q = np.zeros(LANES)
     for tile in range(first, last):
         begin = tile * LANES
         used = min(LANES, fields - begin)
@@ -462,18 +467,18 @@ def carry(x, first, last, g, n, p, w, traced, out, change):  # type: ignore[no-u
             for site in range(volume):
                 w.at[site * LANES + lane] = x[begin + lane, site]
         _transform(w.at, 0, w.psi, 0, g, True, w)
-        log_q[:] = 0
+        w.log_q[:] = 0
         for step in range(len(p.b)):
             for i in range(stages):
                 k = p.level[step, i]
                 _advance(w.psi, i, p.a[step, i], w.slopes, w.at)
-                _evaluate(w.at, k, g, n, w, w.slopes[i], traced)
+                _evaluate(w.at, k, g, n, w, i * len(w.at), traced)
                 for lane in range(LANES):
-                    log_q[lane] += p.weight[step, i] * (w.total[lane] + n.constant[k])
+                    w.log_q[lane] += p.weight[step, i] * (w.total[lane] + n.constant[k])
             _advance(w.psi, stages, p.b[step], w.slopes, w.psi)
         _transform(w.psi, 0, w.at, 0, g, False, w)
         for lane in range(used):
             for site in range(volume):
                 out[begin + lane, site] = w.at[site * LANES + lane]
             if traced:
-                change[begin + lane] = log_q[lane]
+                change[begin + lane] = w.log_q[lane]
