@@ -280,19 +280,19 @@ def _rotate_through(x, begin, out, start, extent, rest, m):  # type: ignore[no-u
 
 
 @_jit
-def _transform(x, begin, out, start, g, forward, w):  # type: ignore[no-untyped-def]
+def _transform(x, begin, out, start, shape, split, basis, forward, scratch):  # type: ignore[no-untyped-def]
     """Sites at ``x[begin:]`` to modes at ``out[start:]`` (``forward``), or modes to sites; axis after axis."""
-    volume, d = 1, len(g.shape)
-    for extent in g.shape:
+    volume, d = 1, len(shape)
+    for extent in shape:
         volume *= extent
     for axis in range(d):
-        extent, to, at = g.shape[axis], w.scratch[axis % 2], 0
+        extent, to, at = shape[axis], scratch[axis % 2], 0
         if axis == d - 1:
             to, at = out, start
         if forward:
-            _to_modes(x, begin, to, at, extent, g.split[axis], volume // extent, g.basis[axis, 1])
+            _to_modes(x, begin, to, at, extent, split[axis], volume // extent, basis[axis, 1])
         else:
-            _to_sites(x, begin, to, at, extent, g.split[axis], volume // extent, g.basis[axis, 0])
+            _to_sites(x, begin, to, at, extent, split[axis], volume // extent, basis[axis, 0])
         x, begin = to, at
 
 
@@ -301,7 +301,7 @@ def _four(x, at, a, b, c, d):  # type: ignore[no-untyped-def]
     return add(add(load(x, at + a), load(x, at + b)), add(load(x, at + c), load(x, at + d)))
 
 
-@_jit
+@_inline
 def _shells(window, y, g, channels, plane, sums):  # type: ignore[no-untyped-def]
     """The sums over the parts of shells around plane y, of the channels in a window of planes."""
     block, last = channels * plane, -1
@@ -321,7 +321,7 @@ def _shells(window, y, g, channels, plane, sums):  # type: ignore[no-untyped-def
         last = part
 
 
-@_jit
+@_inline
 def _first_layer(y, k, g, n, plane, w, slopes):  # type: ignore[no-untyped-def]
     size, f1 = len(w.psi), n.b1.shape[1]
     b, place = len(w.u) // size, g.slots[y] * f1 * plane
@@ -333,7 +333,7 @@ def _first_layer(y, k, g, n, plane, w, slopes):  # type: ignore[no-untyped-def]
             _activate_all(z, w.h1, w.d1, place + i * plane + j, plane, second, slopes)
 
 
-@_jit
+@_inline
 def _second_layer(y, k, g, n, plane, w, slopes):  # type: ignore[no-untyped-def]
     size, f1, f2 = len(w.psi), n.b1.shape[1], n.b2.shape[1]
     b, place = len(w.u) // size, g.slots[y] * f1 * plane
@@ -348,7 +348,7 @@ def _second_layer(y, k, g, n, plane, w, slopes):  # type: ignore[no-untyped-def]
             _activate_all(z, w.h2, w.d2, i * plane + j, plane, second, slopes)
 
 
-@_jit
+@_inline
 def _output(y, k, g, n, plane, w):  # type: ignore[no-untyped-def]
     size, f1, f2 = len(w.psi), n.b1.shape[1], n.b2.shape[1]
     b, place = len(w.u) // size, g.slots[y] * f1 * plane
@@ -372,7 +372,7 @@ def _output(y, k, g, n, plane, w):  # type: ignore[no-untyped-def]
             store(w.out, at + 3 * size + second, b3)
 
 
-@_jit
+@_inline
 def _trace(y, k, g, n, plane, w):  # type: ignore[no-untyped-def]
     """Add the trace of plane y to ``w.total``; ``w.sums`` are those of the slopes."""
     f1, f2 = n.b1.shape[1], n.b2.shape[1]
@@ -401,7 +401,7 @@ def _trace(y, k, g, n, plane, w):  # type: ignore[no-untyped-def]
         store(w.total, 0, total)
 
 
-@_jit
+@_inline
 def _evaluate(x, k, g, n, w, to, slopes):  # type: ignore[no-untyped-def]
     """The velocity of the modes ``x`` at level k to ``w.slopes[to:]``, and the trace to ``w.total`` if ``slopes``."""
     size, planes = len(x), g.shape[0]
@@ -412,14 +412,16 @@ def _evaluate(x, k, g, n, w, to, slopes):  # type: ignore[no-untyped-def]
         for site in range(volume):
             filtered = multiply(spread(filters_in, i * volume + site), load(x, site * LANES))
             store(w.modes, site * LANES, filtered)
-        _transform(w.modes, 0, w.u, i * size, g, False, w)
+        _transform(w.modes, 0, w.u, i * size, g.shape, g.split, g.basis, False, w.scratch)
     w.total[:] = 0
-    ready = planes if planes <= 4 * g.reach + 1 else g.reach
-    for y in range(0 if ready == planes else -g.reach, ready):
-        _first_layer(y % planes, k, g, n, plane, w, slopes)
-    for y in range(planes):
-        if ready <= y + g.reach < planes - g.reach:
-            _first_layer(y + g.reach, k, g, n, plane, w, slopes)
+    # All planes that the first one needs, then one more for each, but those that keep their places.
+    rolling = planes > 4 * g.reach + 1
+    for ahead in range(-g.reach if rolling else g.reach - planes, planes + g.reach):
+        if ahead < g.reach or (rolling and ahead < planes - g.reach):
+            _first_layer(ahead % planes, k, g, n, plane, w, slopes)
+        y = ahead - g.reach
+        if y < 0:
+            continue
         _shells(w.h1, y, g, f1, plane, w.sums)
         _second_layer(y, k, g, n, plane, w, slopes)
         _output(y, k, g, n, plane, w)
@@ -427,7 +429,7 @@ def _evaluate(x, k, g, n, w, to, slopes):  # type: ignore[no-untyped-def]
             _shells(w.d1, y, g, f1, plane, w.sums)
             _trace(y, k, g, n, plane, w)
     for i in range(b):
-        _transform(w.out, i * size, w.u, i * size, g, True, w)
+        _transform(w.out, i * size, w.u, i * size, g.shape, g.split, g.basis, True, w.scratch)
     for site in range(volume):
         total = none(x)
         for i in range(b):
@@ -466,7 +468,7 @@ def carry(x, first, last, g, n, p, w, traced, out, change):  # type: ignore[no-u
         for lane in range(used):
             for site in range(volume):
                 w.at[site * LANES + lane] = x[begin + lane, site]
-        _transform(w.at, 0, w.psi, 0, g, True, w)
+        _transform(w.at, 0, w.psi, 0, g.shape, g.split, g.basis, True, w.scratch)
         w.log_q[:] = 0
         for step in range(len(p.b)):
             for i in range(stages):
@@ -476,7 +478,7 @@ def carry(x, first, last, g, n, p, w, traced, out, change):  # type: ignore[no-u
                 for lane in range(LANES):
                     w.log_q[lane] += p.weight[step, i] * (w.total[lane] + n.constant[k])
             _advance(w.psi, stages, p.b[step], w.slopes, w.psi)
-        _transform(w.psi, 0, w.at, 0, g, False, w)
+        _transform(w.psi, 0, w.at, 0, g.shape, g.split, g.basis, False, w.scratch)
         for lane in range(used):
             for site in range(volume):
                 out[begin + lane, site] = w.at[site * LANES + lane]
