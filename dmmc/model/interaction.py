@@ -315,10 +315,10 @@ class InteractionNetwork(Network):
         # A subclass may compute something else than this class.
         if type(self) is not InteractionNetwork or self.equivariant or not works_for(self.device, self.dtype):
             return None
-        from dmmc.model import fused  # loads Numba
+        from dmmc.model.compiled import flow  # which loads Numba
 
         def at_levels(v: Tensor) -> Prepared:
             matrices = (self._at_levels(one) for one in v.to(self.dtype).split(1))
-            return fused.coefficients(self.reference, self._parts, v, [(m, self._trace_of(m)) for m in matrices])
+            return flow.coefficients(self.reference, self._parts, v, [(m, self._trace_of(m)) for m in matrices])
 
-        return fused.CompiledFlow(self.lattice, self._parts, lambda v: self._prepared("flow", v, at_levels))
+        return flow.CompiledFlow(self.lattice, self._parts, lambda v: self._prepared("flow", v, at_levels))

@@ -1,4 +1,4 @@
-"""The flow of an interaction network in machine code: what :mod:`dmmc.model.machine_code` needs is prepared here."""
+"""The preparation of everything that the machine code needs, and the work that is given to threads."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmmc.core.vectors import LANES
-from dmmc.model import machine_code as machine
-from dmmc.model import real_modes, shells
-from dmmc.model.machine_code import ROWS, TERMS, Geometry, Levels, Program, Workspace
+from dmmc.model import shells
+from dmmc.model.compiled import real_modes
+from dmmc.model.compiled.steps import carry
+from dmmc.model.compiled.tiles import ROWS, TERMS, Geometry, Levels, Program, Workspace, workspace
 from dmmc.model.memo import Prepared
 from dmmc.model.reference import GaussianReference
 from dmmc.model.transport import Stages
@@ -39,7 +40,7 @@ def padded(x: Tensor, *axes: int) -> Tensor:
 
 
 def bases(lattice: Lattice, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The matrices of :attr:`dmmc.model.machine_code.Geometry.basis`."""
+    """The matrices of :attr:`dmmc.model.compiled.tiles.Geometry.basis`."""
     blocks = [2 if real_modes.is_split(extent) else 1 for extent in lattice.shape]
     widths = [extent // n for extent, n in zip(lattice.shape, blocks, strict=True)]
     out = np.zeros((lattice.dim, 2, 2, max(n * (n + ROWS) for n in widths)), dtype)
@@ -111,7 +112,7 @@ def geometry_of(lattice: Lattice, parts: Sequence[shells.Shell], dtype: np.dtype
 def coefficients(
     reference: GaussianReference, parts: Sequence[Part], v: Tensor, levels: Sequence[tuple[Prepared, Prepared]]
 ) -> Prepared:
-    """:class:`dmmc.model.machine_code.Levels` at noise variances ``v`` ``(n,)``, by name.
+    """:class:`dmmc.model.compiled.tiles.Levels` at noise variances ``v`` ``(n,)``, by name.
 
     Args:
         reference: the Gaussian reference.
@@ -218,8 +219,8 @@ class CompiledFlow:
             try:
                 memory = place.idle.pop()
             except IndexError:
-                memory = machine.workspace(place.geometry, levels, len(stages.b))
-            machine.carry(x, first, last, place.geometry, levels, program, memory, traced, out, change)
+                memory = workspace(place.geometry, levels, len(stages.b))
+            carry(x, first, last, place.geometry, levels, program, memory, traced, out, change)
             place.idle.append(memory)
 
         # Each tile is the work of one thread, so that their number does not enter the result.
