@@ -17,8 +17,8 @@ from numba.extending import intrinsic, models, register_model
 LANES = 16
 """Numbers in a vector: a register of AVX-512 in float32, two in float64."""
 
-_EXACT = ("nsz", "contract")
-_FAST = ("nsz", "contract", "arcp", "afn", "reassoc")
+_FLAGS = ("nsz", "contract")
+"""Zeros have no sign, and a product may be added without being rounded first."""
 
 
 class Vector(types.Type):  # type: ignore[misc]
@@ -117,7 +117,7 @@ def add(typing: Any, x: Any, y: Any) -> Any:
     """``x + y``."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(*args, flags=_EXACT)
+        return builder.fadd(*args, flags=_FLAGS)
 
     return x(x, y), code
 
@@ -127,7 +127,7 @@ def subtract(typing: Any, x: Any, y: Any) -> Any:
     """``x - y``."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fsub(*args, flags=_EXACT)
+        return builder.fsub(*args, flags=_FLAGS)
 
     return x(x, y), code
 
@@ -137,7 +137,7 @@ def multiply(typing: Any, x: Any, y: Any) -> Any:
     """``x y``."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fmul(*args, flags=_EXACT)
+        return builder.fmul(*args, flags=_FLAGS)
 
     return x(x, y), code
 
@@ -147,20 +147,20 @@ def multiply_add(typing: Any, x: Any, y: Any, z: Any) -> Any:
     """``x y + z``, rounded once where the machine can."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(builder.fmul(args[0], args[1], flags=_EXACT), args[2], flags=_EXACT)
+        return builder.fadd(builder.fmul(args[0], args[1], flags=_FLAGS), args[2], flags=_FLAGS)
 
     return x(x, y, z), code
 
 
 @intrinsic
 def inverse_root(typing: Any, x: Any) -> Any:
-    """``1 / sqrt(x)``, to a few units in the last place."""
+    """``1 / sqrt(x)``."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = args[0].type
         name = f"llvm.sqrt.v{LANES}f{x.dtype.bitwidth}"
         root = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector]), name)
         one = ir.Constant(vector, [1.0] * LANES)
-        return builder.fdiv(one, builder.call(root, args, fastmath=_FAST), flags=_FAST)
+        return builder.fdiv(one, builder.call(root, args, fastmath=_FLAGS), flags=_FLAGS)
 
     return x(x), code

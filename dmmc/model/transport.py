@@ -6,7 +6,6 @@ step by step, up to rounding.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -60,5 +59,9 @@ def works_for(device: torch.device, dtype: torch.dtype) -> bool:
 
 @cache
 def has_numba() -> bool:
-    """Whether Numba is installed, without importing it."""
-    return importlib.util.find_spec("numba") is not None
+    """Whether Numba can be used here."""
+    try:
+        import numba  # noqa: F401
+    except Exception:  # it may also be one that does not fit the Python or the NumPy that is installed
+        return False
+    return True

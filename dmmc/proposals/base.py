@@ -179,6 +179,13 @@ class Steppable(Measurable, Protocol):
             """Intervals of the noise level within which the velocity is smooth."""
             ...
 
+        @property
+        def compiled(self) -> bool | None:
+            """Whether the integration runs as machine code, which rounds differently."""
+            return False
+    else:
+        compiled = False
+
     def with_schedule(self, schedule: tuple[int, ...]) -> Self:
         """The same proposal with other steps."""
         ...

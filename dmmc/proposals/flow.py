@@ -68,12 +68,10 @@ class FlowProposal(Steppable):
         object.__setattr__(self, "n_steps", steps[0] if single else steps)
         possible = self.divergence == TRACTABLE and self.model.network.transport() is not None
         if self.compiled and not possible:
-            raise DmmcError(
-                "there is no machine code for this flow: that is for the interaction network of scalar fields, with its "
-                "own divergence, on the CPU, and needs Numba (pip install dmmc[fast]); pass compiled=False"
-            )
-        object.__setattr__(self, "compiled", possible if self.compiled is None else bool(self.compiled))
-        sites = ode.sites_at_once(self.model, self.compiled) if self.chunk_sites is None else self.chunk_sites
+            raise DmmcError(ode.NOT_COMPILED)
+        compiled = possible if self.compiled is None else bool(self.compiled)
+        object.__setattr__(self, "compiled", compiled)
+        sites = ode.sites_at_once(self.model, compiled) if self.chunk_sites is None else self.chunk_sites
         object.__setattr__(self, "chunk_sites", check_count(sites, "chunk_sites"))
         Integrator(steps, self.method)  # refuses an unknown method
         self.divergence.check(self.model.network)
@@ -126,7 +124,8 @@ class FlowProposal(Steppable):
     def describe(self) -> dict[str, Any]:
         """Steps, chunk, divergence, method and the fingerprint of the model, on which the numbers of a proposal depend.
 
-        The default divergence, by the network's own formula, and the default method ``rk4`` are left out.
+        The default divergence, by the network's own formula, and the default method ``rk4`` are left out, and so is
+        arithmetic step by step.
         """
         chosen: dict[str, Any] = {} if self.divergence == TRACTABLE else {"divergence": self.divergence.describe()}
         if self.method != "rk4":
@@ -193,7 +192,13 @@ class FlowProposal(Steppable):
     def denoise(self, latents: Tensor, levels: Sequence[float]) -> list[Tensor]:
         """The fields on the way from noise to sample: :func:`dmmc.proposals.ode.denoise` with these steps."""
         return ode.denoise(
-            self.model, latents, levels, n_steps=self.n_steps, method=self.method, chunk_sites=self.chunk_sites
+            self.model,
+            latents,
+            levels,
+            n_steps=self.n_steps,
+            method=self.method,
+            chunk_sites=self.chunk_sites,
+            compiled=self.compiled,
         )
 
     @torch.no_grad()
@@ -267,15 +272,9 @@ class FlowProposal(Steppable):
     ) -> tuple[Tensor, Tensor]:
         """psi at level ``end`` from psi at level ``start``, and the change of its log density (0 without generator)."""
         if self.compiled:
-            return self._carried(psi, start, end, generator is not None)
+            return ode.carried(self.model, self.integrator, psi, start, end, generator is not None)
         trace = None if generator is None else self.divergence.along(self.model.network, len(psi), generator)
-        return self.integrator.integrate(ode.flow_velocity(self.model, psi, trace), psi, start, end)
-
-    def _carried(self, psi: Tensor, start: float, end: float, traced: bool) -> tuple[Tensor, Tensor]:
-        transport = self.model.network.transport()
-        assert transport is not None
-        fields, change = transport(self.lattice.to_sites(psi), ode.stages(self.model, self.integrator, start, end), traced)
-        return self.lattice.to_modes(fields), change
+        return ode.step_by_step(self.model, self.integrator, psi, start, end, trace)
 
     def _way(self, psi: Tensor, start: float, end: float, traced: bool) -> tuple[Tensor, Tensor]:
         return self._integrate(psi, start, end, self._generator(None) if traced else None)

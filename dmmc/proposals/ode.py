@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dmmc.core.errors import DmmcError
 from dmmc.core.precision import without_autocast
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.transport import Stages
@@ -22,8 +23,13 @@ from dmmc.proposals.divergence import Trace
 from dmmc.proposals.integrator import DEFAULT_STEPS, Integrator, Velocity, schedule_of
 
 CPU_SITES, ACCELERATOR_SITES, COMPILED_SITES = 1 << 15, 1 << 20, 1 << 19
-"""Sites of the fields that are integrated at once: few enough for the cache of a CPU, enough to keep a GPU busy, or enough
-for every thread to have some of the tiles of machine code, which stay in cache by themselves."""
+"""Sites of the fields that are integrated at once: few enough for the cache of a CPU, enough to keep a GPU busy, or so
+many that each thread has some of the tiles of machine code, which stay in cache by themselves."""
+
+NOT_COMPILED = (
+    "there is no machine code for this flow: that is for the interaction network of scalar fields, with its own "
+    "divergence, on the CPU, and needs Numba (pip install numba); pass compiled=False"
+)
 
 
 def flow_velocity(model: DiffusionModel, like: Tensor, trace: Trace | None = None) -> Velocity:
@@ -86,6 +92,28 @@ def chunk(model: DiffusionModel, chunk_sites: int | None = None) -> int:
     return max(1, (sites_at_once(model) if chunk_sites is None else chunk_sites) // model.lattice.n_numbers)
 
 
+def step_by_step(
+    model: DiffusionModel, integrator: Integrator, psi: Tensor, start: float, end: float, trace: Trace | None = None
+) -> tuple[Tensor, Tensor]:
+    """Modes of psi carried from one level to another, and the change of their log density, 0 without ``trace``."""
+    return integrator.integrate(flow_velocity(model, psi, trace), psi, start, end)
+
+
+def carried(
+    model: DiffusionModel, integrator: Integrator, psi: Tensor, start: float, end: float, traced: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The same in machine code, with the trace of the network's own formula if ``traced``.
+
+    Raises:
+        DmmcError: if the network has none.
+    """
+    transport = model.network.transport()
+    if transport is None:
+        raise DmmcError(NOT_COMPILED)
+    fields, change = transport(model.lattice.to_sites(psi), stages(model, integrator, start, end), traced)
+    return model.lattice.to_modes(fields), change
+
+
 @torch.no_grad()
 def denoise(
     model: DiffusionModel,
@@ -95,6 +123,7 @@ def denoise(
     n_steps: int | tuple[int, ...] = DEFAULT_STEPS,
     method: str = "rk4",
     chunk_sites: int | None = None,
+    compiled: bool | None = None,
 ) -> list[Tensor]:
     """The fields ``phi_s`` on their way from noise to sample. No density is computed, so any network will do.
 
@@ -106,6 +135,7 @@ def denoise(
             :class:`dmmc.proposals.integrator.Integrator`.
         method: one of :data:`dmmc.proposals.runge_kutta.METHODS`.
         chunk_sites: fields are integrated in chunks of about this many sites; by default of as many as suit the device.
+        compiled: whether the integration runs as machine code; by default where the network has it.
 
     Returns:
         one tensor ``(n, *lattice)`` for each level.
@@ -116,12 +146,14 @@ def denoise(
     reference, lattice = model.reference, model.lattice
     integrator = Integrator(schedule_of(n_steps), method)
     parts: list[list[Tensor]] = [[] for _ in levels]
-    for latent in latents.split(chunk(model, chunk_sites)):
+    if compiled is None:
+        compiled = model.network.transport() is not None
+    for latent in latents.split(chunk(model, sites_at_once(model, compiled) if chunk_sites is None else chunk_sites)):
         psi, at = lattice.to_modes(latent), 1.0
-        velocity = flow_velocity(model, psi)
         for fields, level in zip(parts, levels, strict=True):
             if level != at:
-                psi, _ = integrator.integrate(velocity, psi, at, level)
+                carry = carried if compiled else step_by_step
+                psi, _ = carry(model, integrator, psi, at, level)
                 at = level
             root = (reference.c(psi) + variance(model, level)).sqrt()
             fields.append(lattice.to_sites(root * psi) + reference.mean)

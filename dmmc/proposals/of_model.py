@@ -21,18 +21,19 @@ def flow_proposal(
     method: str = "rk4",
     divergence: Divergence = TRACTABLE,
     chunk_sites: int | None = None,
+    compiled: bool | None = None,
 ) -> Steppable:
     """The probability flow of a model.
 
     Args:
         model: the model.
-        n_steps, method, divergence, chunk_sites: as in :class:`dmmc.proposals.flow.FlowProposal`.
+        n_steps, method, divergence, chunk_sites, compiled: as in :class:`dmmc.proposals.flow.FlowProposal`.
 
     Raises:
         DmmcError: as :class:`dmmc.proposals.flow.FlowProposal`, or if the network couples the fields of a batch.
     """
     check_separate(model.network)
-    flow = FlowProposal(model, n_steps, chunk_sites, divergence, method)
+    flow = FlowProposal(model, n_steps, chunk_sites, divergence, method, compiled)
     if not model.two_sector:
         return flow
     average: Symmetrised[FlowProposal] = Symmetrised(flow)

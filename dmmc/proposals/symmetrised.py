@@ -151,6 +151,10 @@ class Symmetrised(LatentProposal, Generic[BaseT_co]):
     def intervals(self: Symmetrised[SteppableT]) -> int:
         return self.base.intervals
 
+    @property
+    def compiled(self: Symmetrised[SteppableT]) -> bool | None:
+        return self.base.compiled
+
     def with_schedule(self: Symmetrised[SteppableT], schedule: tuple[int, ...]) -> Symmetrised[SteppableT]:
         return replace(self, base=self.base.with_schedule(schedule))
 

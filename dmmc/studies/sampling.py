@@ -224,7 +224,8 @@ def sample(
             dtype=model.dtype,
             device=device,
         )
-        arrays["denoising"] = torch.cat(denoise(model, noise, levels))
+        compiled = flow is not None and flow.compiled
+        arrays["denoising"] = torch.cat(denoise(model, noise, levels, compiled=compiled))
         arrays["denoising_level"] = torch.tensor(levels, dtype=torch.float64, device="cpu")
         arrays["denoising_noise"] = model.reference.variance(arrays["denoising_level"]).sqrt()
         measured = {name: x.double().cpu().numpy() for name, x in arrays.items()}
@@ -246,7 +247,7 @@ def sample(
                 **({"remarks": remarks} if remarks else {}),
                 # Said only where it is not the usual number, so that runs from before it could differ are extended.
                 **({} if warm_up == WARM_UP else {"warm_up": warm_up}),
-                **({} if flow is None else {"flow": {"n_steps": list(flow.schedule), "method": flow.method}}),
+                **({} if flow is None else {"flow": _settings(flow)}),
             },
             device=device,
             evaluate=evaluate,
@@ -273,11 +274,16 @@ def _check_kernel(options: KernelOptions, model: DiffusionModel) -> None:
 def _flow(
     model: DiffusionModel, options: SampleOptions, settings: Mapping[str, Any], stages: Stages, say: Say
 ) -> Steppable:
-    """The probability flow with the steps that were asked for, or those of the run that goes on, or a new choice."""
+    """The probability flow with the steps that were asked for, or those of the run that goes on, or a new choice.
+
+    A run that goes on also keeps its arithmetic, since machine code rounds differently.
+    """
+    made: Mapping[str, Any] = settings.get("flow", {})
+    compiled = made.get("compiled", False) if settings else None
     if options.flow_steps != "auto":
-        return flow_proposal(model, options.flow_steps)
-    if "flow" in settings:
-        return flow_proposal(model, tuple(settings["flow"]["n_steps"]), method=settings["flow"]["method"])
+        return flow_proposal(model, options.flow_steps, compiled=compiled)
+    if made:
+        return flow_proposal(model, tuple(made["n_steps"]), method=made["method"], compiled=compiled)
     with stages("choice of steps"):
         generator = rng.stream(options.run.seed, "choice of steps", device=model.device)
         likely = flow_proposal(model, method="dopri5")
@@ -292,6 +298,12 @@ def _flow(
         if not choice.reached:
             say(f"note: {choice.text}")
         return choice.proposal
+
+
+def _settings(flow: Steppable) -> dict[str, Any]:
+    """What a run that goes on must know of its flow."""
+    chosen = {"n_steps": list(flow.schedule), "method": flow.method}
+    return chosen | {"compiled": True} if flow.compiled else chosen
 
 
 def _ready(

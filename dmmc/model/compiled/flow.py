@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,10 @@ def geometry_of(lattice: Lattice, parts: Sequence[shells.Shell], dtype: np.dtype
     """The lattice with the parts of shells, the site itself not among them."""
     planes, plane = lattice.shape[0], lattice.volume // lattice.shape[0]
     # A plane is also reached the other way round.
-    around = [[(min(y % planes, y % planes - planes, key=abs), site) for y, site in neighbours(part, lattice)] for part in parts]
+    around = [
+        [(min(y % planes, y % planes - planes, key=abs), site) for y, site in neighbours(part, lattice)]
+        for part in parts
+    ]
     reach = max((abs(y) for terms in around for y, _ in terms), default=0)
     place = slots(planes, reach)
     groups, places, sites = [], [], []
@@ -95,7 +98,9 @@ def geometry_of(lattice: Lattice, parts: Sequence[shells.Shell], dtype: np.dtype
             groups.append(part)
             missing = TERMS - len(group)
             nothing = np.full(planes, place.max() + 1)
-            places.append(np.stack([place[(np.arange(planes) + y) % planes] for y, _ in group] + [nothing] * missing, 1))
+            places.append(
+                np.stack([place[(np.arange(planes) + y) % planes] for y, _ in group] + [nothing] * missing, 1)
+            )
             sites.append(np.stack([site * LANES for _, site in group] + [np.zeros(plane, np.int64)] * missing, 1))
     return Geometry(
         shape=np.array(lattice.shape, np.int64),
@@ -122,7 +127,6 @@ def coefficients(
     """
     m, t = ({name: torch.cat([level[k][name] for level in levels]) for name in levels[0][k]} for k in (0, 1))
     root = (reference.c(m["r"]) + v.to(m["r"]).view(-1, 1, *(1,) * reference.lattice.dim)).sqrt()
-    f1, f2 = m["a1"].shape[1], m["a2"].shape[1]
     nothing = torch.zeros_like(m["w"][:, 0])
     here = [k for k, (_, part) in enumerate(parts) if part == ((),)]
     around = [k for k, (_, part) in enumerate(parts) if part != ((),)]
@@ -227,10 +231,9 @@ class CompiledFlow:
         tiles = -(-len(x) // LANES)
         n = max(1, min(tiles, torch.get_num_threads()))
         shares = [tiles * k // n for k in range(n + 1)]
-        others = [Thread(target=work, args=share) for share in itertools.pairwise(shares[1:])]
-        for thread in others:
-            thread.start()
-        work(shares[0], shares[1])
-        for thread in others:
-            thread.join()
+        if n == 1:
+            work(0, tiles)
+        else:
+            with ThreadPoolExecutor(n) as pool:
+                list(pool.map(work, shares[:-1], shares[1:]))
         return torch.from_numpy(out).view(fields.shape), torch.from_numpy(change)

@@ -46,7 +46,8 @@ class Levels(NamedTuple):
     """Everything that depends on the weights, at each of n noise levels; matrices are flat, their rows padded.
 
     Attributes:
-        filters_in, filters_out: ``(C + v)^(1/2) D R / rms`` and ``(C + v)^(-1/2) D Q / rms`` on the modes, ``(n, B V)``.
+        filters_in, filters_out: ``(C + v)^(1/2) D R / rms`` and ``(C + v)^(-1/2) D Q / rms`` of the modes,
+            ``(n, B V)``.
         a1, b1, a2, w0, w, b2: the layers, where w0 is of the site itself and w of the other parts of shells.
         lin, o1, o2: the output.
         t1, t2, c0, c: coefficients of the trace; c0 and c belong to w0 and w.
