@@ -8,6 +8,7 @@ import pytest
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.kernels.of_model import KERNELS, KernelOptions
 from dmmc.kernels.path import PathIndependence
+from dmmc.model import transport
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.proposals.certificate import Certificate
 from dmmc.proposals.of_model import flow_proposal
@@ -70,6 +71,23 @@ def test_chains_are_stored_extended_and_summarised(name, tmp_path):
     assert (summary.bias_bound_sigma is not None) == uses_flow
     assert (summary.ess_fraction is not None) == (name in ("independence", "path"))
     assert 0 < summary.acceptance <= 1 and not summary.facts.inexact
+
+
+@pytest.mark.skipif(not transport.has_numba(), reason="Numba is not installed")
+@pytest.mark.parametrize("flow_steps", [2, "auto"])
+def test_a_run_that_goes_on_keeps_its_arithmetic(flow_steps, tmp_path, monkeypatch):
+    """Begun without Numba and extended with it, a run equals one without it; the other way round, it is refused."""
+    compiled = chains(tmp_path / "compiled.h5", 7, flow_steps=flow_steps)
+    with monkeypatch.context() as patch:
+        patch.setattr(transport, "has_numba", lambda: False)
+        whole = chains(tmp_path / "whole.h5", 15, flow_steps=flow_steps)
+        chains(tmp_path / "parts.h5", 7, flow_steps=flow_steps)
+        with pytest.raises(DmmcError, match="needs Numba"):
+            chains(tmp_path / "compiled.h5", 15, flow_steps=flow_steps, resume=True)
+    parts = chains(tmp_path / "parts.h5", 15, flow_steps=flow_steps, resume=True)
+    np.testing.assert_array_equal(parts.cfgs(), whole.cfgs())
+    np.testing.assert_array_equal(parts.evaluation["denoising"], whole.evaluation["denoising"])
+    assert "compiled" not in parts.header.kernel["proposal"] and compiled.header.kernel["proposal"]["compiled"]
 
 
 def test_the_header_names_the_kernel(tmp_path):
