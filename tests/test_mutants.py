@@ -120,7 +120,8 @@ def steep_flow(n_sites=2, two_sector=False):
     # Half again as wide as the target, which the drift narrows.
     propagator = 1.5 * lattice.two_point(draws(n_sites)[:2000]).mean(0)
     reference = GaussianReference(lattice, propagator, mean=0.5 if two_sector else 0.0)
-    return flow_proposal(steep_model(reference, two_sector), n_steps=8)
+    # Step by step: the machine code is tested against that.
+    return flow_proposal(steep_model(reference, two_sector), n_steps=8, compiled=False)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -217,7 +218,7 @@ def vector_flow():
     reference = GaussianReference(lattice, 1 / (lattice.orbit_phat2 + 0.5))
     model = DiffusionModel.untrained(reference, None, config=SMALL.describe(), symmetry="o_n", generator=rng())
     randomise(model.network.double(), strength=1.0)
-    return FlowProposal(model, 40)
+    return FlowProposal(model, 40, compiled=False)
 
 
 def vector_density_is_that_of_the_map():

@@ -180,11 +180,11 @@ class Steppable(Measurable, Protocol):
             ...
 
         @property
-        def compiled(self) -> bool | None:
+        def machine_code(self) -> bool:
             """Whether the integration runs as machine code, which rounds differently."""
             return False
     else:
-        compiled = False
+        machine_code = False
 
     def with_schedule(self, schedule: tuple[int, ...]) -> Self:
         """The same proposal with other steps."""

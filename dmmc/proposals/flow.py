@@ -66,15 +66,12 @@ class FlowProposal(Steppable):
     def __post_init__(self) -> None:
         steps, single = schedule_of(self.n_steps), not isinstance(self.n_steps, (tuple, list))
         object.__setattr__(self, "n_steps", steps[0] if single else steps)
-        possible = self.divergence == TRACTABLE and self.model.network.transport() is not None
-        if self.compiled and not possible:
-            raise DmmcError(ode.NOT_COMPILED)
-        compiled = possible if self.compiled is None else bool(self.compiled)
-        object.__setattr__(self, "compiled", compiled)
-        sites = ode.sites_at_once(self.model, compiled) if self.chunk_sites is None else self.chunk_sites
+        sites = ode.sites_at_once(self.model) if self.chunk_sites is None else self.chunk_sites
         object.__setattr__(self, "chunk_sites", check_count(sites, "chunk_sites"))
         Integrator(steps, self.method)  # refuses an unknown method
         self.divergence.check(self.model.network)
+        if self.compiled and not self.machine_code:
+            raise DmmcError(ode.NOT_COMPILED)
 
     @property
     def lattice(self) -> Lattice:
@@ -119,7 +116,13 @@ class FlowProposal(Steppable):
     @property
     def chunk(self) -> int:
         """Fields in a chunk."""
-        return ode.chunk(self.model, self.chunk_sites)
+        return ode.chunk(self.model, self.chunk_sites, self.machine_code)
+
+    @property
+    def machine_code(self) -> bool:
+        if self.compiled is False or self.divergence != TRACTABLE:
+            return False
+        return self.model.network.transport() is not None
 
     def describe(self) -> dict[str, Any]:
         """Steps, chunk, divergence, method and the fingerprint of the model, on which the numbers of a proposal depend.
@@ -130,7 +133,7 @@ class FlowProposal(Steppable):
         chosen: dict[str, Any] = {} if self.divergence == TRACTABLE else {"divergence": self.divergence.describe()}
         if self.method != "rk4":
             chosen["method"] = self.method
-        if self.compiled:  # its rounding is another one
+        if self.machine_code:  # its rounding is another one
             chosen["compiled"] = True
         return {
             "name": "flow",
@@ -198,7 +201,7 @@ class FlowProposal(Steppable):
             n_steps=self.n_steps,
             method=self.method,
             chunk_sites=self.chunk_sites,
-            compiled=self.compiled,
+            compiled=self.machine_code,
         )
 
     @torch.no_grad()
@@ -271,7 +274,7 @@ class FlowProposal(Steppable):
         self, psi: Tensor, start: float, end: float, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """psi at level ``end`` from psi at level ``start``, and the change of its log density (0 without generator)."""
-        if self.compiled:
+        if self.machine_code:
             return ode.carried(self.model, self.integrator, psi, start, end, generator is not None)
         trace = None if generator is None else self.divergence.along(self.model.network, len(psi), generator)
         return ode.step_by_step(self.model, self.integrator, psi, start, end, trace)

@@ -80,15 +80,18 @@ def stages(model: DiffusionModel, integrator: Integrator, start: float, end: flo
     return Stages(table.a, table.b, tuple(h for _, h in steps), variances, rates)
 
 
-def sites_at_once(model: DiffusionModel, compiled: bool = False) -> int:
-    """The number of sites that suits the device of a model, or machine code."""
-    if compiled:
-        return COMPILED_SITES
+def sites_at_once(model: DiffusionModel) -> int:
+    """The number of sites that suits the device of a model."""
     return CPU_SITES if model.device.type == "cpu" else ACCELERATOR_SITES
 
 
-def chunk(model: DiffusionModel, chunk_sites: int | None = None) -> int:
-    """How many fields make about ``chunk_sites`` sites, by default those that suit the device; at least 1."""
+def chunk(model: DiffusionModel, chunk_sites: int | None = None, machine_code: bool = False) -> int:
+    """How many fields make about ``chunk_sites`` sites, by default those that suit the device; at least 1.
+
+    Machine code makes its own tiles, so that for it the number does not matter as long as it is large.
+    """
+    if machine_code:
+        chunk_sites = COMPILED_SITES
     return max(1, (sites_at_once(model) if chunk_sites is None else chunk_sites) // model.lattice.n_numbers)
 
 
@@ -148,7 +151,7 @@ def denoise(
     parts: list[list[Tensor]] = [[] for _ in levels]
     if compiled is None:
         compiled = model.network.transport() is not None
-    for latent in latents.split(chunk(model, sites_at_once(model, compiled) if chunk_sites is None else chunk_sites)):
+    for latent in latents.split(chunk(model, chunk_sites, compiled)):
         psi, at = lattice.to_modes(latent), 1.0
         for fields, level in zip(parts, levels, strict=True):
             if level != at:

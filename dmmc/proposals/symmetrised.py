@@ -152,8 +152,8 @@ class Symmetrised(LatentProposal, Generic[BaseT_co]):
         return self.base.intervals
 
     @property
-    def compiled(self: Symmetrised[SteppableT]) -> bool | None:
-        return self.base.compiled
+    def machine_code(self: Symmetrised[SteppableT]) -> bool:
+        return self.base.machine_code
 
     def with_schedule(self: Symmetrised[SteppableT], schedule: tuple[int, ...]) -> Symmetrised[SteppableT]:
         return replace(self, base=self.base.with_schedule(schedule))

@@ -224,7 +224,7 @@ def sample(
             dtype=model.dtype,
             device=device,
         )
-        compiled = flow is not None and flow.compiled
+        compiled = flow is not None and flow.machine_code
         arrays["denoising"] = torch.cat(denoise(model, noise, levels, compiled=compiled))
         arrays["denoising_level"] = torch.tensor(levels, dtype=torch.float64, device="cpu")
         arrays["denoising_noise"] = model.reference.variance(arrays["denoising_level"]).sqrt()
@@ -303,7 +303,7 @@ def _flow(
 def _settings(flow: Steppable) -> dict[str, Any]:
     """What a run that goes on must know of its flow."""
     chosen = {"n_steps": list(flow.schedule), "method": flow.method}
-    return chosen | {"compiled": True} if flow.compiled else chosen
+    return chosen | {"compiled": True} if flow.machine_code else chosen
 
 
 def _ready(

@@ -108,7 +108,7 @@ def mixture():
 def flow_kernel(two_sector=False):
     propagator = 1.5 * TWO_SITES.two_point(draws(TWO_SITES)[:2000]).mean(0)
     reference = GaussianReference(TWO_SITES, propagator, mean=0.5 if two_sector else 0.0)
-    return Independence(PHI4, TWO_SITES, flow_proposal(steep_model(reference, two_sector), n_steps=8))
+    return Independence(PHI4, TWO_SITES, flow_proposal(steep_model(reference, two_sector), n_steps=8, compiled=False))
 
 
 def two_sectors():

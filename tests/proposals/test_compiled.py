@@ -218,8 +218,8 @@ def test_what_is_not_the_network_of_the_package_runs_step_by_step():
     model = model_on((4, 4))
     louder = Louder(model.reference, model.network.size).double()
     assert louder.transport() is None
-    assert not FlowProposal(replace(model, network=louder), 2).compiled
-    assert not FlowProposal(model, 2, divergence=BruteForce()).compiled
+    assert not FlowProposal(replace(model, network=louder), 2).machine_code
+    assert not FlowProposal(model, 2, divergence=BruteForce()).machine_code
     with pytest.raises(DmmcError, match="no machine code for this flow"):
         FlowProposal(model, 2, divergence=BruteForce(), compiled=True)
     assert random_network(free_reference(Lattice((4, 4), 2))).transport() is None
@@ -230,7 +230,7 @@ def test_without_numba_everything_runs_step_by_step(monkeypatch):
     monkeypatch.setattr(transport, "has_numba", lambda: False)
     model = model_on((4, 4))
     flow = flow_proposal(model, 2)
-    assert not flow.compiled and "compiled" not in flow.describe()
+    assert not flow.machine_code and "compiled" not in flow.describe()
     assert flow.push(noise(model.lattice, 2))[0].isfinite().all()
     with pytest.raises(DmmcError, match="needs Numba"):
         flow_proposal(model, 2, compiled=True)
@@ -241,4 +241,6 @@ def test_the_arithmetic_is_part_of_what_a_proposal_is():
     model = model_on((4, 4))
     assert flow_proposal(model, 2).describe()["compiled"] is True
     assert flow_proposal(model, 2, compiled=False).describe() != flow_proposal(model, 2).describe()
-    assert flow_proposal(model, 2).to_float64().compiled and flow_proposal(model, 2).with_schedule((1, 2)).compiled
+    assert (
+        flow_proposal(model, 2).to_float64().machine_code and flow_proposal(model, 2).with_schedule((1, 2)).machine_code
+    )
