@@ -13,7 +13,7 @@ ROWS = 4
 """Rows of a matrix that are worked on at once. Channels are padded to multiples of it with zeros."""
 
 GAP = LANES
-"""Numbers between the rows of an array. Without it they would be powers of two apart, of which a cache holds but few."""
+"""Numbers between the rows of an array, which would else be powers of two apart; of such a cache holds but few."""
 
 TERMS = 4
 """Neighbours that are added at once."""
