@@ -64,6 +64,7 @@ class Block(nn.Module):
         self.round = nn.Identity() if inputs == channels else _convolution(dim, inputs, channels, 1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """``(n, inputs, *lattice)`` to ``(n, channels, *lattice)``, with features of the time ``(n, features)``."""
         h = self.first(functional.silu(self.norm1(x)))
         h = h + self.time(time).view(*h.shape[:2], *(1,) * (h.ndim - 2))
         return self.round(x) + self.second(functional.silu(self.norm2(h)))
