@@ -38,7 +38,7 @@ class Size:
     draws: int
 
 
-FULL, QUICK = Size(64_000, 512, 125), Size(6_400, 64, 64)
+FULL, QUICK = Size(64_000, 64, 256), Size(6_400, 64, 64)
 
 
 @dataclass(frozen=True)
