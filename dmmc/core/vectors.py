@@ -21,7 +21,7 @@ _FLAGS = ("nsz", "contract")
 """Zeros have no sign, and a product may be added without being rounded first."""
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """The type of a vector, for Numba."""
 
     def __init__(self, dtype: Any) -> None:
@@ -30,7 +30,7 @@ class Vector(types.Type):  # type: ignore[misc]
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, vector: Any) -> None:
         super().__init__(manager, vector, ir.VectorType(manager[vector.dtype].get_value_type(), LANES))
 
