@@ -77,7 +77,7 @@ def _make(digest: str, cache: bool) -> Callable[..., None]:
         Args:
             x: standardised fields ``(fields, V)``.
             first, last: the tiles; the last one may be incomplete.
-            g, n, p, w: :class:`Geometry`, :class:`Levels`, :class:`Program` and :class:`Workspace`.
+            g, n, p, w: ``Geometry``, ``Levels``, ``Program`` and ``Workspace``.
             traced: whether the trace is wanted.
             out: the fields at the end, as ``x``.
             change: of log q, ``(fields,)`` float64; not written to unless ``traced``.
