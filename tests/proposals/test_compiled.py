@@ -184,8 +184,8 @@ def without_trace_of_shells(coefficients):
 
 def at_the_level_before(program_of):
     def wrong(*arguments):
-        program = program_of(*arguments)
-        return program._replace(level=np.roll(program.level, 1))
+        levels, program = program_of(*arguments)
+        return levels, program._replace(level=np.roll(program.level, 1))
 
     return wrong
 

@@ -8,7 +8,7 @@ from dmmc.model.compiled.tiles import GAP, ROWS, inlined
 
 @inlined
 def _times(m, row, columns, x, at, step, second, sums):
-    """Add :data:`ROWS` rows of ``m x`` to ``sums``, for the vectors of x at ``at`` and ``second`` further on."""
+    """Add ``ROWS`` rows of ``m x`` to ``sums``, for the vectors of x at ``at`` and ``second`` further on."""
     a0, a1, a2, a3, b0, b1, b2, b3 = sums
     r0 = row * columns
     r1, r2, r3 = r0 + columns, r0 + 2 * columns, r0 + 3 * columns

@@ -77,7 +77,7 @@ def _make(digest: str, cache: bool) -> Callable[..., None]:
         Args:
             x: standardised fields ``(fields, V)``.
             first, last: the tiles; the last one may be incomplete.
-            g, n, p, w: :class:`Geometry`, :class:`Levels`, :class:`Program` and :class:`Workspace`.
+            g, n, p, w: ``Geometry``, ``Levels``, ``Program`` and ``Workspace``.
             traced: whether the trace is wanted.
             out: the fields at the end, as ``x``.
             change: of log q, ``(fields,)`` float64; not written to unless ``traced``.
@@ -98,9 +98,10 @@ def _make(digest: str, cache: bool) -> Callable[..., None]:
                 for i in range(stages):
                     k = p.level[step, i]
                     _advance(w.psi, i, p.a[step, i], w.slopes, w.at)
-                    _evaluate(w.at, k, g, n, w, i * len(w.at), traced)
+                    weight = p.weight[step, i]
+                    _evaluate(w.at, k, g, n, w, i * len(w.at), traced and weight != 0)
                     for lane in range(LANES):
-                        w.log_q[lane] += p.weight[step, i] * (w.total[lane] + n.constant[k])
+                        w.log_q[lane] += weight * (w.total[lane] + n.constant[k])
                 _advance(w.psi, stages, p.b[step], w.slopes, w.psi)
             transform(w.psi, 0, w.at, 0, g.shape, g.split, g.basis, False, w.scratch, w.column)
             for lane in range(used):

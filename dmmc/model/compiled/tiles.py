@@ -24,7 +24,7 @@ class Geometry(NamedTuple):
 
     Attributes:
         shape: extents ``(d,)``.
-        split: for each axis, whether it is taken in halves (:mod:`dmmc.model.real_modes`).
+        split: for each axis, whether it is taken in halves (:mod:`dmmc.model.compiled.real_modes`).
         basis: the matrices of each axis, for the way to the sites and the way back, of even and of odd momenta or, if
             the axis is not split, of all; with padded rows, and flat: ``(d, 2, 2, numbers)``.
         slots: which place in the window each plane of the first layer has, ``(L_1,)``; after the last one comes one
