@@ -2,12 +2,12 @@
 
 Two flavours have the weight ``det(D)^2 = det(D D^T)``, D real. With two real pseudofermion fields chi_k,
 
-    det(D D^T) ~ int dchi exp(-1/2 sum_k |D^-1 chi_k|^2),
+    det(D D^T) ~ int dchi exp(-1/2 sum_k (D^-1 chi_k)^2),
 
 which are drawn anew for each trajectory, ``chi_k = D eta_k`` with eta_k standard normal, and stay fixed along it. With
 ``Y_k = D^-1 chi_k`` and ``X_k = D^-T Y_k = (D D^T)^-1 chi_k`` from conjugate gradients, the force of these is
 
-    d/dphi(x) 1/2 sum_k |Y_k|^2 = -g sum_k X_k(x) . Y_k(x).
+    d/dphi(x) 1/2 sum_k Y_k^2 = -g sum_k X_k(x) . Y_k(x).
 
 (D. Weingarten, D. Petcher, Phys. Lett. B 99 (1981) 333.) Without pseudofermions, the force is that of the determinant
 itself, ``-2 g tr D^-1(x, x)``, which costs more and varies less.

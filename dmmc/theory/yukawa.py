@@ -31,7 +31,8 @@ class Yukawa:
     field whatever ``action`` has.
 
     S and its gradient come from dense determinants and inverses, exactly: a force takes several times as long as S, and
-    both grow with the third power of the volume. :class:`dmmc.kernels.pseudofermions.PseudofermionHMC` needs neither.
+    both grow with the third power of the volume. The trajectories of
+    :class:`dmmc.kernels.fermion_hmc.FermionHMC` need S alone, once each.
 
     Args:
         action: the theory of the scalar field, such as :class:`dmmc.theory.phi4.Phi4`.
