@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -143,5 +142,5 @@ def _values(x: Tensor) -> Array:
 
 def _arrows(ax: Any, points: Tensor, field: Tensor, **look: Any) -> None:
     """A vector field, whose arrows grow like the root of its length, so that small ones are seen as well."""
-    length = torch.linalg.vector_norm(field, dim=1, keepdim=True).clamp(min=1e-12)
+    length = field.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
     ax.quiver(*points.T, *(field / length.sqrt()).T, angles="xy", pivot="mid", **look)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmmc.core.linalg import inverse, log_abs_det
 from dmmc.theory.complex_action import ComplexAction, to_complex
 from dmmc.theory.function_action import FunctionAction
 
@@ -47,7 +48,7 @@ def precision() -> Tensor:
     """The inverse covariance of P for lam = 0, ``(2, 2)`` float64."""
     a, b = SIGMA0.real, SIGMA0.imag
     alpha, beta, gamma = a, a * (1 + 2 * a * a / (b * b)), a * a / b
-    return 2 * torch.tensor([[alpha, gamma], [gamma, beta]], dtype=torch.float64)
+    return 2 * torch.tensor([[alpha, gamma], [gamma, beta]], dtype=torch.float64, device="cpu")
 
 
 def gaussian_law() -> FunctionAction:
@@ -68,9 +69,9 @@ def gaussian_law() -> FunctionAction:
 
 def log_gaussian(phi: Tensor, v: float) -> tuple[Tensor, Tensor]:
     """Log density ``(n,)`` and score ``(n, 2)`` of P for lam = 0 at points ``(n, 2)``, with noise of variance v."""
-    inverse = torch.linalg.inv(torch.linalg.inv(precision()) + v * torch.eye(2, dtype=torch.float64))
-    score = -phi @ inverse
-    return 0.5 * (phi * score).sum(1) + 0.5 * torch.logdet(inverse) - math.log(2 * math.pi), score
+    sharp = inverse(inverse(precision()) + v * torch.eye(2, dtype=torch.float64, device="cpu"))
+    score = -phi @ sharp
+    return 0.5 * (phi * score).sum(1) + 0.5 * log_abs_det(sharp) - math.log(2 * math.pi), score
 
 
 def edge(lam: float) -> float:

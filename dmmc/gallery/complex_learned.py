@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dmmc.core.linalg import inverse
 from dmmc.gallery.complex_laws import log_gaussian, precision
 from dmmc.gallery.distances import DensityError, ScoreError, relative_error
 from dmmc.gallery.few_numbers import flow_of
@@ -66,14 +67,14 @@ def learned_score(model: DiffusionModel, phi: Tensor, v: float) -> Tensor:
 
 def square(half_widths: tuple[float, float], n: int = 101) -> Tensor:
     """Points ``(n * n, 2)`` of a grid around zero, x first."""
-    x, y = (torch.linspace(-half_width, half_width, n, dtype=torch.float64) for half_width in half_widths)
+    x, y = (torch.linspace(-half_width, half_width, n, dtype=torch.float64, device="cpu") for half_width in half_widths)
     return torch.cartesian_prod(x, y)
 
 
 def gaussian_score_error(model: DiffusionModel, tau: float) -> ScoreError:
     """The learned score of the Gaussian model at time tau against that of P."""
-    v = float(model.reference.variance(torch.tensor(1 - tau, dtype=torch.float64)))
-    widths = (torch.linalg.inv(precision()).diagonal() + v).sqrt()
+    v = float(model.reference.variance(torch.tensor(1 - tau, dtype=torch.float64, device="cpu")))
+    widths = (inverse(precision()).diagonal() + v).sqrt()
     phi = square((6 * float(widths[0]), 6 * float(widths[1])))
     log_p, exact = log_gaussian(phi, v)
     reference = -phi / (float(model.reference.propagator[0]) + v)
@@ -83,7 +84,7 @@ def gaussian_score_error(model: DiffusionModel, tau: float) -> ScoreError:
 
 def gaussian_density_error(model: DiffusionModel) -> DensityError:
     """The density of the flow of the Gaussian model against P, by quadrature."""
-    widths = torch.linalg.inv(precision()).diagonal().sqrt()
+    widths = inverse(precision()).diagonal().sqrt()
     half_widths = (6 * float(widths[0]), 6 * float(widths[1]))
     phi = square(half_widths)
     cell = 4 * half_widths[0] * half_widths[1] / 100**2

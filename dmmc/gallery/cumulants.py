@@ -124,7 +124,7 @@ def _variances(model: DiffusionModel) -> tuple[tuple[float, float], ...]:
 
 def _of_flow(model: DiffusionModel) -> tuple[Point, ...]:
     """The cumulants of the probability flow of one site at all times, by quadrature in its latent number."""
-    z = torch.linspace(-9, 9, 1801, dtype=torch.float64)
+    z = torch.linspace(-9, 9, 1801, dtype=torch.float64, device="cpu")
     weight = torch.softmax(-0.5 * z.square(), 0)
     points = []
     fields = ode.denoise(model.to_float64(), z.view(-1, 1), [1 - tau for tau in CLOSE_TIMES], n_steps=STEPS_BETWEEN)

@@ -45,8 +45,8 @@ class OneNumberNetwork(Network):
         self._config: dict[str, Any] = {"n_splines": n_splines, "knots": knots, "width": width}
         self.width = width
         self.level_intervals = knots - splines.DEGREE
-        self.coefficients = nn.Parameter(torch.zeros(knots, n_splines))
-        self.slope = nn.Parameter(torch.zeros(knots, 1))
+        self.coefficients = nn.Parameter(torch.zeros(knots, n_splines, device="cpu"))
+        self.slope = nn.Parameter(torch.zeros(knots, 1, device="cpu"))
 
     def config(self) -> dict[str, Any]:
         return self._config
@@ -78,7 +78,7 @@ def trained(
         v_max: noise variance of the prior.
         v_offset: noise variance below which nothing changes, about the square of the width of a well.
     """
-    u = (torch.arange(ENSEMBLE, dtype=torch.float64) + 0.5) / ENSEMBLE
+    u = (torch.arange(ENSEMBLE, dtype=torch.float64, device="cpu") + 0.5) / ENSEMBLE
     order = permutation(ENSEMBLE, stream(options.seed, "order of the quantiles"))
     phi = theory.quantiles(u)[order].float()
     reference = GaussianReference.measure(phi, theory.lattice, action=theory.action)

@@ -93,7 +93,7 @@ def backward(model: DiffusionModel, n: int, steps: int, generator: torch.Generat
         generator: random numbers.
     """
     reference = model.reference
-    times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    times = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     fields = model.backward(n, times.tolist(), "sde", n_steps=steps, generator=generator).cpu()
     for time, v, phi in zip(times.tolist(), reference.variance(1 - times).tolist(), fields, strict=True):
         square = (v + reference.v_offset) * reference.log_range  # -dv/dtau

@@ -97,7 +97,7 @@ def _actions(toys: Sequence[Toy]) -> Figure:
             v = variance(toy.model, tau)
             exact = -toy.theory.noised(phi, v)[0]
             action = -torch.cumulative_trapezoid(learned_score(toy.model, phi, v), phi)
-            action = torch.cat([torch.zeros(1, dtype=action.dtype), action])
+            action = torch.cat([torch.zeros(1, dtype=action.dtype, device="cpu"), action])
             ax.plot(phi, exact - exact.min(), **EXACT)
             ax.plot(phi, action - action.min(), color=colour, linewidth=1.2, label=f"{tau:g}")
         ax.set(xlabel="$\\phi$", ylabel="$S_\\tau(\\phi)$ less its minimum", ylim=(-0.3, 10))
@@ -138,7 +138,7 @@ def _densities(toys: Sequence[Toy]) -> Figure:
 
 def _probabilities(toy: Toy, edges: Array) -> Array:
     """The exact probability of each bin."""
-    fine = torch.linspace(0, 1, 33, dtype=torch.float64)
+    fine = torch.linspace(0, 1, 33, dtype=torch.float64, device="cpu")
     left, width = torch.from_numpy(edges[:-1]).view(-1, 1), torch.from_numpy(np.diff(edges)).view(-1, 1)
     p = toy.theory.log_density((left + width * fine).flatten()).exp().view(-1, len(fine))
     return (width.flatten() * torch.trapezoid(p, fine)).numpy()

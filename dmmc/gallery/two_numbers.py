@@ -48,9 +48,9 @@ class TwoNumbersNetwork(Network):
     ) -> None:
         super().__init__(reference)
         self._config: dict[str, Any] = {"scales": list(scales), "width": width, "knots": knots}
-        self.register_buffer("scales", torch.tensor(scales, dtype=torch.float32))
+        self.register_buffer("scales", torch.tensor(scales, dtype=torch.float32, device="cpu"))
         self.level_intervals = knots - splines.DEGREE
-        self.linear = nn.Parameter(torch.zeros(knots, 2, 2))
+        self.linear = nn.Parameter(torch.zeros(knots, 2, 2, device="cpu"))
         self.first, self.second, self.last = nn.Linear(3, width), nn.Linear(width, width), nn.Linear(width, 2, False)
         nn.init.zeros_(self.last.weight)
 

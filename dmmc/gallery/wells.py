@@ -88,13 +88,13 @@ def model_of(name: str, request: Request) -> DiffusionModel:
 
 def variance(model: DiffusionModel, tau: float) -> float:
     """The variance of the noise at time tau."""
-    return float(model.reference.variance(torch.tensor(1 - tau, dtype=torch.float64)))
+    return float(model.reference.variance(torch.tensor(1 - tau, dtype=torch.float64, device="cpu")))
 
 
 def where(theory: OneSite, v: float, n: int = 501) -> Tensor:
     """Values of the field ``(n,)`` beyond which the density with noise of variance v vanishes."""
     end = math.hypot(float(theory.grid[-1]), 6 * math.sqrt(v))
-    return torch.linspace(-end, end, n, dtype=torch.float64)
+    return torch.linspace(-end, end, n, dtype=torch.float64, device="cpu")
 
 
 def learned_score(model: DiffusionModel, phi: Tensor, v: float) -> Tensor:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.rng import normal
 from dmmc.core.scalars import check_count
 from dmmc.model.network import refuse_context, register_network
 from dmmc.model.reference import GaussianReference
@@ -44,7 +45,9 @@ class FourierTime(nn.Module):
 
     def __init__(self, features: int, width: float = 4.0) -> None:
         super().__init__()
-        self.register_buffer("frequencies", width * torch.randn(features // 2))
+        self.register_buffer(
+            "frequencies", width * normal((features // 2,), torch.default_generator, torch.get_default_dtype())
+        )
         self.layer = nn.Linear(features, features)
 
     def forward(self, time: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class OneSite:
         """Equally spaced values of the field, ``(n,)``; beyond them the density vanishes."""
         half_width = 1.0
         while half_width < WIDEST:
-            phi = torch.linspace(-half_width, half_width, self.n, dtype=torch.float64)
+            phi = torch.linspace(-half_width, half_width, self.n, dtype=torch.float64, device="cpu")
             S = self._S(phi)
             if float(torch.minimum(S[0], S[-1]) - S.min()) > CUT:
                 return phi
@@ -104,7 +104,7 @@ class OneSite:
             raise DmmcError(f"the variance of the noise must not be negative, got {v}")
         phi, sigma = phi.double().view(-1, 1), math.sqrt(v)
         if sigma < 4 * self._spacing:  # narrower than the grid resolves: integrate over the noise
-            xi = torch.linspace(-REACH, REACH, 145, dtype=torch.float64)
+            xi = torch.linspace(-REACH, REACH, 145, dtype=torch.float64, device="cpu")
             phi_0 = phi + sigma * xi
             exponent = -self._S(phi_0) - 0.5 * xi.square()
             log_measure = math.log(float(xi[1] - xi[0]) / math.sqrt(2 * math.pi))
@@ -112,7 +112,7 @@ class OneSite:
             reach = float(self.grid[-1])
             if sigma < 0.5 * reach:  # far out the noisy field comes from beyond the grid
                 reach = max(reach, float(phi.abs().max()) + REACH * sigma)
-            points = torch.arange(-math.ceil(reach / self._spacing), math.ceil(reach / self._spacing) + 1)
+            points = torch.arange(-math.ceil(reach / self._spacing), math.ceil(reach / self._spacing) + 1, device="cpu")
             phi_0 = (self._spacing * points.double()).unsqueeze(0)
             exponent = -self._S(phi_0) - (phi - phi_0).square() / (2 * v)
             log_measure = math.log(self._spacing / math.sqrt(2 * math.pi * v))
