@@ -54,7 +54,12 @@ def test_resumption(method, tmp_path):
     # Blocks of 1, 2, 4, 8 draws: 7 is the end of one of them.
     for path, draws in (("whole.h5", 15), ("parts.h5", 7), ("parts.h5", 15)):
         run = make_ensemble(
-            FERMIONS.get(method, ACTION), LATTICE, tmp_path / path, short(method, draws), resume=path == "parts.h5", say=said.append
+            FERMIONS.get(method, ACTION),
+            LATTICE,
+            tmp_path / path,
+            short(method, draws),
+            resume=path == "parts.h5",
+            say=said.append,
         )
         if path == "whole.h5":
             whole = run
