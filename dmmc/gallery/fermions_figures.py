@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Costing(Protocol):
-    """What is drawn of a sampler; see :class:`dmmc.gallery.fermions.Entry`."""
+    """What is drawn of a sampler; see :class:`dmmc.gallery.fermions_runs.Entry`."""
 
     @property
     def cost(self) -> Mapping[str, float]: ...
 
 
 class Raced(Protocol):
-    """What is drawn of a point; see :class:`dmmc.gallery.fermions.Race`."""
+    """What is drawn of a point; see :class:`dmmc.gallery.fermions_runs.Race`."""
 
     @property
     def extent(self) -> int: ...

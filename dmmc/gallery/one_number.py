@@ -49,6 +49,7 @@ class OneNumberNetwork(Network):
         self.slope = nn.Parameter(torch.zeros(knots, 1, device="cpu"))
 
     def config(self) -> dict[str, Any]:
+        """What it was made with, as JSON values."""
         return self._config
 
     def forward(self, modes: Tensor, v: Tensor, context: Tensor | None = None) -> Tensor:

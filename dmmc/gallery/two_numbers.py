@@ -55,6 +55,7 @@ class TwoNumbersNetwork(Network):
         nn.init.zeros_(self.last.weight)
 
     def config(self) -> dict[str, Any]:
+        """What it was made with, as JSON values."""
         return self._config
 
     def _hidden(self, u: Tensor, level: Tensor) -> Tensor:

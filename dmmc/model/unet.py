@@ -179,6 +179,7 @@ class UNet(SiteNetwork):
         return -(lattice.to_modes(score) + modes / (c + unit))
 
     def config(self) -> dict[str, Any]:
+        """What it was made with, as JSON values."""
         return dict(self.settings)
 
 
