@@ -136,7 +136,7 @@ EXHIBIT = Exhibit(
     "fermions",
     "Fermions: exact and faster than HMC",
     "the outlook of Wang, Aarts, Zhou, JHEP 05 (2024) 060",
-    25,
+    20,
     make,
     figures=("fermions",),
     files=_files((*QUICK, *FULL)),
