@@ -1,4 +1,4 @@
-"""The figures of docs/gallery.md, from a gallery that ``dmmc gallery`` has made.
+"""The figures of the gallery in the documentation, from a gallery that ``dmmc gallery`` has made.
 
     dmmc gallery --all --out gallery
     python docs/make_gallery.py gallery docs/figures/gallery

@@ -16,17 +16,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import solve_discrete_lyapunov
 
 import fermions
 from checks import Gaussian, bonferroni, chain_averages, inject, invariance, mean_shift, phi4_draws, steep_model
 from dmmc import diagnostics
 from dmmc.core import rng as streams
 from dmmc.core.errors import MismatchError
-from dmmc.diagnostics import autocorrelation, weights
+from dmmc.diagnostics import autocorrelation, cumulants, cumulants_of_moments, weights
 from dmmc.diagnostics import observables as derived
-from dmmc.kernels import base, cluster, hmc, independence, langevin, weighted
+from dmmc.kernels import base, cluster, complex_langevin, hmc, independence, langevin, weighted
 from dmmc.kernels.base import State, advance
 from dmmc.kernels.cluster import Cluster
+from dmmc.kernels.complex_langevin import ComplexLangevin
 from dmmc.kernels.cycle import Cycle
 from dmmc.kernels.fermion_hmc import FermionHMC
 from dmmc.kernels.hmc import HMC
@@ -52,6 +54,7 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import load_run
 from dmmc.studies.rounds import annealing, course
 from dmmc.theory import ensemble, observables, symmetry, wilson
+from dmmc.theory.complex_action import ComplexAction
 from dmmc.theory.ensemble import check_ensemble
 from dmmc.theory.external_field import ExternalField
 from dmmc.theory.free_field import FreeField
@@ -869,7 +872,44 @@ def langevin_keeps_phi4():
     return invariance(Langevin(PHI4, TWO_SITES, 0.3, mass=0.8), draws(2), steps=3)
 
 
+def complex_langevin_has_the_covariance_of_its_recursion():
+    """Steps of a Gaussian, M phi + noise in x alone: their stationary covariance, in standard errors."""
+    h, action = 0.3, ComplexAction(lambda z: (0.5 * (1 + 1j) * z**2).sum(1), lambda z: (1 + 1j) * z, "gaussian")
+    kernel = ComplexLangevin(action, Lattice((1,)), h, allow_inexact=True)
+    phi = advance(kernel, kernel.initial(20_000, rng(1)), 60, rng(2)).phi.squeeze(2)
+    m = np.eye(2) - h * np.array([[1, -1], [1, 1]])
+    wanted = torch.from_numpy(solve_discrete_lyapunov(m, np.diag([2 * h, 0.0])))
+    return float(z_scores(phi.unsqueeze(2) * phi.unsqueeze(1), wanted).abs().max()) / SIGMA
+
+
+def k_statistics_are_unbiased():
+    """The mean over all samples of 8 draws from two values, less the cumulant, in units of rounding (1e-9)."""
+    p, n, worst = 0.3, 8, 0.0
+    for order in range(1, 9):
+        kappa = cumulants_of_moments([p] * order)[-1]  # x is 0 or 1, and so are its powers
+        ways = [math.comb(n, m) * p**m * (1 - p) ** (n - m) for m in range(n + 1)]
+        mean = sum(way * cumulants.k_statistic(order, [m / n] * order, n) for m, way in enumerate(ways))
+        worst = max(worst, abs(mean - kappa) / 1e-9)
+    return worst
+
+
 MUTANTS = {
+    # Complex Langevin dynamics, and cumulants
+    "complex Langevin steps with too little noise": Mutant(
+        complex_langevin,
+        "normal",
+        lambda normal: lambda *args, **options: normal(*args, **options) / math.sqrt(2),
+        complex_langevin_has_the_covariance_of_its_recursion,
+    ),
+    "a drift with the sign of Im S' lost": Mutant(
+        ComplexAction,
+        "drift",
+        lambda drift: lambda self, phi: drift(self, phi) * torch.tensor([1.0, -1.0], dtype=phi.dtype).view(2, 1),
+        complex_langevin_has_the_covariance_of_its_recursion,
+    ),
+    "cumulants of the sample in place of k-statistics": Mutant(
+        cumulants, "_estimator", lambda estimator: lambda order, n: estimator(order, 10**9), k_statistics_are_unbiased
+    ),
     # Langevin dynamics
     "Langevin steps accepted whatever they are": Mutant(langevin, "metropolis", accept_all, langevin_keeps_phi4),
     "a Langevin step that its kernel does not shape": Mutant(
@@ -1045,7 +1085,7 @@ MUTANTS = {
         Lattice, "orbit_mean", instead(half_of_the_modes), two_point_function_of_a_free_field
     ),
     "every ensemble fits its action": Mutant(
-        ensemble, "_z", instead(lambda *_: 0.0), fields_of_another_normalisation_are_refused
+        ensemble, "in_errors", instead(lambda *_: 0.0), fields_of_another_normalisation_are_refused
     ),
     "every symmetry is believed": Mutant(
         symmetry,

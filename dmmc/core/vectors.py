@@ -21,16 +21,16 @@ _FLAGS = ("nsz", "contract")
 """Zeros have no sign, and a product may be added without being rounded first."""
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class _Vector(types.Type):
     """The type of a vector, for Numba."""
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
-        super().__init__(name=f"Vector({LANES} x {dtype})")
+        super().__init__(name=f"_Vector({LANES} x {dtype})")
 
 
-@register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, vector: Any) -> None:
         super().__init__(manager, vector, ir.VectorType(manager[vector.dtype].get_value_type(), LANES))
 
@@ -55,7 +55,7 @@ def load(typing: Any, array: Any, index: Any) -> Any:
         vector = context.get_value_type(signature.return_type)
         return builder.load(builder.bitcast(address, vector.as_pointer()), align=array.dtype.bitwidth // 8)
 
-    return Vector(array.dtype)(array, types.intp), code
+    return _Vector(array.dtype)(array, types.intp), code
 
 
 @intrinsic
@@ -78,7 +78,7 @@ def spread(typing: Any, array: Any, index: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _spread(builder, builder.load(_address(context, builder, signature.args[0], args[0], args[1])))
 
-    return Vector(array.dtype)(array, types.intp), code
+    return _Vector(array.dtype)(array, types.intp), code
 
 
 @intrinsic
@@ -88,7 +88,7 @@ def none(typing: Any, array: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return ir.Constant(context.get_value_type(signature.return_type), [0.0] * LANES)
 
-    return Vector(array.dtype)(array), code
+    return _Vector(array.dtype)(array), code
 
 
 @intrinsic
@@ -109,7 +109,7 @@ def widen(typing: Any, x: Any) -> Any:
         wide = ir.VectorType(ir.DoubleType(), LANES)
         return args[0] if args[0].type == wide else builder.fpext(args[0], wide)
 
-    return Vector(types.float64)(x), code
+    return _Vector(types.float64)(x), code
 
 
 @intrinsic

@@ -26,6 +26,7 @@ from dmmc.diagnostics.bias import bias_over_error
 from dmmc.diagnostics.convergence import Convergence, convergence_summary, ess, mcse, rhat
 from dmmc.diagnostics.correlator import WallCorrelator, wall_correlator
 from dmmc.diagnostics.crossings import BinderCrossings, binder_crossings
+from dmmc.diagnostics.cumulants import cumulant, cumulants_of_moments, k_statistic, noised_cumulants
 from dmmc.diagnostics.extrapolation import Extrapolation, to_zero_step
 from dmmc.diagnostics.free_energy import (
     LogZ,
@@ -102,6 +103,8 @@ __all__ = [
     "chi2_signed",
     "convergence_summary",
     "cost_per_effective_sample",
+    "cumulant",
+    "cumulants_of_moments",
     "derived",
     "ess",
     "ess_fraction",
@@ -116,6 +119,7 @@ __all__ = [
     "jackknife",
     "judge",
     "judge_chain",
+    "k_statistic",
     "kl_gap",
     "largest_weight_share",
     "log_z",
@@ -127,6 +131,7 @@ __all__ = [
     "mcse",
     "mode_balance",
     "n_zero_weight",
+    "noised_cumulants",
     "of_means",
     "pareto_k",
     "primary",

@@ -161,7 +161,7 @@ def moment(record: Mapping[str, Array]) -> Moment:
 
 def noise_at(model: DiffusionModel, times: tuple[float, ...]) -> Array:
     """Standard deviation of the noise at times."""
-    level = 1 - torch.tensor(times, dtype=torch.float64)
+    level = 1 - torch.tensor(times, dtype=torch.float64, device="cpu")
     found: Array = model.reference.variance(level).clamp(min=0).sqrt().numpy()
     return found
 

@@ -54,7 +54,7 @@ class Request:
     quick: bool = False
     seed: int = 1
     device: str = "cpu"
-    say: Say = note
+    say: Say = field(default_factory=lambda: note)  # a function as a class attribute would be a method
 
     def __post_init__(self) -> None:
         check_seed(self.seed)

@@ -50,7 +50,7 @@ PHASES: tuple[Phase, ...] = ("symmetric", "critical", "broken")
 QUICK_PHASES: tuple[Phase, ...] = ("symmetric", "broken")
 
 OBSERVABLES = ("M", "abs_M", "chi2", "binder")
-"""The rows of the table: <M>, <|M|>, the susceptibility chi_2 and the Binder cumulant U_L."""
+"""The rows of the table: ``<M>``, ``<|M|>``, the susceptibility chi_2 and the Binder cumulant U_L."""
 
 TRUTH = "cluster"
 UNADJUSTED = ("U-Net, unadjusted", "tractable, unadjusted")

@@ -52,7 +52,7 @@ class Size:
     draws: int
 
 
-FULL = Size(steps=(8, 16, 32, 64), chains=64, draws=10)
+FULL = Size(steps=(8, 16, 32), chains=48, draws=10)
 QUICK = Size(steps=(4, 8), chains=32, draws=8)
 
 

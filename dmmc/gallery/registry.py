@@ -7,7 +7,18 @@ import importlib
 from dmmc.core.errors import DmmcError
 from dmmc.gallery.exhibit import Exhibit
 
-NAMES: tuple[str, ...] = ("denoising", "observables", "path-kernel", "statistics", "fermions")
+NAMES: tuple[str, ...] = (
+    "denoising",
+    "observables",
+    "autocorrelation",
+    "stochastic-quantisation",
+    "path-kernel",
+    "toy",
+    "cumulants",
+    "complex-langevin",
+    "statistics",
+    "fermions",
+)
 """The exhibits in the order in which the gallery shows them.
 
 Each is the constant ``EXHIBIT`` of the module of its name in :mod:`dmmc.gallery`, with ``_`` for ``-``.

@@ -93,7 +93,9 @@ def backward(
     modes = (reference.c(modes) + reference.v_max).sqrt() * modes
     fields, now = [], 0.0
     for time in times:
-        levels = torch.linspace(1 - now, 1 - time, math.ceil(n_steps * (time - now)) + 1, dtype=torch.float64)
+        levels = torch.linspace(
+            1 - now, 1 - time, math.ceil(n_steps * (time - now) - 1e-9) + 1, dtype=torch.float64, device="cpu"
+        )
         variances = reference.variance(levels).tolist()
         for above, below in itertools.pairwise(variances):
             modes = step(network, modes, above, below, white)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dmmc.core.errors import DmmcError
+from dmmc.core.rng import normal
 from dmmc.core.scalars import check_count
 from dmmc.model.network import refuse_context, register_network
 from dmmc.model.reference import GaussianReference
@@ -44,7 +45,9 @@ class FourierTime(nn.Module):
 
     def __init__(self, features: int, width: float = 4.0) -> None:
         super().__init__()
-        self.register_buffer("frequencies", width * torch.randn(features // 2))
+        self.register_buffer(
+            "frequencies", width * normal((features // 2,), torch.default_generator, torch.get_default_dtype())
+        )
         self.layer = nn.Linear(features, features)
 
     def forward(self, time: Tensor) -> Tensor:
@@ -64,6 +67,7 @@ class Block(nn.Module):
         self.round = nn.Identity() if inputs == channels else _convolution(dim, inputs, channels, 1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """``(n, inputs, *lattice)`` to ``(n, channels, *lattice)``, with features of the time ``(n, features)``."""
         h = self.first(functional.silu(self.norm1(x)))
         h = h + self.time(time).view(*h.shape[:2], *(1,) * (h.ndim - 2))
         return self.round(x) + self.second(functional.silu(self.norm2(h)))

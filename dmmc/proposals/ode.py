@@ -11,6 +11,7 @@ The time is the noise level in [0, 1], linear in ``ln(v + v_offset)``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from dmmc.core.errors import DmmcError
 from dmmc.core.precision import without_autocast
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.reference import GaussianReference
 from dmmc.model.transport import Stages
 from dmmc.proposals.divergence import Trace
 from dmmc.proposals.integrator import DEFAULT_STEPS, Integrator, Velocity, schedule_of
@@ -50,7 +52,7 @@ def flow_velocity(model: DiffusionModel, like: Tensor, trace: Trace | None = Non
     @without_autocast()
     def velocity(psi: Tensor, level: float) -> tuple[Tensor, Tensor]:
         v = variance(model, level)
-        speed = rate(model, v)
+        speed = _rate(reference, v)
         root = (c + v).sqrt()
         modes, level_v = (root * psi).unsqueeze(0), torch.full((1,), v, dtype=c.dtype, device=c.device)
         if trace is None:
@@ -63,20 +65,25 @@ def flow_velocity(model: DiffusionModel, like: Tensor, trace: Trace | None = Non
 
 def variance(model: DiffusionModel, level: float) -> float:
     """The noise variance at a noise level in [0, 1], which a sum of steps may leave by rounding."""
+    return _variance(model.reference, level)
+
+
+def _variance(reference: GaussianReference, level: float) -> float:
     within = min(max(level, 0.0), 1.0)  # a network may take the square root of the variance
-    return float(model.reference.variance(torch.tensor(within, dtype=torch.float64, device="cpu")))
+    return float(reference.variance(torch.tensor(within, dtype=torch.float64, device="cpu")))
 
 
-def rate(model: DiffusionModel, v: float) -> float:
+def _rate(reference: GaussianReference, v: float) -> float:
     """``1/2 dv / d level`` at a noise variance: the factor in front of the velocity."""
-    return 0.5 * (v + model.reference.v_offset) * model.reference.log_range
+    return 0.5 * (v + reference.v_offset) * reference.log_range
 
 
-def stages(model: DiffusionModel, integrator: Integrator, start: float, end: float) -> Stages:
+@lru_cache(64)  # for a small batch, this would take as long as a good part of the integration
+def stages(reference: GaussianReference, integrator: Integrator, start: float, end: float) -> Stages:
     """All steps of :meth:`dmmc.proposals.integrator.Integrator.integrate`, for machine code."""
     table, steps = integrator.table, list(integrator.steps(start, end))
-    variances = tuple(tuple(variance(model, level + c * h) for c in table.c) for level, h in steps)
-    rates = tuple(tuple(rate(model, v) for v in row) for row in variances)
+    variances = tuple(tuple(_variance(reference, level + c * h) for c in table.c) for level, h in steps)
+    rates = tuple(tuple(_rate(reference, v) for v in row) for row in variances)
     return Stages(table.a, table.b, tuple(h for _, h in steps), variances, rates)
 
 
@@ -113,7 +120,7 @@ def carried(
     transport = model.network.transport()
     if transport is None:
         raise DmmcError(NOT_COMPILED)
-    fields, change = transport(model.lattice.to_sites(psi), stages(model, integrator, start, end), traced)
+    fields, change = transport(model.lattice.to_sites(psi), stages(model.reference, integrator, start, end), traced)
     return model.lattice.to_modes(fields), change
 
 

@@ -7,8 +7,8 @@ of any action (:mod:`dmmc.theory.identities`) is therefore measured, with errors
 A right ensemble is refused by any one test with a probability of 6e-7, that of 5 standard errors. A test that consists
 of several, such as that of all momentum shells, shares this probability among them (Bonferroni). Errors are estimated
 themselves, from as many independent fields as the ensemble is worth, so that the bound is one of Student's distribution
-(:func:`bound`): 5.0 for one test of many thousand independent fields, 6.9 for 24 of them. A wrong ensemble exceeds it
-by far: with a thousand fields the usual mistakes give z-scores of 20 to several hundred.
+(:func:`dmmc.theory.significance.bound`): 5.0 for one test of many thousand independent fields, 6.9 for 24 of them. A
+wrong ensemble exceeds it by far: with a thousand fields the usual mistakes give z-scores of 20 to several hundred.
 
 A few absurd fields among right ones make the errors so large that no mean stands out. They are told one by one, by a
 weight that no field of the action has with more than a known probability (:func:`dmmc.theory.identities.log_weight`).
@@ -16,30 +16,23 @@ weight that no field of the action has with more than a known probability (:func
 
 from __future__ import annotations
 
-import itertools
 import math
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.records import Record
-from dmmc.diagnostics import DiagnosticsWarning, Estimate, format_value, gamma_method
-from dmmc.diagnostics.autocorrelation import MANY_CHAINS
+from dmmc.diagnostics import format_value
 from dmmc.theory.action_check import PROBED, check_action
 from dmmc.theory.actions import Action, Symmetry, components_of, declaration
-from dmmc.theory.evaluation import evaluate, size_of_terms
-from dmmc.theory.identities import FieldNumbers, field_numbers, shell_orbits, virial, wave_names
+from dmmc.theory.identities import FieldNumbers, field_numbers, shell_orbits
 from dmmc.theory.lattice import Lattice
-
-FALSE_ALARM = 2 * float(scipy.stats.norm.sf(5.0))
-"""Probability with which one of the tests refuses a right ensemble, 6e-7."""
+from dmmc.theory.lattice_symmetry import check_positions, compare_axes
+from dmmc.theory.likely_cause import likely_cause
+from dmmc.theory.significance import FALSE_ALARM, bound, estimate, in_errors, independent_fields, is_reliable
 
 Z_SIGNS = 5.0
 """Standard errors of ``<M>`` from which on the balance of signs is noted; that is no reason to refuse an ensemble."""
@@ -111,16 +104,6 @@ class EnsembleCheck(Record):
         return f"{self.n} configurations, <phi dS/dphi>/V = {value}, z = {self.virial_z:.1f}"
 
 
-def bound(independent: float, tests: int = 1) -> float:
-    """The z-score that the largest of several right means exceeds with the probability :data:`FALSE_ALARM`.
-
-    Args:
-        independent: the number of independent configurations from which their errors were estimated.
-        tests: how many means were looked at.
-    """
-    return float(scipy.stats.t.isf(FALSE_ALARM / 2 / tests, max(independent - 1, 1)))
-
-
 def check_ensemble(
     phi: Tensor, action: Action | None, *, chains: int | None = None, symmetry: Symmetry | None = None
 ) -> EnsembleCheck:
@@ -158,7 +141,7 @@ def may_fit(phi: Tensor, action: Action) -> bool:
     if len(phi) < 2:
         return False
     series = field_numbers(phi, action).virial
-    z = _z(float(series.mean()) - 1, float(series.std(ddof=1)) / math.sqrt(series.size))
+    z = in_errors(float(series.mean()) - 1, float(series.std(ddof=1)) / math.sqrt(series.size))
     return abs(z) <= 5.0
 
 
@@ -211,32 +194,32 @@ def _judged(
     outlying = ~(numbers.log_w <= math.log(numbers.n / FALSE_ALARM))
     if outlying.any() and _passes(numbers.only(~outlying), sample, action):
         raise MismatchError(_outliers(numbers.log_w, outlying))
-    virial_mean = None if action is None else _estimate(numbers.virial)
+    virial_mean = None if action is None else estimate(numbers.virial)
     M2 = np.square(numbers.M).sum(-1)
-    slow = [x for x in (_estimate(M2), virial_mean) if x is not None and x.tau_int > 0]
-    effective = min((_independent(x, len(M2)) for x in slow), default=None)
+    slow = [x for x in (estimate(M2), virial_mean) if x is not None and x.tau_int > 0]
+    effective = min((independent_fields(x, len(M2)) for x in slow), default=None)
     independent = numbers.n if effective is None else effective
     z: float | None = None
     shells: tuple[ShellCheck, ...] = ()
     if action is not None and virial_mean is not None:
-        z = _z(virial_mean.value - 1, virial_mean.error)
+        z = in_errors(virial_mean.value - 1, virial_mean.error)
         if not abs(z) <= bound(independent):
             raise MismatchError(
                 "the ensemble does not fit the action: <phi dS/dphi>/V should be 1 and is "
-                f"{format_value(virial_mean.value, virial_mean.error)}; {_likely_cause(sample, action, lattice)}"
+                f"{format_value(virial_mean.value, virial_mean.error)}; {likely_cause(sample, action, lattice)}"
             )
     # A one-sided ensemble of a symmetric theory has a force where it ends, and is only told.
     tilted = action is not None and symmetry == "none" and declaration(action).symmetry in (None, "none")
     force_z = _check_force(numbers.force, independent) if tilted else None
-    position_z = _check_positions(numbers.waves, independent, sample, action, lattice, notes)
-    axes_z = _compare_axes(numbers.links, independent, sample, action, lattice, notes)
+    position_z = check_positions(numbers.waves, independent, sample, action, lattice, notes)
+    axes_z = compare_axes(numbers.links, independent, sample, action, lattice, notes)
     if numbers.shells.shape[-1]:
         shells = _check_shells(numbers.shells, independent, lattice)
     if outlying.any():
         raise MismatchError(_outliers(numbers.log_w, outlying))
-    means = [_estimate(M) for M in np.moveaxis(numbers.M, -1, 0)]
-    mean = max(means, key=lambda x: abs(_z(x.value, x.error)))
-    mean_z = _z(mean.value, mean.error)
+    means = [estimate(M) for M in np.moveaxis(numbers.M, -1, 0)]
+    mean = max(means, key=lambda x: abs(in_errors(x.value, x.error)))
+    mean_z = in_errors(mean.value, mean.error)
     M = numbers.M
     if lattice.components is None and symmetry == "z2" and (np.all(M > 0) or np.all(M < 0)):
         sign = ">" if M.flat[0] > 0 else "<"
@@ -290,37 +273,6 @@ def _outliers(log_w: NDArray[np.float64], outlying: NDArray[np.bool_]) -> str:
     )
 
 
-def _z(deviation: float, error: float) -> float:
-    """A deviation in standard errors; a series that does not fluctuate has no error, but for rounding."""
-    if error > 0:
-        return deviation / error
-    return 0.0 if abs(deviation) < 1e-9 else math.copysign(math.inf, deviation)
-
-
-def _estimate(series: NDArray[np.float64]) -> Estimate:
-    """The mean of a series ``(chain, draw)``; chains that are too short for the Gamma method count as one."""
-    with warnings.catch_warnings():
-        # Short chains give an uncertain error, which the bounds allow for.
-        warnings.simplefilter("ignore", DiagnosticsWarning)
-        found = gamma_method(series if series.shape[1] >= 4 else series.reshape(1, -1))
-    # In a short series, noise looks like negative correlations, which Markov chains hardly ever have.
-    if found.tau_int < 0.5:
-        return replace(found, tau_int=0.5, error=max(found.error, float(series.std()) / math.sqrt(series.size - 1)))
-    return found
-
-
-def _independent(estimate: Estimate, chains: int) -> float:
-    """How many independent configurations an error was estimated from."""
-    independent = estimate.n / (2 * estimate.tau_int)
-    # If the error comes from the scatter of the means of the chains, each of them counts once.
-    return min(independent, chains) if not estimate.resolved and chains >= MANY_CHAINS else independent
-
-
-def _per_field(phi: Tensor, action: Action) -> NDArray[np.float64]:
-    """``phi dS/dphi / V`` of fields that are read as one chain."""
-    return field_numbers(phi, action).virial
-
-
 def _check_repeated(numbers: FieldNumbers, known: bool, notes: list[str]) -> tuple[int, int]:
     """How many configurations are distinct, if that is enough, and they come back as those of a Markov chain may.
 
@@ -349,25 +301,20 @@ def _check_repeated(numbers: FieldNumbers, known: bool, notes: list[str]) -> tup
     return distinct, returning
 
 
-def _reliable(estimate: Estimate, chains: int) -> bool:
-    """Whether an error may be relied on: chains that are many, or long enough for the autocorrelations."""
-    return estimate.resolved or chains >= MANY_CHAINS
-
-
 def _check_shells(series: NDArray[np.float64], independent: float, lattice: Lattice) -> tuple[ShellCheck, ...]:
     """The Schwinger-Dyson equation in every momentum shell whose error is known."""
     checks: list[ShellCheck] = []
     orbits = shell_orbits(lattice)
     phat2, sizes = lattice.orbit_phat2, lattice.orbit_size
     for k, shell in enumerate(orbits):
-        found = _estimate(series[:, :, k])
+        found = estimate(series[:, :, k])
         # A Gaussian mode has a variance of 2. No estimate from few fields, which fluctuates with them, goes below it.
         worth = found.n / (2 * found.tau_int) if found.tau_int > 0 else found.n
         error = max(found.error, math.sqrt(2 / (worth * float(sizes[shell].sum()))))
-        z = _z(found.value - 1, error)
+        z = in_errors(found.value - 1, error)
         low, high = float(phat2[shell][0]), float(phat2[shell][-1])
         checks.append(ShellCheck((low, high), found.value, error, z))
-        if _reliable(found, len(series)) and not abs(z) <= bound(independent, len(orbits)):
+        if is_reliable(found, len(series)) and not abs(z) <= bound(independent, len(orbits)):
             where = "p = 0" if high == 0 else f"momenta with {low:.3g} <= phat^2 <= {high:.3g}"
             raise MismatchError(
                 f"the ensemble does not fit the action: at {where}, <phi(p)^* dS/dphi(p)> should be 1 and is "
@@ -382,146 +329,12 @@ def _check_force(series: NDArray[np.float64], independent: float) -> float | Non
     """``<dS/dphi>`` in standard errors; None without a gradient."""
     if series.ndim > 2:
         return None
-    found = _estimate(series)
-    z = _z(found.value, found.error)
-    if _reliable(found, len(series)) and not abs(z) <= bound(independent):
+    found = estimate(series)
+    z = in_errors(found.value, found.error)
+    if is_reliable(found, len(series)) and not abs(z) <= bound(independent):
         raise MismatchError(
             "the ensemble does not fit the action: <dS/dphi> should be 0 and is "
             f"{format_value(found.value, found.error)} (z = {z:.1f}); the fields are of another external field, or the "
             "action pulls them to another side"
         )
     return z
-
-
-def _check_positions(
-    waves: NDArray[np.float64],
-    independent: float,
-    sample: Tensor,
-    action: Action | None,
-    lattice: Lattice,
-    notes: list[str],
-) -> float | None:
-    """Largest z-score of a dependence on the position; that of an action that does not depend on it is refused."""
-    names = wave_names(lattice)
-    if not names:
-        return None
-    flat = waves.reshape(-1, len(names))
-    # Autocorrelations are rarely negative: what does not stand out without them does not stand out.
-    spread = flat.std(0)
-    naive = np.abs(flat.mean(0)) / np.where(spread > 1e-12 * np.abs(flat).max(), spread, np.inf)
-    worst = int(naive.argmax())
-    if naive[worst] == 0:
-        return 0.0
-    found = _estimate(waves[:, :, worst])
-    z = _z(found.value, found.error)
-    if _reliable(found, len(waves)) and abs(z) > bound(independent, len(names)):
-        axis, profile, k = names[worst]
-        text = (
-            f"the mean of {profile} depends on the position along axis {axis} (extent {lattice.shape[axis]}): its wave "
-            f"of {k} period{'s' if k > 1 else ''} should be 0 and is {format_value(found.value, found.error)} "
-            f"(z = {z:.1f})"
-        )
-        if action is not None and _shifts(action, sample, lattice.axes[axis]):
-            raise MismatchError(
-                f"{text}, although the action is the same everywhere; the axes were read in another order or with "
-                "other extents, or the fields have other boundary conditions than periodic ones"
-            )
-        notes.append(f"{text}; the model will treat all positions alike, and be less good than it could be")
-    return z
-
-
-def _likely_cause(phi: Tensor, action: Action, lattice: Lattice) -> str:
-    """In words, what may have gone wrong with fields that do not fit."""
-    for order in sorted(set(itertools.permutations(lattice.shape)) - {lattice.shape}):
-        other = _estimate(_per_field(phi.reshape(*phi.shape[: -lattice.dim], *order), action))
-        if abs(_z(other.value - 1, other.error)) < bound(_independent(other, 1)):
-            return (
-                f"the fields fit if their axes are read as {order}: the extents of the lattice are in the wrong order"
-            )
-    factor = _mending_factor(phi, action)
-    if factor is None:
-        return "the fields have other couplings, or another lattice shape or order of axes"
-    sizes: dict[str, float] = getattr(action, "normalisations", lambda dim: {})(lattice.dim)
-    for name, size in sizes.items():
-        if abs(math.log(factor * size)) < 0.03 and abs(math.log(size)) > 1e-9:
-            mend = f"multiply them by {1 / size:.6g}, or change the action"
-            return f"the fields are in the normalisation of the {name}: {mend}"
-    return (
-        "the fields have other couplings, another normalisation (multiplied by about "
-        f"{factor:.3g} they would fit), or another lattice shape or order of axes"
-    )
-
-
-def _mending_factor(phi: Tensor, action: Action) -> float | None:
-    """The factor c nearest to 1 with ``<(c phi) S'(c phi)> / V = 1``, or None if there is none from 1/30 to 30."""
-    count = min(len(phi), 256)
-    fields = phi[torch.arange(count, device=phi.device) * len(phi) // count].double()
-
-    def excess(log_c: float) -> float:
-        return float(virial(fields * math.exp(log_c), action).mean()) - 1
-
-    grid = np.linspace(-math.log(30), math.log(30), 35)
-    values = [excess(x) for x in grid]
-    brackets = [k for k in range(len(grid) - 1) if values[k] * values[k + 1] <= 0]
-    if not brackets:
-        return None
-    k = min(brackets, key=lambda k: abs(grid[k] + grid[k + 1]))
-    low, high, sign = float(grid[k]), float(grid[k + 1]), math.copysign(1.0, values[k])
-    for _ in range(25):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if sign * excess(middle) > 0 else (low, middle)
-    return math.exp(0.5 * (low + high))
-
-
-def _compare_axes(
-    links: NDArray[np.float64],
-    independent: float,
-    sample: Tensor,
-    action: Action | None,
-    lattice: Lattice,
-    notes: list[str],
-) -> float | None:
-    """Largest z-score between ``phi(x) phi(x + e)`` along axes of equal extent.
-
-    An action that is invariant under the exchange of two axes has fields that are so on average; others are not of this
-    action. Of an action that treats axes differently, or without one, this is worth a note only: the model is less good
-    then, since its filters and propagator treat such axes alike, but the chain is exact.
-    """
-    pairs = [
-        (a, b) for a, b in itertools.combinations(range(lattice.dim), 2) if lattice.shape[a] == lattice.shape[b] > 1
-    ]
-    if not pairs:
-        return None
-    worst, (a, b) = 0.0, pairs[0]
-    for first, second in pairs:
-        difference = _estimate(links[:, :, first] - links[:, :, second])
-        scale = float(np.abs(links[:, :, first]).mean())
-        z = 0.0 if abs(difference.value) < 1e-12 * scale else _z(difference.value, difference.error)
-        if abs(z) > abs(worst):
-            worst, (a, b) = z, (first, second)
-    if abs(worst) > bound(independent, len(pairs)):
-        text = f"neighbours along axes {a} and {b} are not equally correlated (z = {worst:.1f})"
-        if action is not None and _exchanges(action, sample, lattice.axes[a], lattice.axes[b]):
-            raise MismatchError(
-                f"{text}, although the action treats these axes alike; the fields are of another action, or their "
-                "sites were read in another order"
-            )
-        notes.append(f"{text}; the model will treat these axes alike, and be less good than it could be")
-    return worst
-
-
-def _exchanges(action: Action, phi: Tensor, a: int, b: int) -> bool:
-    """Whether the exchange of two axes of the tensor leaves S of some fields unchanged, up to rounding."""
-    return _unchanged(action, phi, lambda fields: fields.transpose(a, b).contiguous())
-
-
-def _shifts(action: Action, phi: Tensor, axis: int) -> bool:
-    """Whether a shift along an axis of the tensor leaves S of some fields unchanged, up to rounding."""
-    return _unchanged(action, phi, lambda fields: torch.roll(fields, 1, axis))
-
-
-def _unchanged(action: Action, phi: Tensor, change: Callable[[Tensor], Tensor]) -> bool:
-    fields = phi[:16].double()
-    S = evaluate(action, fields)
-    size = size_of_terms(action, fields, S)
-    return bool(((evaluate(action, change(fields)) - S).abs() <= 1e-9 * size).all())

@@ -72,11 +72,11 @@ def test_fermions_from_hmc_to_the_chain(tmp_path, monkeypatch, capsys):
     for method in ("hmc", "pseudofermions", "determinants"):
         ensemble = f"ensemble {theory} --shape 4 2 --chains 16 --thermalise 20 --draws 24 --keep-every 2"
         assert dmmc(*f"{ensemble} --method {method} --observable condensate --out {method}.h5".split()) == 0
-    assert "condensate" in capsys.readouterr().out
+    assert "<psi-bar psi>" in capsys.readouterr().out
     assert dmmc(*TRAIN, "--ensemble", "hmc.h5", "--steps", 2, "--out", "model.safetensors") == 0
     sample = "sample --model model.safetensors --chains 8 --draws 8 --flow-steps 2 --reference hmc.h5"
     assert dmmc(*f"{sample} --observable condensate --out chain.h5".split()) == 0
     assert load_run("chain.h5").header.action == Yukawa(Phi4(0.2, 0.05), 0.2).describe()
-    assert "condensate" in capsys.readouterr().out
+    assert "<psi-bar psi>" in capsys.readouterr().out
     assert dmmc("report", "chain.h5", "hmc.h5", "pseudofermions.h5", "--out", "page.html") == 0
     assert "φ⁴ with Wilson fermions" in (tmp_path / "page.html").read_text()

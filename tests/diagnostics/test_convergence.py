@@ -27,6 +27,9 @@ from dmmc.theory.observables import measure
 from dmmc.theory.phi4 import Phi4
 from helpers import ar1
 
+if hasattr(az, "Numba"):  # before version 1; with Numba and NumPy 2.4 its functions of arrays fail or return arrays
+    az.Numba.disable_numba()
+
 
 def of_arviz(x):
     """The same statistics by ArviZ: its functions of arrays, which versions 0.23 and 1 have in common."""

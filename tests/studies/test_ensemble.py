@@ -13,10 +13,13 @@ from dmmc.studies.stages import Stages
 from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.phi4 import Phi4
+from dmmc.theory.yukawa import Yukawa
 from helpers import SIGMA
 from theories import TILTED, exact_mean
 
 ACTION, LATTICE = Phi4(0.2, 0.05), Lattice((4, 4))
+FERMIONS = {"pseudofermions": Yukawa(ACTION, 0.2), "determinants": Yukawa(ACTION, 0.2)}
+"""The action of the methods that are for theories with fermions."""
 
 
 def short(method="hmc", draws=8, **changes):
@@ -51,7 +54,12 @@ def test_resumption(method, tmp_path):
     # Blocks of 1, 2, 4, 8 draws: 7 is the end of one of them.
     for path, draws in (("whole.h5", 15), ("parts.h5", 7), ("parts.h5", 15)):
         run = make_ensemble(
-            ACTION, LATTICE, tmp_path / path, short(method, draws), resume=path == "parts.h5", say=said.append
+            FERMIONS.get(method, ACTION),
+            LATTICE,
+            tmp_path / path,
+            short(method, draws),
+            resume=path == "parts.h5",
+            say=said.append,
         )
         if path == "whole.h5":
             whole = run

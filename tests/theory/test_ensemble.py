@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError, MismatchError
-from dmmc.theory.ensemble import FALSE_ALARM, EnsembleCheck, check_ensemble
+from dmmc.theory.ensemble import EnsembleCheck, check_ensemble
 from dmmc.theory.free_field import FreeField
 from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.identities import field_numbers, log_weight, shell_orbits, shrinking
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.phi4 import Phi4
 from dmmc.theory.sectors import align
+from dmmc.theory.significance import FALSE_ALARM
 from helpers import free_draws, free_reference, hmc_ensemble, rng
 
 ACTION, CHAINS = Phi4(0.27, 0.022), 100

@@ -163,19 +163,22 @@ def coefficients(
     return {name: value.contiguous() for name, value in made.items()}
 
 
-def program_of(stages: Stages, levels: Sequence[float], dtype: np.dtype[Any]) -> Program:
-    """The steps, where ``levels`` are the noise variances of the coefficients."""
+@functools.lru_cache(32)
+def program_of(stages: Stages, dtype: np.dtype[Any]) -> tuple[Tensor, Program]:
+    """The noise variances at which coefficients are needed, ``(n,)`` float64, and the steps."""
+    levels = tuple(dict.fromkeys(v for row in stages.variances for v in row))
     number = {v: k for k, v in enumerate(levels)}
     h, rates = np.array(stages.lengths)[:, None], np.array(stages.rates)
     s = len(stages.b)
     a = np.array([[*row, *(0.0,) * (s - len(row))] for row in stages.a])
     weights = h * np.array(stages.b) * rates
-    return Program(
+    program = Program(
         a=(h[:, None] * a * rates[:, None]).astype(dtype),
         b=weights.astype(dtype),
         level=np.array([[number[v] for v in row] for row in stages.variances], np.int64),
         weight=-weights,
     )
+    return torch.tensor(levels, dtype=torch.float64, device="cpu"), program
 
 
 @dataclass
@@ -209,11 +212,9 @@ class CompiledFlow:
     at_levels: Callable[[Tensor], Prepared]
 
     def __call__(self, fields: Tensor, stages: Stages, traced: bool) -> tuple[Tensor, Tensor]:
-        variances = tuple(dict.fromkeys(v for row in stages.variances for v in row))
-        prepared = self.at_levels(torch.tensor(variances, dtype=torch.float64, device="cpu"))
-        levels = Levels(**{name: value.numpy() for name, value in prepared.items()})
         x = fields.detach().flatten(1).contiguous().numpy()
-        program = program_of(stages, variances, x.dtype)
+        variances, program = program_of(stages, x.dtype)
+        levels = Levels(**{name: value.numpy() for name, value in self.at_levels(variances).items()})
         around = tuple(part for _, part in self.parts if part != ((),))
         channels = (levels.filters_in.shape[1], levels.b1.shape[1], levels.b2.shape[1])
         place = workshop(self.lattice, around, x.dtype, channels, len(stages.b))

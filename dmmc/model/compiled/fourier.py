@@ -7,7 +7,7 @@ from dmmc.model.compiled.tiles import ROWS, compiled
 
 
 @compiled
-def _to_sites(x, begin, out, start, extent, split, rest, m):
+def _to_sites(x, begin, out, start, extent, split, rest, m, column):
     """Transform the first axis of ``(L, rest)`` at ``x[begin:]``, which becomes the last one at ``out[start:]``."""
     size = rest * LANES
     if not split:
@@ -15,14 +15,16 @@ def _to_sites(x, begin, out, start, extent, split, rest, m):
         return
     n = extent // 2
     even, odd = m[0], m[1]
-    for i in range(0, n, ROWS):
-        r0 = i * n
-        r1, r2, r3 = r0 + n, r0 + 2 * n, r0 + 3 * n
-        for j in range(rest):
+    for j in range(rest):
+        # In its place a column is spread over memory, and is read again for each block of rows.
+        for k in range(extent):
+            store(column, k * LANES, load(x, begin + k * size + j * LANES))
+        for i in range(0, n, ROWS):
+            r0 = i * n
+            r1, r2, r3 = r0 + n, r0 + 2 * n, r0 + 3 * n
             a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = none(x)
             for k in range(n):
-                at = begin + k * size + j * LANES
-                p, q = load(x, at), load(x, at + n * size)
+                p, q = load(column, k * LANES), load(column, (n + k) * LANES)
                 a0, b0 = multiply_add(spread(even, r0 + k), p, a0), multiply_add(spread(odd, r0 + k), q, b0)
                 a1, b1 = multiply_add(spread(even, r1 + k), p, a1), multiply_add(spread(odd, r1 + k), q, b1)
                 a2, b2 = multiply_add(spread(even, r2 + k), p, a2), multiply_add(spread(odd, r2 + k), q, b2)
@@ -43,7 +45,7 @@ def _to_sites(x, begin, out, start, extent, split, rest, m):
 
 
 @compiled
-def _to_modes(x, begin, out, start, extent, split, rest, m):
+def _to_modes(x, begin, out, start, extent, split, rest, m, column):
     """The inverse, of x from its place ``begin`` on."""
     size = rest * LANES
     if not split:
@@ -51,15 +53,18 @@ def _to_modes(x, begin, out, start, extent, split, rest, m):
         return
     n = extent // 2
     even, odd = m[0], m[1]
-    for i in range(0, n, ROWS):
-        r0 = i * n
-        r1, r2, r3 = r0 + n, r0 + 2 * n, r0 + 3 * n
-        for j in range(rest):
+    for j in range(rest):
+        for k in range(n):
+            at = begin + k * size + j * LANES
+            low, high = load(x, at), load(x, at + n * size)
+            store(column, k * LANES, add(low, high))
+            store(column, (n + k) * LANES, subtract(low, high))
+        for i in range(0, n, ROWS):
+            r0 = i * n
+            r1, r2, r3 = r0 + n, r0 + 2 * n, r0 + 3 * n
             a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = none(x)
             for k in range(n):
-                at = begin + k * size + j * LANES
-                low, high = load(x, at), load(x, at + n * size)
-                p, q = add(low, high), subtract(low, high)
+                p, q = load(column, k * LANES), load(column, (n + k) * LANES)
                 a0, b0 = multiply_add(spread(even, r0 + k), p, a0), multiply_add(spread(odd, r0 + k), q, b0)
                 a1, b1 = multiply_add(spread(even, r1 + k), p, a1), multiply_add(spread(odd, r1 + k), q, b1)
                 a2, b2 = multiply_add(spread(even, r2 + k), p, a2), multiply_add(spread(odd, r2 + k), q, b2)
@@ -91,7 +96,7 @@ def _rotate_through(x, begin, out, start, extent, rest, m):
 
 
 @compiled
-def transform(x, begin, out, start, shape, split, basis, forward, scratch):
+def transform(x, begin, out, start, shape, split, basis, forward, scratch, column):
     """Sites at ``x[begin:]`` to modes at ``out[start:]`` (``forward``), or modes to sites; axis after axis."""
     volume, d = 1, len(shape)
     for extent in shape:
@@ -101,7 +106,7 @@ def transform(x, begin, out, start, shape, split, basis, forward, scratch):
         if axis == d - 1:
             to, at = out, start
         if forward:
-            _to_modes(x, begin, to, at, extent, split[axis], volume // extent, basis[axis, 1])
+            _to_modes(x, begin, to, at, extent, split[axis], volume // extent, basis[axis, 1], column)
         else:
-            _to_sites(x, begin, to, at, extent, split[axis], volume // extent, basis[axis, 0])
+            _to_sites(x, begin, to, at, extent, split[axis], volume // extent, basis[axis, 0], column)
         x, begin = to, at

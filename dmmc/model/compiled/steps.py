@@ -12,7 +12,7 @@ from dmmc.core import vectors
 from dmmc.core.vectors import LANES, load, multiply, multiply_add, none, spread, store
 from dmmc.model.compiled.fourier import transform
 from dmmc.model.compiled.layers import first_layer, output, second_layer, sum_shells, trace
-from dmmc.model.compiled.tiles import OPTIONS, compiled, inlined
+from dmmc.model.compiled.tiles import GAP, OPTIONS, compiled, inlined
 
 
 @inlined
@@ -20,13 +20,14 @@ def _evaluate(x, k, g, n, w, to, slopes):
     """The velocity of the modes ``x`` at level k to ``w.slopes[to:]``, and the trace to ``w.total`` if ``slopes``."""
     size, planes = len(x), g.shape[0]
     plane, volume = size // planes, size // LANES
-    b, f1 = len(w.u) // size, n.b1.shape[1]
+    row, f1 = size + GAP, n.b1.shape[1]
+    b = len(w.u) // row
     filters_in, filters_out = n.filters_in[k], n.filters_out[k]
     for i in range(b):
         for site in range(volume):
             filtered = multiply(spread(filters_in, i * volume + site), load(x, site * LANES))
             store(w.modes, site * LANES, filtered)
-        transform(w.modes, 0, w.u, i * size, g.shape, g.split, g.basis, False, w.scratch)
+        transform(w.modes, 0, w.u, i * row, g.shape, g.split, g.basis, False, w.scratch, w.column)
     w.total[:] = 0
     # All planes that the first one needs, then one more for each, but those that keep their places.
     rolling = planes > 4 * g.reach + 1
@@ -43,11 +44,11 @@ def _evaluate(x, k, g, n, w, to, slopes):
             sum_shells(w.d1, y, g, f1, plane, w.sums)
             trace(y, k, g, n, plane, w)
     for i in range(b):
-        transform(w.out, i * size, w.u, i * size, g.shape, g.split, g.basis, True, w.scratch)
+        transform(w.out, i * row, w.u, i * row, g.shape, g.split, g.basis, True, w.scratch, w.column)
     for site in range(volume):
         total = none(x)
         for i in range(b):
-            total = multiply_add(spread(filters_out, i * volume + site), load(w.u, i * size + site * LANES), total)
+            total = multiply_add(spread(filters_out, i * volume + site), load(w.u, i * row + site * LANES), total)
         store(w.slopes, to + site * LANES, total)
 
 
@@ -76,7 +77,7 @@ def _make(digest: str, cache: bool) -> Callable[..., None]:
         Args:
             x: standardised fields ``(fields, V)``.
             first, last: the tiles; the last one may be incomplete.
-            g, n, p, w: :class:`Geometry`, :class:`Levels`, :class:`Program` and :class:`Workspace`.
+            g, n, p, w: ``Geometry``, ``Levels``, ``Program`` and ``Workspace``.
             traced: whether the trace is wanted.
             out: the fields at the end, as ``x``.
             change: of log q, ``(fields,)`` float64; not written to unless ``traced``.
@@ -91,17 +92,18 @@ def _make(digest: str, cache: bool) -> Callable[..., None]:
             for lane in range(used):
                 for site in range(volume):
                     w.at[site * LANES + lane] = x[begin + lane, site]
-            transform(w.at, 0, w.psi, 0, g.shape, g.split, g.basis, True, w.scratch)
+            transform(w.at, 0, w.psi, 0, g.shape, g.split, g.basis, True, w.scratch, w.column)
             w.log_q[:] = 0
             for step in range(len(p.b)):
                 for i in range(stages):
                     k = p.level[step, i]
                     _advance(w.psi, i, p.a[step, i], w.slopes, w.at)
-                    _evaluate(w.at, k, g, n, w, i * len(w.at), traced)
+                    weight = p.weight[step, i]
+                    _evaluate(w.at, k, g, n, w, i * len(w.at), traced and weight != 0)
                     for lane in range(LANES):
-                        w.log_q[lane] += p.weight[step, i] * (w.total[lane] + n.constant[k])
+                        w.log_q[lane] += weight * (w.total[lane] + n.constant[k])
                 _advance(w.psi, stages, p.b[step], w.slopes, w.psi)
-            transform(w.psi, 0, w.at, 0, g.shape, g.split, g.basis, False, w.scratch)
+            transform(w.psi, 0, w.at, 0, g.shape, g.split, g.basis, False, w.scratch, w.column)
             for lane in range(used):
                 for site in range(volume):
                     out[begin + lane, site] = w.at[site * LANES + lane]

@@ -12,6 +12,9 @@ from dmmc.core.vectors import LANES
 ROWS = 4
 """Rows of a matrix that are worked on at once. Channels are padded to multiples of it with zeros."""
 
+GAP = LANES
+"""Numbers between the rows of an array, which would else be powers of two apart; of such a cache holds but few."""
+
 TERMS = 4
 """Neighbours that are added at once."""
 
@@ -21,7 +24,7 @@ class Geometry(NamedTuple):
 
     Attributes:
         shape: extents ``(d,)``.
-        split: for each axis, whether it is taken in halves (:mod:`dmmc.model.real_modes`).
+        split: for each axis, whether it is taken in halves (:mod:`dmmc.model.compiled.real_modes`).
         basis: the matrices of each axis, for the way to the sites and the way back, of even and of odd momenta or, if
             the axis is not split, of all; with padded rows, and flat: ``(d, 2, 2, numbers)``.
         slots: which place in the window each plane of the first layer has, ``(L_1,)``; after the last one comes one
@@ -95,6 +98,7 @@ class Workspace(NamedTuple):
     slopes: Any
     modes: Any
     scratch: Any
+    column: Any
     u: Any
     out: Any
     h1: Any
@@ -109,7 +113,7 @@ class Workspace(NamedTuple):
 def workspace(geometry: Geometry, levels: Levels, stages: int) -> Workspace:
     """Memory for the tiles that one thread carries, one after another."""
     volume, planes = int(np.prod(geometry.shape)), int(geometry.shape[0])
-    size, plane = volume * LANES, volume // planes * LANES
+    size, pitch = volume * LANES, volume // planes * LANES + GAP
     f1, f2, b = levels.b1.shape[1], levels.b2.shape[1], levels.filters_in.shape[1] // volume
     window, parts = int(geometry.slots.max()) + 2, len(set(geometry.parts.tolist()))
 
@@ -122,13 +126,14 @@ def workspace(geometry: Geometry, levels: Levels, stages: int) -> Workspace:
         slopes=zeros(stages * size),
         modes=zeros(size),
         scratch=zeros(2, size),
-        u=zeros(b * size),
-        out=zeros(-(-b // ROWS) * ROWS * size),
-        h1=zeros(window * f1 * plane),
-        d1=zeros(window * f1 * plane),
-        sums=zeros(parts * f1 * plane),
-        h2=zeros(f2 * plane),
-        d2=zeros(f2 * plane),
+        column=zeros(int(max(geometry.shape)) * LANES),
+        u=zeros(b * (size + GAP)),
+        out=zeros(-(-b // ROWS) * ROWS * (size + GAP)),
+        h1=zeros(window * f1 * pitch),
+        d1=zeros(window * f1 * pitch),
+        sums=zeros(parts * f1 * pitch),
+        h2=zeros(f2 * pitch),
+        d2=zeros(f2 * pitch),
         total=np.zeros(LANES),
         log_q=np.zeros(LANES),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,13 +79,13 @@ def autocorrelation(
     figure, axes = make_panels(width, height, rows, columns)
     for k, name in enumerate(names):
         short, long = lags[name]
-        curves = {sampler: (as_series(record[name]), *taus[name][sampler]) for sampler, record in records.items()}
+        curves = {sampler: Curve(as_series(record[name]), *taus[name][sampler]) for sampler, record in records.items()}
         if two:
-            _panel(axes[2 * k], curves, short, legend=False)
-            _panel(axes[2 * k + 1], curves, long, legend=True)
+            draw_panel(axes[2 * k], curves, short, legend=False)
+            draw_panel(axes[2 * k + 1], curves, long, legend=True)
             titles = {axes[2 * k]: "short lags", axes[2 * k + 1]: "all lags"}
         else:
-            _panel(axes[k], curves, long, legend=True)
+            draw_panel(axes[k], curves, long, legend=True)
             titles = {axes[k]: ""}
         for ax, which in titles.items():
             ax.set_title(f"{symbol(name).value.math}{': ' if which else ''}{which}", fontsize=10)
@@ -97,13 +98,46 @@ def autocorrelation(
     return figure
 
 
-def _panel(ax: Any, curves: Mapping[str, tuple[Array, Estimate, bool]], reach: int, legend: bool) -> None:
-    """The autocorrelation functions of one observable up to lag ``reach``."""
+@dataclass(frozen=True)
+class Curve:
+    """An observable of one sampler, of which the autocorrelation function is drawn.
+
+    Attributes:
+        x: the record, ``(chain, draw)``.
+        estimate: its mean and tau_int.
+        resolved: whether tau_int was resolved.
+    """
+
+    x: Array
+    estimate: Estimate
+    resolved: bool
+
+    @classmethod
+    def of(cls, x: ArrayLike) -> Curve:
+        """The curve of a record ``(chain, draw)``.
+
+        Raises:
+            DmmcError: as :func:`dmmc.diagnostics.resolved_tau`.
+        """
+        series = as_series(x)
+        return cls(series, *resolved_tau(series))
+
+
+def draw_panel(ax: Any, curves: Mapping[str, Curve], reach: int, legend: bool) -> None:
+    """Draw the autocorrelation functions of one observable into a panel.
+
+    Args:
+        ax: the axes of the panel.
+        curves: one of each sampler by name.
+        reach: the last lag.
+        legend: whether to name the samplers with their tau_int.
+    """
     looks = palette(curves)
     lowest, crowded = -0.15, False
-    for k, (sampler, (x, estimate, resolved)) in enumerate(curves.items()):
-        last = min(reach, max(1, x.shape[1] // 2) if x.shape[1] > 2 else x.shape[1] - 1)
-        rho, error = autocorrelation_function(x, last, estimate)
+    for k, (sampler, curve) in enumerate(curves.items()):
+        draws = curve.x.shape[1]
+        last = min(reach, max(1, draws // 2) if draws > 2 else draws - 1)
+        rho, error = autocorrelation_function(curve.x, last, curve.estimate)
         look, t = looks[sampler], np.arange(last + 1)
         lowest = min(lowest, float(np.nan_to_num(rho).min()) - 0.05)
         crowded = crowded or bool((rho[t > 0.4 * reach] > 0.5).any())
@@ -111,11 +145,11 @@ def _panel(ax: Any, curves: Mapping[str, tuple[Array, Estimate, bool]], reach: i
         # The points of different curves stand at different lags where there are enough of them.
         shown = slice(k * every // len(curves), None, every)
         ax.plot(t, rho, color=look.colour, linestyle=look.line, linewidth=1)
-        label = f"{sampler}: {_tau_label(estimate, resolved)}"
+        label = f"{sampler}: {_tau_label(curve.estimate, curve.resolved)}"
         ax.errorbar(t[shown], rho[shown], error[shown], label=label, **points(look))
     ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     # A curve that is still high where the legend stands leaves it room above 1.
-    highest = 1.1 + 0.17 * len(curves) if legend and crowded else 1.08
+    highest = 1.15 + 0.2 * len(curves) if legend and crowded else 1.08
     ax.set(xlim=(-0.01 * reach, 1.01 * reach), ylim=(lowest, highest))
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
     ax.xaxis.get_major_locator().set_params(integer=True)
