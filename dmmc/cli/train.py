@@ -15,6 +15,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.history import RoundRecord
+from dmmc.model.interaction import SIZES, USUAL
 from dmmc.model.options import TrainingOptions
 from dmmc.studies.given import Ensemble, read_ensemble
 from dmmc.studies.models import load_named_model
@@ -24,12 +25,12 @@ from dmmc.studies.stages import Stages
 from dmmc.studies.training import train
 from dmmc.theory.lattice import Lattice
 
-SIZES = {
-    "filters": "filters of the network called interaction; 6 by default",
-    "hidden1": "channels of its first layer; 48 by default",
-    "hidden2": "channels of its second layer; 32 by default",
+CONFIG = {
+    "filters": "filters of the network called interaction, in place of those of its size",
+    "hidden1": "channels of its first layer, likewise",
+    "hidden2": "channels of its second layer, likewise",
 }
-"""The sizes of the package's own network that have an option, with their help."""
+"""The parts of the configuration of the package's own network that have an option, with their help."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of a registered network, for a new model; --trust imports the class of one of your own",
     )  # fmt: skip
     parser.add_argument(
+        "--size", metavar="NAME",
+        help=f"size of a new network, for the one called interaction {', '.join(SIZES)}; {USUAL} by default",
+    )  # fmt: skip
+    parser.add_argument(
         "--unchecked", action="store_true", help="take an ensemble that does not fit its action; the model will say so"
     )
     group = parser.add_argument_group(
@@ -114,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             for name in ("proposals", "least_ess")
         },
     )
-    for name, text in SIZES.items():
+    for name, text in CONFIG.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
     add_options(
         parser, TrainingOptions, skip=("steps", "minutes", "seed", "average", "validation_every", "checkpoint_seconds")
@@ -144,7 +149,8 @@ def run(args: argparse.Namespace) -> TrainSummary:
     options = fill(TrainingOptions, args, minutes=minutes)
     how: dict[str, Any] = {
         "network": args.network,
-        "config": {name: getattr(args, name) for name in SIZES if getattr(args, name) is not None},
+        "size": args.size,
+        "config": {name: getattr(args, name) for name in CONFIG if getattr(args, name) is not None},
         "init": init,
         "symmetry": args.symmetry,
         "sectors": args.sectors,

@@ -10,10 +10,8 @@ from typing import Any
 import torch
 
 from dmmc.core.records import Record
-from dmmc.diagnostics import Estimate
 from dmmc.gallery.exhibit import Request
 from dmmc.gallery.kept import kept_arrays, kept_model, kept_run
-from dmmc.gallery.race import Contestant, seconds_per_step
 from dmmc.kernels.base import Kernel
 from dmmc.kernels.fermion_hmc import FermionHMC
 from dmmc.kernels.hmc import HMC
@@ -24,8 +22,9 @@ from dmmc.model.options import TrainingOptions
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun
-from dmmc.runs.summary import bias_bound_sigma, estimates, summarise
+from dmmc.runs.summary import bias_bound_sigma
 from dmmc.studies.ensemble import EnsembleOptions, make_ensemble
+from dmmc.studies.race import Contestant, Entry, break_even, independence_of, seconds_per_step
 from dmmc.studies.rounds import RoundOptions, train_rounds
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.training import train
@@ -114,25 +113,6 @@ CHAINS = 64
 
 
 @dataclass(frozen=True)
-class Entry(Record):
-    """What one sampler did at one point.
-
-    Attributes:
-        length: trajectory length in the hopping form; None for the chain of the model.
-        acceptance: of its steps.
-        estimates: mean, error and tau_int of each of :data:`OBSERVABLES`.
-        seconds: wall seconds of a step of one chain.
-        cost: wall seconds of an effective sample of each observable, ``2 tau_int seconds``.
-    """
-
-    length: float | None
-    acceptance: float
-    estimates: dict[str, Estimate]
-    seconds: float
-    cost: dict[str, float]
-
-
-@dataclass(frozen=True)
 class Race(Record):
     """The samplers at one point.
 
@@ -166,8 +146,7 @@ class Race(Record):
     @property
     def break_even(self) -> float:
         """Effective samples of M^2 from which on the training has paid off, against the best rival; inf for never."""
-        gained = self.entries[self.best()].cost["M2"] - self.entries[CHAIN].cost["M2"]
-        return self.training / gained if gained > 0 else float("inf")
+        return break_even(self.training, self.entries[CHAIN].cost["M2"], self.entries[self.best()].cost["M2"])
 
 
 def race_at(request: Request, point: Point) -> Race:
@@ -181,10 +160,10 @@ def race_at(request: Request, point: Point) -> Race:
         for length in size.lengths
     }
     request.say(f"the race on {point.label}")
-    contestants = {(CHAIN, 0.0): Contestant(_independence(point, chain, model), 1024, 1)}
+    contestants = {(CHAIN, 0.0): Contestant(independence_of(chain, model, point.action), 1024, 1)}
     contestants |= {key: Contestant(_kernel(point, run), size.chains, size.timed) for key, run in runs.items()}
     seconds = _seconds(folder / "seconds.npz", contestants, request.child_seed("race", point.folder))
-    entries = {key: _entry(key[1], run, seconds[key]) for key, run in runs.items()}
+    entries = {key: Entry.of(run, seconds[key], OBSERVABLES, key[1]) for key, run in runs.items()}
     tried = {
         name: {f"{length:g}": 1e3 * entries[name, length].cost["M2"] for length in size.lengths}
         for name in (NESTED, PSEUDOFERMIONS)
@@ -199,9 +178,9 @@ def race_at(request: Request, point: Point) -> Race:
         extent=point.extent,
         g=point.g,
         entries={
-            CHAIN: _entry(None, chain, seconds[CHAIN, 0.0]),
-            PLAIN: _entry(best[NESTED], plain, seconds[PLAIN, best[NESTED]]),
-            **{name: _entry(best[name], runs[name, best[name]], seconds[name, best[name]]) for name in best},
+            CHAIN: Entry.of(chain, seconds[CHAIN, 0.0], OBSERVABLES),
+            PLAIN: Entry.of(plain, seconds[PLAIN, best[NESTED]], OBSERVABLES, best[NESTED]),
+            **{name: Entry.of(runs[name, x], seconds[name, x], OBSERVABLES, x) for name, x in best.items()},
         },
         tried=tried,
         training=sum(record.seconds for record in rounds.records),
@@ -288,13 +267,6 @@ def _kernel(point: Point, run: StoredRun) -> Kernel[Any]:
     return kernel
 
 
-def _independence(point: Point, run: StoredRun, model: DiffusionModel) -> Independence:
-    """The kernel of the chain of a model."""
-    flow = run.header.provenance["flow"]
-    proposal = flow_proposal(model, tuple(flow["n_steps"]), method=flow["method"])
-    return Independence(point.action, model.lattice, proposal)
-
-
 Key = tuple[str, float]
 
 
@@ -303,17 +275,6 @@ def _seconds(path: Path, contestants: Mapping[Key, Contestant], seed: int) -> di
     named = {f"{name} {length:g}": one for (name, length), one in contestants.items()}
     kept = kept_arrays(path, 1, lambda _: {name: [x] for name, x in seconds_per_step(named, TURNS, seed).items()})
     return {(name, length): float(kept[f"{name} {length:g}"][0]) for name, length in contestants}
-
-
-def _entry(length: float | None, run: StoredRun, seconds: float) -> Entry:
-    found = {name: estimates(run)[name] for name in OBSERVABLES}
-    return Entry(
-        length,
-        summarise(run).acceptance or 0.0,
-        found,
-        seconds,
-        {name: 2 * max(x.tau_int, 0.5) * seconds for name, x in found.items()},
-    )
 
 
 def _rounds(model: DiffusionModel) -> Rounds:

@@ -139,6 +139,11 @@ class Network(nn.Module):
         """The part of a configuration that makes the network odd, or not odd; empty where there is no choice."""
         return {}
 
+    @classmethod
+    def sizes(cls) -> Mapping[str, Mapping[str, Any]]:
+        """Configurations that have a name, such as ``small``, from the cheapest to the best; empty for none."""
+        return {}
+
     def moved_to(self, reference: GaussianReference) -> Network:
         """A network of this kind that starts the training for another reference.
 
@@ -233,6 +238,24 @@ def network_class(name: str) -> type[Network]:
             "import the module that registers it first"
         )
     return _REGISTRY[name]
+
+
+def sized(name: str, size: str | None, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The configuration of a new network, where it differs from the default.
+
+    Args:
+        name: the name under which the network is registered.
+        size: the name of one of its :meth:`Network.sizes`; None for the default.
+        config: its configuration where it differs from that size.
+
+    Raises:
+        DmmcError: if there is no network of this name, or it has no such size.
+    """
+    sizes = network_class(name).sizes()
+    if size is not None and size not in sizes:
+        known = f"its sizes are {', '.join(sizes)}" if sizes else "it has no sizes with names, so give its config"
+        raise DmmcError(f"the network {name!r} has no size {size!r}; {known}")
+    return {**({} if size is None else sizes[size]), **(config or {})}
 
 
 def make_network(

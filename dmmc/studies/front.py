@@ -109,6 +109,7 @@ def train(
     minutes: float | None = None,
     steps: int | None = None,
     network: str = "interaction",
+    size: str | None = None,
     config: Mapping[str, Any] | None = None,
     init: DiffusionModel | None = None,
     symmetry: Asked = "auto",
@@ -128,7 +129,9 @@ def train(
         minutes: training budget in minutes; 5 without ``steps``.
         steps: training budget in optimiser steps instead, which is reproducible.
         network: name of a registered network, for a new model.
-        config: its configuration where it differs from the default, such as ``{"hidden1": 16, "hidden2": 8}``.
+        size: ``small``, ``medium`` or ``large``, for the network of the package
+            (:data:`dmmc.model.interaction.SIZES`).
+        config: its configuration where it differs from that size, such as ``{"hidden1": 16, "hidden2": 8}``.
         init: a model to start from, of any lattice size or couplings.
         symmetry: ``auto`` uses that of the theory, ``S(-phi) = S(phi)`` or rotations of components; ``none`` uses none;
             ``z2`` and ``o_n`` insist on one of the two.
@@ -150,6 +153,7 @@ def train(
         TrainingOptions(steps=steps, minutes=budget, seed=seed),
         action=action,
         network=network,
+        size=size,
         config=config,
         init=init,
         symmetry=symmetry,

@@ -33,6 +33,7 @@ def train_rounds(
     steps: int | None = None,
     trajectories: int | None = None,
     network: str = "interaction",
+    size: str | None = None,
     config: Mapping[str, Any] | None = None,
     symmetry: Asked = "auto",
     sectors: Sectors = "auto",
@@ -63,7 +64,8 @@ def train_rounds(
         trajectories: of the posterior chains that average the regression targets. With 0 the force of the action is
             evaluated once for each field. By default 16, or 0 for an action that declares itself costly.
         network: name of a registered network, for a new model.
-        config: its configuration where it differs from the default, such as ``{"hidden1": 16, "hidden2": 8}``.
+        size: as for :func:`dmmc.studies.front.train`.
+        config: its configuration where it differs from that size, such as ``{"hidden1": 16, "hidden2": 8}``.
         symmetry: as for :func:`dmmc.studies.front.train`; only a symmetry of all actions is used.
         sectors: as for :func:`dmmc.studies.front.train`, with an ensemble.
         unchecked: take an ensemble that does not fit its action; the model says so, and so do its chains.
@@ -88,6 +90,7 @@ def train_rounds(
         init=init,
         lattice=lattice,
         network=network,
+        size=size,
         config=config,
         symmetry=symmetry,
         sectors=sectors,

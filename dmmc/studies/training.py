@@ -10,11 +10,12 @@ from typing import Any, Literal
 import torch
 
 from dmmc.core import rng
-from dmmc.core.errors import MismatchError
+from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.core.locks import locked
 from dmmc.model.checkpoint import remove_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.fields import Fields
+from dmmc.model.network import sized
 from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference
 from dmmc.model.training import fit
@@ -37,6 +38,7 @@ def train(
     *,
     action: Action | None = None,
     network: str = "interaction",
+    size: str | None = None,
     config: Mapping[str, Any] | None = None,
     init: DiffusionModel | None = None,
     symmetry: Asked = "auto",
@@ -62,7 +64,9 @@ def train(
         action: the action of the ensemble; needed only where the ensemble does not say it. Data without any action
             are trained on by the denoising target alone, and so are those of an action without a gradient.
         network: name of a registered network, for a new model.
-        config: its configuration where it differs from the default; for the network of the package the fields of
+        size: the name of its size, for the network of the package one of :data:`dmmc.model.interaction.SIZES`; None
+            for the default.
+        config: its configuration where it differs from that size; for the network of the package the fields of
             :class:`dmmc.model.interaction.NetworkSize`.
         init: a model to start from, of any lattice size or couplings.
         symmetry: which symmetry to use. ``auto`` uses the one that the theory has: ``S(-phi) = S(phi)`` or, of a field
@@ -85,8 +89,9 @@ def train(
             finished, or a file cannot be written. The state of the training is then still in ``<path>.checkpoint``.
         MismatchError: if the ensemble does not fit its action, the action does not have the symmetry that was asked
             for, ``init`` has other sectors or dimensions, or the checkpoint belongs to another training.
-        DmmcError: if the ensemble is too small or not finite.
+        DmmcError: if the ensemble is too small or not finite, or the network has no such size.
     """
+    config = config_of(network, size, config, init)
     path, stages = Path(path), Stages() if stages is None else stages
     options = TrainingOptions(minutes=5.0, seed=1) if options is None else options
     checkpoint = checkpoint_of(path)
@@ -148,6 +153,21 @@ def train(
             model.save(path)
             remove_checkpoint(checkpoint)
     return model
+
+
+def config_of(
+    network: str, size: str | None, config: Mapping[str, Any] | None, init: DiffusionModel | None
+) -> Mapping[str, Any] | None:
+    """The configuration of a new network, which a model that starts from another one does not have.
+
+    Raises:
+        DmmcError: if a size is given beside ``init``, or the network has no such size.
+    """
+    if size is None:
+        return config
+    if init is not None:
+        raise DmmcError("a model that starts from another one has the size of that; leave size out, or init")
+    return sized(network, size, config)
 
 
 def moved_to_fields(model: DiffusionModel, fields: Fields, lattice: Lattice, action: Action | None) -> DiffusionModel:

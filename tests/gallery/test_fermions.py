@@ -7,10 +7,10 @@ import torch
 
 import dmmc
 from dmmc.gallery import fermions, fermions_runs
-from dmmc.gallery.race import Contestant, seconds_per_step
 from dmmc.kernels.base import Kernel
 from dmmc.runs.run import load_run
 from dmmc.runs.summary import estimates
+from dmmc.studies.race import Contestant, seconds_per_step
 from fermions import YUKAWA, grid
 from helpers import SIGMA
 
@@ -101,7 +101,7 @@ class Slow(Kernel):
 
 def test_the_race_takes_the_least_time_of_a_step_and_chain(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("dmmc.gallery.race.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("dmmc.studies.race.time.perf_counter", lambda: clock[0])
     # Twenty turns: the least of them is above one and a half times the least possible with a probability of 1e-6.
     contestants = {"fast": Contestant(Slow(clock, 1.0), 10, 2), "slow": Contestant(Slow(clock, 7.0), 5, 1)}
     found = seconds_per_step(contestants, 20, 1)

@@ -2,6 +2,8 @@
 
 import math
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.interaction import SIZES, USUAL, NetworkSize
 from dmmc.model.options import TrainingOptions
 from dmmc.model.trainer import Trainer
 from dmmc.proposals.of_model import flow_proposal
@@ -16,6 +19,7 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.runs.summary import summarise
 from dmmc.studies import training
 from dmmc.studies.resumption import checkpoint_of, training_lock
+from dmmc.studies.rounds import train_rounds
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.training import train
 from dmmc.theory.phi4 import Phi4
@@ -173,6 +177,36 @@ def test_starting_from_a_model(both_wells, tilted, tmp_path):
     phi = GRID.draws(EVEN, 500)
     with pytest.raises(MismatchError, match="'none' and this theory 'z2'"):
         train(phi, tmp_path / "other.safetensors", short(), init=init, action=EVEN, sectors="one", say=how["say"])
+
+
+def test_the_size_of_a_network_has_a_name(tmp_path):
+    phi = GRID.draws(EVEN, 100)
+
+    def network(**how):
+        return train(phi, tmp_path / f"{len(how)}", short(), action=EVEN, overwrite=True, say=lambda _: None, **how)
+
+    usual, small = network().network.size, network(size="small").network.size
+    named = {name: NetworkSize(**SIZES[name]) for name in ("small", "medium", "large")}
+    assert usual == replace(named[USUAL], odd=usual.odd) and small == replace(named["small"], odd=usual.odd)
+    # What is said beside the size counts, and the names are in the order of the work of the second layer.
+    assert network(size="small", config={"hidden2": 5}).network.size == replace(small, hidden2=5)
+    assert sorted(named, key=lambda x: named[x].hidden1 * named[x].hidden2) == list(SIZES)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"size": "huge"}, "has no size 'huge'; its sizes are small, medium, large"),
+        ({"size": "small", "network": "unet"}, "it has no sizes with names, so give its config"),
+        ({"size": "small", "init": "a model"}, "has the size of that"),
+    ],
+)
+def test_sizes_that_are_refused(how, message, both_wells, tilted, tmp_path):
+    how |= {"init": both_wells[0]} if "init" in how else {}
+    for function in (partial(train, tilted), partial(train_rounds, TILTED)):
+        with pytest.raises(DmmcError, match=message):
+            function(tmp_path / "model.safetensors", short(), **how)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_in_the_way(tmp_path, tilted):

@@ -32,7 +32,7 @@ from dmmc.studies.rounds.beginning import Beginning
 from dmmc.studies.rounds.course import all_rounds
 from dmmc.studies.rounds.options import Budget, RoundOptions
 from dmmc.studies.stages import Stages
-from dmmc.studies.training import Sectors, train
+from dmmc.studies.training import Sectors, config_of, train
 from dmmc.theory.actions import Action
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.symmetry import Asked
@@ -48,6 +48,7 @@ def train_rounds(
     init: DiffusionModel | None = None,
     lattice: Lattice | None = None,
     network: str = "interaction",
+    size: str | None = None,
     config: Mapping[str, Any] | None = None,
     symmetry: Asked = "auto",
     sectors: Sectors = "auto",
@@ -77,7 +78,7 @@ def train_rounds(
         ensemble: fields of the first action.
         init: a model to start from; without an ensemble, on the lattice that is wanted.
         lattice: the lattice, where there is neither ensemble nor model.
-        network, config: of a new model, as for :func:`dmmc.studies.training.train`.
+        network, size, config: of a new model, as for :func:`dmmc.studies.training.train`.
         symmetry: as there; only a symmetry of all actions is used.
         sectors: as there, with an ensemble.
         unchecked: take an ensemble that does not fit its action.
@@ -99,6 +100,7 @@ def train_rounds(
         DmmcError: if a number is out of its range, there is nothing to begin with, or the end of the path is not
             reached.
     """
+    config = config_of(network, size, config, init)
     path, stages = Path(path), Stages() if stages is None else stages
     options = TrainingOptions(minutes=5.0, seed=1) if options is None else options
     rounds = RoundOptions() if rounds is None else rounds

@@ -1,0 +1,39 @@
+"""The benchmarks run, as small as they can be."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
+
+
+def run_benchmark(monkeypatch, name, *options):
+    """Run a benchmark in this process, and return its module."""
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
+    module.main()
+    return module
+
+
+@pytest.mark.filterwarnings("ignore::dmmc.diagnostics.DiagnosticsWarning")
+def test_cost(tmp_path, monkeypatch, capsys):
+    module = run_benchmark(monkeypatch, "cost", tmp_path, "--quick")
+    first = json.loads((tmp_path / "cost.json").read_text())
+    costs = module.Costs.from_json(first["lattices"][0])
+    diffusion, hmc = costs.entries["diffusion, small"], costs.entries["HMC"]
+    assert hmc.cost["M2"] == min(costs.lengths.values()) and set(costs.lengths) == {"1", "2"}
+    tau = diffusion.estimates["M2"].tau_int
+    assert diffusion.cost["M2"] == pytest.approx(2 * max(tau, 0.5) * diffusion.seconds)
+    assert costs.ratio("diffusion, small", "M2")[0] == pytest.approx(hmc.cost["M2"] / diffusion.cost["M2"])
+    assert costs.models["diffusion, small"].steps == 20 and costs.models["diffusion, small"].evaluations > 0
+    assert (tmp_path / "cost.png").stat().st_size > 10_000
+    # What is finished is read and not measured again.
+    run_benchmark(monkeypatch, "cost", tmp_path, "--quick")
+    assert json.loads((tmp_path / "cost.json").read_text()) == first
+    assert "HMC, length" in capsys.readouterr().out
