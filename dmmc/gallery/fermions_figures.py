@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Costing(Protocol):
-    """What is drawn of a sampler; see :class:`dmmc.gallery.fermions_runs.Entry`."""
+    """What is drawn of a sampler; see :class:`dmmc.studies.race.Entry`."""
 
     @property
     def cost(self) -> Mapping[str, float]: ...
