@@ -85,8 +85,11 @@ class FermionHMC(Kernel[State]):
         jitter: as for :class:`dmmc.kernels.hmc.HMC`.
         target_acceptance: the acceptance to which :meth:`tune` adapts the step size.
 
+    The energy that a trajectory reports is that of the determinant, also where its error is that of pseudofermions.
+
     Raises:
-        DmmcError: if a number is out of its range, the action has no gradient, or is none with fermions.
+        DmmcError: if a number is out of its range, the action has no gradient, or it is the action of a theory without
+            fermions.
     """
 
     action: Fermionic

@@ -93,6 +93,7 @@ def backward(
     modes = (reference.c(modes) + reference.v_max).sqrt() * modes
     fields, now = [], 0.0
     for time in times:
+        # Less a little, so that rounding does not make a step more of what is a whole number of them.
         levels = torch.linspace(
             1 - now, 1 - time, math.ceil(n_steps * (time - now) - 1e-9) + 1, dtype=torch.float64, device="cpu"
         )
