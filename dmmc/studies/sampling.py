@@ -321,6 +321,8 @@ def _ready(
         the tuned kernel, the state of its chains, log weights of independent proposals if it has such weights, and the
         seconds that a step of all chains takes, roughly: as long as to make initial fields.
     """
+    # What is compiled at its first use, such as the flow in machine code, is not to be taken for the time of a step.
+    kernel.initial(2, rng.stream(0, "first use", device=generator.device))
     began, n = time.monotonic(), max(chains, WEIGHED) if kernel.facts.independent_weights else chains
     state = kernel.initial(n, generator)
     check_action(kernel.action, state.phi)
