@@ -47,7 +47,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dmmc.core.threads import sleep_soon as _sleep_soon
 from dmmc.core.version import VERSION as __version__
+
+_sleep_soon()  # before anything here imports torch
 
 _HOMES = {
     "AutogradAction": "dmmc.theory.function_action",

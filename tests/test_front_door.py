@@ -51,9 +51,9 @@ def test_importing_loads_neither_torch_nor_numpy():
     loaded = in_a_new_process("import sys, json, dmmc; print(json.dumps(sorted(sys.modules)))")
     heavy = {"torch", "numpy", "h5py", "scipy", "matplotlib", "tqdm", "msgspec"}
     assert not heavy & {name.partition(".")[0] for name in loaded}
-    # Only the version, and what forked processes need: the public names come when they are used.
+    # Only the version, and what threads and forked processes need: the public names come when they are used.
     own = {name for name in loaded if name.startswith("dmmc.")}
-    assert own == {"dmmc.core", "dmmc.core.forks", "dmmc.core.version"}
+    assert own == {"dmmc.core", "dmmc.core.forks", "dmmc.core.threads", "dmmc.core.version"}
 
 
 def test_names_that_need_no_torch_load_none():

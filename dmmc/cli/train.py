@@ -19,6 +19,7 @@ from dmmc.model.interaction import SIZES, USUAL
 from dmmc.model.options import TrainingOptions
 from dmmc.studies.given import Ensemble, read_ensemble
 from dmmc.studies.models import load_named_model
+from dmmc.studies.network_cost import NetworkCost, network_cost
 from dmmc.studies.resumption import check_training
 from dmmc.studies.rounds import RoundOptions, train_rounds
 from dmmc.studies.stages import Stages
@@ -47,6 +48,7 @@ class TrainSummary(Record):
         kl_removed: reduction of the path-space KL by the network, from the last validation; None without one.
         wall_seconds: wall time by stage.
         rounds: the learning curve of a training on the model's own chain; empty for another one.
+        cost: what a proposal costs on this machine; None where that is not known.
     """
 
     model: str
@@ -58,6 +60,7 @@ class TrainSummary(Record):
     kl_removed: float | None
     wall_seconds: dict[str, float]
     rounds: tuple[RoundRecord, ...] = ()
+    cost: NetworkCost | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +181,7 @@ def run(args: argparse.Namespace) -> TrainSummary:
         kl_removed=history.curve[-1].kl_removed if history and history.curve else None,
         wall_seconds={name: round(seconds, 3) for name, seconds in stages.seconds.items()},
         rounds=records,
+        cost=network_cost(model),
     )
     removed = (
         "" if summary.kl_removed is None else f"; KL removed from the Gaussian reference: {summary.kl_removed:.2f}"
@@ -187,6 +191,8 @@ def run(args: argparse.Namespace) -> TrainSummary:
         last = records[-1]
         print(f"proposals: ESS/N {last.ess:.3f}, acceptance {last.acceptance:.3f}, from {last.proposals:,} of them")
         print(history.rounds.remark)
+    if summary.cost is not None:
+        print(summary.cost.text)
     print(f"model: {args.out}")
     return summary
 

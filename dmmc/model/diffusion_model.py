@@ -26,6 +26,7 @@ from dmmc.model import foreign as _foreign  # noqa: F401 - registers networks of
 from dmmc.model import interaction as _interaction  # noqa: F401 - registers the network of the package
 from dmmc.model import unet as _unet  # noqa: F401 - registers the U-Net
 from dmmc.model.file import read_tensors, write_tensors
+from dmmc.model.flow_errors import FlowErrors
 from dmmc.model.history import TrainingHistory
 from dmmc.model.network import (
     Network,
@@ -62,6 +63,7 @@ class ModelHeader(Record):
         action: description of the action; {} for a model trained on data alone.
         lattice: extents.
         components: number of components of the fields; None for scalar fields.
+        flow_errors: of the integrator, as far as they were measured.
         network: its registered name as ``name``, and its configuration.
         reference: the Gaussian reference.
         symmetry: of the theory, as far as the model uses it.
@@ -85,6 +87,7 @@ class ModelHeader(Record):
     symmetry_evidence: str = ""
     remarks: tuple[str, ...] = ()
     components: int | None = None
+    flow_errors: FlowErrors | None = None
 
 
 def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,6 +123,8 @@ class DiffusionModel:
         symmetry_evidence: how the symmetry was found, as a sentence; empty if that is not known.
         remarks: what is to be known about the model, such as that its ensemble did not fit its action; they go into
             every chain of it.
+        flow_errors: what was measured of the errors of the integrator of the flow, from which chains choose their
+            steps; None where nothing was.
 
     Raises:
         DmmcError: if the model uses a symmetry that the theory does not have, or an odd network is to model one sector
@@ -133,6 +138,7 @@ class DiffusionModel:
     symmetry: Symmetry = "none"
     symmetry_evidence: str = ""
     remarks: tuple[str, ...] = ()
+    flow_errors: FlowErrors | None = None
 
     def __post_init__(self) -> None:
         self.network.eval()
@@ -382,6 +388,7 @@ class DiffusionModel:
             symmetry_evidence=self.symmetry_evidence,
             remarks=self.remarks,
             components=self.lattice.components,
+            flow_errors=self.flow_errors,
         )
         return write_tensors(path, self._tensors(), FORMAT, FORMAT_VERSION, header.to_json())
 
@@ -426,6 +433,7 @@ class DiffusionModel:
                 header.symmetry,
                 header.symmetry_evidence,
                 header.remarks,
+                header.flow_errors,
             )
         except UnknownNetworkError as error:
             raise FileError(f"{path} cannot be loaded: {error}") from None

@@ -159,7 +159,8 @@ def _fit(
         curve=tuple(trainer.curve),
         before=model.history,
     )
-    return replace(model, network=trainer.averaged_network(), action=description, history=history)
+    # What was measured of the flow of other weights is not true of these.
+    return replace(model, network=trainer.averaged_network(), action=description, history=history, flow_errors=None)
 
 
 def check_memory(options: TrainingOptions, lattice: Lattice) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from dmmc.core.rng import normal
 from dmmc.core.scalars import check_count
+from dmmc.model.flow_errors import FlowErrors
 from dmmc.theory.lattice import Lattice
 
 # Read-only attributes are declared as properties to the type checker alone. At run time a property of a base class
@@ -183,8 +184,14 @@ class Steppable(Measurable, Protocol):
         def machine_code(self) -> bool:
             """Whether the integration runs as machine code, which rounds differently."""
             return False
+
+        @property
+        def known_errors(self) -> FlowErrors | None:
+            """What was measured before of the errors of this method; None where nothing was."""
+            return None
     else:
         machine_code = False
+        known_errors = None
 
     def with_schedule(self, schedule: tuple[int, ...]) -> Self:
         """The same proposal with other steps."""

@@ -23,6 +23,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.linalg import log_abs_det
 from dmmc.core.scalars import check_count
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.flow_errors import FlowErrors
 from dmmc.proposals import ode
 from dmmc.proposals.base import Steppable
 from dmmc.proposals.divergence import TRACTABLE, Divergence
@@ -123,6 +124,11 @@ class FlowProposal(Steppable):
         if self.compiled is False or self.divergence != TRACTABLE:
             return False
         return self.model.network.transport() is not None
+
+    @property
+    def known_errors(self) -> FlowErrors | None:
+        errors = self.model.flow_errors
+        return None if errors is None or errors.method != self.method else errors
 
     def describe(self) -> dict[str, Any]:
         """Steps, chunk, divergence, method and the fingerprint of the model, on which the numbers of a proposal depend.

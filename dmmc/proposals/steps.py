@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.rng import integers
+from dmmc.model.flow_errors import FlowErrors
 from dmmc.proposals.base import Steppable
 from dmmc.proposals.certificate import Certificate, limit_factor, spread_upper_limit
 from dmmc.proposals.certify import DETERMINANT_WORK, certify, rounding_error
@@ -20,6 +22,15 @@ P = TypeVar("P", bound=Steppable)
 
 _MARGIN = 1.2
 """Errors are aimed at values that are smaller than the allowed ones by this factor."""
+
+_WORTH_A_TRY = 4.0
+"""Fewer steps are tried where the limit is smaller than the allowed one by more than this factor."""
+
+_RUN_AWAY = 1e6
+"""What stands for the error of steps so long that fields run away."""
+
+_ROUNDS, _TRIES = 4, 4
+"""Most measurements of the errors of all intervals, and most certificates after the first."""
 
 
 @dataclass(frozen=True)
@@ -94,22 +105,13 @@ def choose_steps(
     Raises:
         DmmcError: if a number is out of its range, or the density is inexact.
     """
-    if not n_effective >= 1 or not relative > 0:
-        raise DmmcError(f"n_effective must be at least 1 and relative positive, got {n_effective} and {relative}")
-    target = relative / math.sqrt(n_effective)
+    target = _target(n_effective, relative)
     generator = torch.Generator(proposal.device).manual_seed(0) if generator is None else generator
-    order = METHODS[proposal.method].order
-    schedule = (2,) * proposal.intervals
-    double = proposal.to_float64().with_schedule(schedule)
-    latents = double.latents(max(2, n // 2), generator)
-    rounding = rounding_error(proposal.with_schedule(schedule), latents.to(proposal.dtype))
-    goal = _room(target, spread_upper_limit(rounding.cpu().numpy())) / (_MARGIN * limit_factor(n))
-    for _ in range(4):
-        errors = double.with_schedule(schedule).interval_errors(latents, generator, probes=2)
-        wanted = _distribute(errors, schedule, order, goal)
-        if wanted == schedule:
-            break
-        schedule = wanted
+    latents = proposal.latents(max(2, n), generator)
+    start = proposal.with_schedule((2,) * proposal.intervals)
+    rounding = spread_upper_limit(rounding_error(start, latents[: max(2, n // 2)]).cpu().numpy())
+    goal = _room(target, rounding) / (_MARGIN * limit_factor(n))
+    errors = _measured(proposal, None, latents, generator, goal, probes=2)
     if determinants is None:
         # They are paid for only where they decide, not where they would merely check.
         determinants = n if n * proposal.lattice.n_numbers**2 <= DETERMINANT_WORK else 0
@@ -121,19 +123,36 @@ def choose_steps(
         again = torch.Generator(proposal.device).manual_seed(seed)
         return StepChoice(candidate, certify(candidate, n, again, probes=probes, determinants=determinants), target)
 
-    choice = tried(schedule)
-    for _ in range(4):
-        # The law of the order says what would just do; it is tried as long as it is an improvement.
-        room = _room(target, choice.certificate.limit_rounding)
-        factor = min(2.0, max(0.5, (_MARGIN * choice.certificate.limit_delta / room) ** (1 / order)))
-        schedule = tuple(math.ceil(factor * k) for k in choice.proposal.schedule)
-        if choice.certificate.limit_delta <= room and sum(schedule) >= sum(choice.proposal.schedule):
+    choice = tried(errors.fewest(goal))
+    for _ in range(_TRIES):
+        certificate, steps = choice.certificate, choice.proposal.schedule
+        room = _room(target, certificate.limit_rounding)
+        if certificate.limit_delta <= room and certificate.limit_delta > room / _WORTH_A_TRY:
             break
+        # What the certificate says of the whole way corrects what the intervals promised.
+        goal = min(10.0, max(0.1, room / (_MARGIN * certificate.limit_delta))) * errors.spread(steps)
+        schedule = errors.fewest(goal)
+        if certificate.limit_delta <= room:
+            if sum(schedule) >= sum(steps):
+                break
+        elif sum(schedule) <= sum(steps):
+            schedule = tuple(k + 1 for k in steps)
         candidate = tried(schedule)
         if choice.reached and not candidate.reached:
             break
         choice = candidate
     return choice
+
+
+def _target(n_effective: float, relative: float) -> float:
+    """What the limit of the certificate is to be, in standard deviations of an observable.
+
+    Raises:
+        DmmcError: if a number is out of its range.
+    """
+    if not n_effective >= 1 or not relative > 0:
+        raise DmmcError(f"n_effective must be at least 1 and relative positive, got {n_effective} and {relative}")
+    return relative / math.sqrt(n_effective)
 
 
 def _room(target: float, rounding: float) -> float:
@@ -144,16 +163,78 @@ def _room(target: float, rounding: float) -> float:
     return math.sqrt(max(target**2 - rounding**2, 0.1 * target**2)) if rounding < target else rounding
 
 
-def _distribute(errors: Tensor, steps: tuple[int, ...], order: int, goal: float) -> tuple[int, ...]:
-    """Fewest steps for which the errors ``(intervals, n)`` add up to a spread of ``goal``.
+def with_known_steps(proposal: P, n_effective: float, relative: float = 0.01, *, n: int = 16) -> P | None:
+    """The steps of :func:`choose_steps` from errors that were measured before, which costs nothing.
 
-    The error of n_k steps falls like ``(n_k / m_k)^order``; no more than thrice and no less than half of the steps that
-    were measured are trusted.
+    Nothing is verified here: the certificate of the chain says whether the limit is kept.
+
+    Args:
+        proposal: a proposal, perhaps with known errors; its own steps do not matter.
+        n_effective, relative: as for :func:`choose_steps`.
+        n: number of proposals of the certificate that is to keep the limit.
+
+    Returns:
+        the proposal with its steps; None where no errors are known.
+
+    Raises:
+        DmmcError: if a number is out of its range.
     """
-    taken = torch.tensor(steps, dtype=errors.dtype, device=errors.device)
-    # The sum of sigma_k (n_k / m_k)^order is least, at a given total, where sigma_k n_k^order / m_k^(order + 1) is the
-    # same everywhere.
-    share = (errors.std(1) * taken**order).clamp(min=1e-300) ** (1 / (order + 1))
-    spread = float((errors * ((taken / share) ** order).unsqueeze(1)).sum(0).std())
-    wanted = (share * (spread / goal) ** (1 / order)).tolist()
-    return tuple(min(3 * n, max(math.ceil(m), -(-n // 2))) for n, m in zip(steps, wanted, strict=True))
+    goal = _target(n_effective, relative) / (_MARGIN * limit_factor(n))
+    errors = proposal.known_errors
+    return None if errors is None else proposal.with_schedule(errors.fewest(goal))
+
+
+@torch.no_grad()
+def measure_errors(
+    proposal: Steppable,
+    spreads: Sequence[float] = (1e-3, 3e-5),
+    *,
+    n: int = 16,
+    probes: int = 4,
+    generator: torch.Generator | None = None,
+) -> FlowErrors:
+    """The errors of each interval at the numbers of steps that chains will need.
+
+    Args:
+        proposal: model, method and divergence; its own steps do not matter.
+        spreads: standard deviations of the error in log q between which chains will choose.
+        n: number of proposals.
+        probes: random vectors of each step doubling.
+        generator: random numbers; None for a fixed seed.
+
+    Raises:
+        DmmcError: if the density is inexact.
+    """
+    generator = torch.Generator(proposal.device).manual_seed(0) if generator is None else generator
+    latents = proposal.latents(n, generator)
+    errors = None
+    for goal in spreads:
+        errors = _measured(proposal, errors, latents, generator, goal, probes)
+    if errors is None:
+        raise DmmcError("errors are measured for at least one spread, and none was given")
+    return errors
+
+
+@torch.no_grad()
+def _measured(
+    proposal: Steppable,
+    errors: FlowErrors | None,
+    latents: Tensor,
+    generator: torch.Generator,
+    goal: float,
+    probes: int,
+) -> FlowErrors:
+    """The errors, measured at the steps with which they add up to ``goal``; nothing is measured again."""
+    double = proposal.to_float64()
+    order = METHODS[proposal.method].order
+    schedule = (2,) * proposal.intervals if errors is None else errors.fewest(goal)
+    for _ in range(_ROUNDS):
+        if errors is not None and errors.knows(schedule):
+            break
+        measured = double.with_schedule(schedule).interval_errors(latents.double(), generator, probes)
+        found = [x if math.isfinite(x) else _RUN_AWAY for x in measured.std(1).tolist()]
+        nothing = FlowErrors(proposal.method, order, tuple(((n, x),) for n, x in zip(schedule, found, strict=True)))
+        errors = nothing if errors is None else errors.with_measured(schedule, tuple(found))
+        schedule = errors.fewest(goal)
+    assert errors is not None  # there is at least one round
+    return errors

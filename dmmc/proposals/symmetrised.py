@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dmmc.core.rng import normal, signs, uniform
+from dmmc.model.flow_errors import FlowErrors
 from dmmc.proposals.base import LatentProposal, Measurable, Paths, Steppable
 from dmmc.theory.lattice import Lattice
 
@@ -154,6 +155,10 @@ class Symmetrised(LatentProposal, Generic[BaseT_co]):
     @property
     def machine_code(self: Symmetrised[SteppableT]) -> bool:
         return self.base.machine_code
+
+    @property
+    def known_errors(self: Symmetrised[SteppableT]) -> FlowErrors | None:
+        return self.base.known_errors
 
     def with_schedule(self: Symmetrised[SteppableT], schedule: tuple[int, ...]) -> Symmetrised[SteppableT]:
         return replace(self, base=self.base.with_schedule(schedule))

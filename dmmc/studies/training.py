@@ -19,6 +19,8 @@ from dmmc.model.network import sized
 from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference
 from dmmc.model.training import fit
+from dmmc.proposals.of_model import flow_proposal
+from dmmc.proposals.steps import measure_errors
 from dmmc.studies.given import Source, read_ensemble
 from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import check_training, checkpoint_of, say_threads, say_whether, training_lock
@@ -29,6 +31,10 @@ from dmmc.theory.sectors import align, is_broken
 from dmmc.theory.symmetry import Asked, find_symmetry
 
 Sectors = Literal["auto", "one", "two"]
+
+MEASURED_FROM = 300
+"""Training steps from which on the errors of the flow are measured. Less is a trial, and the measurement would take
+longer than it."""
 
 
 def train(
@@ -150,9 +156,22 @@ def train(
             if options.minutes is not None and not goes_on:
                 announce("the training", 60 * options.minutes, say)
             model = fit(model, action, phi, options, checkpoint=checkpoint, resume=goes_on, forces=fields.forces)
+            if model.history is not None and model.history.steps >= MEASURED_FROM:
+                model = with_flow_errors(model)
             model.save(path)
             remove_checkpoint(checkpoint)
     return model
+
+
+def with_flow_errors(model: DiffusionModel) -> DiffusionModel:
+    """The model with the errors of the integrator of its flow, so that chains need not measure them.
+
+    A model whose flow has no machine code is returned as it is: there the measurement would take as long as a chain.
+    """
+    if not callable(getattr(model.network, "with_trace", None)):
+        return model
+    flow = flow_proposal(model, method="dopri5")
+    return replace(model, flow_errors=measure_errors(flow)) if flow.machine_code else model
 
 
 def config_of(

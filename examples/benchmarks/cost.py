@@ -74,7 +74,7 @@ class Budget:
     sites: int = 1 << 16
     draws: int = 400
     thermalise: int = 150
-    lengths: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    lengths: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
     chains: int = 64
     proposed: int = 256
     turns: int = 20

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError
+from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.flow_errors import FlowErrors
 from dmmc.proposals.certify import certify
 from dmmc.proposals.flow import FlowProposal
 from dmmc.proposals.integrator import Integrator
 from dmmc.proposals.runge_kutta import METHODS
-from dmmc.proposals.steps import choose_steps
+from dmmc.proposals.steps import choose_steps, measure_errors, with_known_steps
 from dmmc.proposals.symmetrised import Symmetrised
 from dmmc.theory.lattice import Lattice
 from helpers import SMALL, free_reference, noise, random_model, rng
@@ -111,3 +113,64 @@ def test_refusals():
         choose_steps(flow, 0)
     with pytest.raises(DmmcError, match="relative positive"):
         choose_steps(flow, 10, 0.0)
+
+
+def table(*intervals):
+    return FlowErrors("dopri5", 5, intervals)
+
+
+def test_known_errors_give_the_fewest_steps_by_hand():
+    errors = table(((1, 1e-4), (2, 4e-6)), ((2, 3.2e-3), (4, 1e-4)))
+    # Measured numbers are what was measured, and others follow the law of the order from the nearest one.
+    assert errors.of_interval(0, 1) == 1e-4 and errors.of_interval(1, 4) == 1e-4
+    assert errors.of_interval(1, 1) == pytest.approx(32 * 3.2e-3) and errors.of_interval(1, 8) == pytest.approx(
+        1e-4 / 32
+    )
+    assert errors.spread((1, 4)) == pytest.approx(math.sqrt(2) * 1e-4)
+    # By trying all schedules: none of fewer steps keeps the goal.
+    for goal in (1e-2, 1e-3, 2e-4, 5e-5, 1e-6):
+        found = errors.fewest(goal)
+        assert errors.spread(found) <= goal
+        fewer = [(i, j) for i in range(1, 13) for j in range(1, 13) if i + j < sum(found)]
+        assert all(errors.spread(steps) > goal for steps in fewer), goal
+    # Further than thrice what was measured nothing is trusted.
+    assert errors.fewest(1e-30) == (6, 12)
+    assert errors.knows((1, 4)) and not errors.knows((1, 3))
+    again = errors.with_measured((1, 3), (2e-4, 5e-4))
+    assert again.intervals == (((1, 2e-4), (2, 4e-6)), ((2, 3.2e-3), (3, 5e-4), (4, 1e-4)))
+    assert FlowErrors.from_json(again.to_json()) == again
+
+
+@pytest.mark.parametrize("bad", [(), ((),), (((0, 1.0),),), (((1, math.inf),),), (((2, 1.0), (1, 1.0)),)])
+def test_errors_that_cannot_be_are_refused(bad):
+    with pytest.raises(DmmcError):
+        table(*bad)
+
+
+def test_known_errors_spare_the_measurement_and_keep_the_limit(tmp_path):
+    model = model_on((4, 4), strength=0.15, size=replace(SMALL, level_knots=5))
+    fresh = FlowProposal(model, method="dopri5")
+    assert with_known_steps(fresh, 400) is None
+    errors = measure_errors(fresh)
+    # The errors are those of the flow: a certificate of the whole way finds the same, up to the noise of 16 proposals
+    # on either side, sqrt(2 / 30) = 26 %, and that of few probes, which only makes the measured ones larger.
+    for schedule in ((2, 2), errors.fewest(1e-4)):
+        whole = certify(fresh.with_schedule(schedule), 48, rng(9), determinants=48)
+        assert 0.4 < errors.spread(schedule) / whole.std < 3, schedule
+    known = replace(model, flow_errors=errors)
+    chosen = with_known_steps(FlowProposal(known, method="dopri5"), 400, 0.01)
+    assert certify(chosen, 48, rng(9), determinants=48).limit < 0.01 / 20
+    assert with_known_steps(FlowProposal(known, method="dopri5"), 400, 0.1).total_steps < chosen.total_steps
+    # They belong to one method, go into the file with the model, and change nothing of what it proposes.
+    assert with_known_steps(FlowProposal(known, method="rk4"), 400) is None
+    assert known.fingerprint() == model.fingerprint()
+    assert DiffusionModel.load(known.save(tmp_path / "known.safetensors")).flow_errors == errors
+    with pytest.raises(DmmcError, match="n_effective must be at least 1"):
+        with_known_steps(fresh, 0)
+
+
+def test_steps_so_long_that_fields_run_away_only_ask_for_more_of_them():
+    proposal = FlowProposal(model_on((3, 3), strength=3.0, size=replace(SMALL, level_knots=4)), method="dopri5")
+    errors = measure_errors(proposal, (1e-2,), n=4)
+    assert all(math.isfinite(x) for interval in errors.intervals for _, x in interval)
+    assert sum(errors.fewest(1e-2)) > 4
