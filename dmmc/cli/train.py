@@ -15,7 +15,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.records import Record
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.history import RoundRecord
-from dmmc.model.interaction import SIZES, USUAL
+from dmmc.model.interaction import SIZES
 from dmmc.model.options import TrainingOptions
 from dmmc.studies.given import Ensemble, read_ensemble
 from dmmc.studies.models import load_named_model
@@ -99,7 +99,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--size", metavar="NAME",
-        help=f"size of a new network, for the one called interaction {', '.join(SIZES)}; {USUAL} by default",
+        help=f"size of a new network, for the one called interaction {', '.join(SIZES)}, or auto, with which an "
+        "effective sample most likely costs least; auto by default",
     )  # fmt: skip
     parser.add_argument(
         "--unchecked", action="store_true", help="take an ensemble that does not fit its action; the model will say so"

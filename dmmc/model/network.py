@@ -144,6 +144,22 @@ class Network(nn.Module):
         """Configurations that have a name, such as ``small``, from the cheapest to the best; empty for none."""
         return {}
 
+    @classmethod
+    def usual_size(cls, lattice: Lattice) -> str | None:
+        """The one of :meth:`sizes` with which an effective sample most likely costs least on a lattice.
+
+        None where sizes have no names; a new network then has its default configuration.
+        """
+        return None
+
+    @property
+    def operations(self) -> int | None:
+        """Floating-point operations of an evaluation with its trace, for each site; None where they are not counted.
+
+        What is small beside the rest, such as Fourier transforms and activations, is left out.
+        """
+        return None
+
     def moved_to(self, reference: GaussianReference) -> Network:
         """A network of this kind that starts the training for another reference.
 
@@ -240,22 +256,28 @@ def network_class(name: str) -> type[Network]:
     return _REGISTRY[name]
 
 
-def sized(name: str, size: str | None, config: Mapping[str, Any] | None) -> dict[str, Any]:
+AUTO = "auto"
+"""The size that stands for the usual one of a network on a lattice."""
+
+
+def sized(name: str, size: str, config: Mapping[str, Any] | None, lattice: Lattice) -> dict[str, Any]:
     """The configuration of a new network, where it differs from the default.
 
     Args:
         name: the name under which the network is registered.
-        size: the name of one of its :meth:`Network.sizes`; None for the default.
+        size: the name of one of its :meth:`Network.sizes`, or :data:`AUTO` for its :meth:`Network.usual_size`.
         config: its configuration where it differs from that size.
+        lattice: the lattice that the network is for.
 
     Raises:
         DmmcError: if there is no network of this name, or it has no such size.
     """
-    sizes = network_class(name).sizes()
-    if size is not None and size not in sizes:
-        known = f"its sizes are {', '.join(sizes)}" if sizes else "it has no sizes with names, so give its config"
+    cls = network_class(name)
+    sizes, chosen = cls.sizes(), cls.usual_size(lattice) if size == AUTO else size
+    if chosen is not None and chosen not in sizes:
+        known = f"its sizes are {', '.join([AUTO, *sizes])}" if sizes else "it has no sizes, so give its config"
         raise DmmcError(f"the network {name!r} has no size {size!r}; {known}")
-    return {**({} if size is None else sizes[size]), **(config or {})}
+    return {**({} if chosen is None else sizes[chosen]), **(config or {})}
 
 
 def make_network(

@@ -12,7 +12,7 @@ flow, evaluated by these steps; how far it is from the density of the discrete m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,11 +149,6 @@ class FlowProposal(Steppable):
             **chosen,
         }
 
-    def refined(self, factor: int) -> FlowProposal:
-        """The proposal with ``factor`` times as many steps everywhere."""
-        n = self.n_steps
-        return replace(self, n_steps=factor * n if isinstance(n, int) else tuple(factor * k for k in n))
-
     def with_schedule(self, schedule: tuple[int, ...]) -> FlowProposal:
         return replace(self, n_steps=schedule)
 
@@ -222,11 +217,13 @@ class FlowProposal(Steppable):
         fields, log_q, delta = [], [], []
         for part in latents.split(self.chunk):
             psi = self.lattice.to_modes(part)
-            start = self._log_normal(psi) - self.model.reference.log_normaliser()
-            psi, change, error = self._doubling(psi, 1.0, 0.0, generator, probes)
+            total = self._log_normal(psi) - self.model.reference.log_normaliser()
+            errors = torch.zeros_like(total)
+            for end, change, error in self._steps_doubled(psi, generator, probes):
+                psi, total, errors = end, total + change, errors + error
             fields.append(self._field(psi))
-            log_q.append(start + change)
-            delta.append(error)
+            log_q.append(total)
+            delta.append(errors)
         return torch.cat(fields), torch.cat(log_q), torch.cat(delta)
 
     @torch.no_grad()
@@ -234,19 +231,17 @@ class FlowProposal(Steppable):
         """What each interval of the schedule contributes to delta, as in :meth:`step_doubling`.
 
         Returns:
-            ``(intervals, n)``, from the largest noise to the field; to first order their sum is delta.
+            ``(intervals, n)``, from the largest noise to the field; their sum is delta.
 
         Raises:
             DmmcError: if the divergence is inexact.
         """
-        width, errors = 1 / len(self.schedule), []
-        psi = self.lattice.to_modes(latents)
-        for k, n in enumerate(self.schedule):
-            flow, start = replace(self, n_steps=n), 1 - k * width
-            parts = [flow._doubling(part, start, start - width, generator, probes) for part in psi.split(self.chunk)]
-            psi = torch.cat([end for end, _, _ in parts])
-            errors.append(torch.cat([error for _, _, error in parts]))
-        return torch.stack(errors)
+        errors = []
+        for part in latents.split(self.chunk):
+            steps = [error for _, _, error in self._steps_doubled(self.lattice.to_modes(part), generator, probes)]
+            of_intervals = torch.stack(steps).split(list(self.schedule))
+            errors.append(torch.stack([of_interval.sum(0) for of_interval in of_intervals]))
+        return torch.cat(errors, 1)
 
     @torch.no_grad()
     def by_determinant(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -288,21 +283,25 @@ class FlowProposal(Steppable):
     def _way(self, psi: Tensor, start: float, end: float, traced: bool) -> tuple[Tensor, Tensor]:
         return self._integrate(psi, start, end, self._generator(None) if traced else None)
 
-    def _doubling(
-        self, psi: Tensor, start: float, end: float, generator: torch.Generator, probes: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _steps_doubled(
+        self, psi: Tensor, generator: torch.Generator, probes: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """After each step from the largest noise: psi, the change of its log density, and the error of this change."""
         if self.inexact:
             raise DmmcError(
                 f"the integrator's error is drowned in noise here ({self.inexact}); use an exact divergence"
             )
-        return doubling_error(
-            self.lattice,
-            self._way,
-            self.refined(2)._way,
-            self.integrator.table.order,
-            psi,
-            (start, end),
-            generator,
-            probes=probes,
-            chunk=self.chunk,
-        )
+        one, two = replace(self, n_steps=1), replace(self, n_steps=2)
+        for start, length in self.integrator.steps(1.0, 0.0):
+            psi, change, error = doubling_error(
+                self.lattice,
+                one._way,
+                two._way,
+                self.integrator.table.order,
+                psi,
+                (start, start + length),
+                generator,
+                probes=probes,
+                chunk=self.chunk,
+            )
+            yield psi, change, error

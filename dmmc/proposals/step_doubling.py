@@ -8,6 +8,10 @@ where l_n is the reported log density of latent z and log q_n the density of the
 of twice the steps (with a factor ``2^p / (2^p - 1)`` at order p); the divergence comes from differences along random
 vectors (Hutchinson), whose noise makes the spread of the estimates larger than that of delta. The error of l_n alone
 would not do, since the two terms cancel in part.
+
+All this is done for each step by itself, where the discrete map is: reported changes and Jacobians of steps one after
+another are added up, and so delta is the sum of those of the steps. The trace of a displacement is the same wherever on
+the way it is taken, but its noise is not, and it is least close to where the displacement arises.
 """
 
 from __future__ import annotations

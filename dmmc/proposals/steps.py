@@ -190,7 +190,7 @@ def measure_errors(
     spreads: Sequence[float] = (1e-3, 3e-5),
     *,
     n: int = 16,
-    probes: int = 4,
+    probes: int = 8,
     generator: torch.Generator | None = None,
 ) -> FlowErrors:
     """The errors of each interval at the numbers of steps that chains will need.

@@ -28,12 +28,14 @@ class NetworkCost(Record):
     """What proposals cost.
 
     Attributes:
+        size: name of the size of the network; None if it has another one.
         seconds: wall time of a proposal among many.
         evaluations: evaluations of the network in it.
         others: by the name of another size of the network, how many times as long a proposal with it would take, at as
             many evaluations.
     """
 
+    size: str | None
     seconds: float
     evaluations: int
     others: dict[str, float]
@@ -41,9 +43,8 @@ class NetworkCost(Record):
     @property
     def text(self) -> str:
         """One or two sentences for people."""
-        said = (
-            f"A proposal takes about {1e3 * self.seconds:.2g} ms here ({self.evaluations} evaluations of the network)"
-        )
+        network = "the network" if self.size is None else f"the {self.size} network"
+        said = f"A proposal takes about {1e3 * self.seconds:.2g} ms here ({self.evaluations} evaluations of {network})"
         if not self.others:
             return f"{said}."
         rest = [f"{ratio:.2g} times as long with the size {name}" for name, ratio in self.others.items()]
@@ -89,4 +90,4 @@ def network_cost(model: DiffusionModel) -> NetworkCost | None:
     evaluations = (with_known_steps(flow, USUAL_DRAWS) or flow_proposal(model)).evaluations
     seconds = least[None] / FIELDS * evaluations / timed[None].evaluations
     others = {size: least[size] / least[None] for size in timed if size is not None}
-    return NetworkCost(seconds, evaluations, others)
+    return NetworkCost(next((size for size in sizes if mine[size]), None), seconds, evaluations, others)

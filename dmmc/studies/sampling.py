@@ -54,7 +54,7 @@ WEIGHED = 128
 REFERENCE_FIELDS = 512
 """Reference configurations that are weighed."""
 
-CHOICE_PROPOSALS, CHOICE_PROBES = 8, 4
+CHOICE_PROPOSALS, CHOICE_PROBES = 8, 8
 """Proposals and random vectors of the automatic choice of steps, which must be cheap beside the chain itself."""
 
 DETERMINANT_SHARE = 0.1

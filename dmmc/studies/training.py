@@ -15,7 +15,7 @@ from dmmc.core.locks import locked
 from dmmc.model.checkpoint import remove_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.fields import Fields
-from dmmc.model.network import sized
+from dmmc.model.network import AUTO, sized
 from dmmc.model.options import TrainingOptions
 from dmmc.model.reference import GaussianReference
 from dmmc.model.training import fit
@@ -70,8 +70,8 @@ def train(
         action: the action of the ensemble; needed only where the ensemble does not say it. Data without any action
             are trained on by the denoising target alone, and so are those of an action without a gradient.
         network: name of a registered network, for a new model.
-        size: the name of its size, for the network of the package one of :data:`dmmc.model.interaction.SIZES`; None
-            for the default.
+        size: the name of its size, for the network of the package one of :data:`dmmc.model.interaction.SIZES`. The
+            default is that of ``auto``: the size with which an effective sample most likely costs least.
         config: its configuration where it differs from that size; for the network of the package the fields of
             :class:`dmmc.model.interaction.NetworkSize`.
         init: a model to start from, of any lattice size or couplings.
@@ -97,13 +97,13 @@ def train(
             for, ``init`` has other sectors or dimensions, or the checkpoint belongs to another training.
         DmmcError: if the ensemble is too small or not finite, or the network has no such size.
     """
-    config = config_of(network, size, config, init)
     path, stages = Path(path), Stages() if stages is None else stages
     options = TrainingOptions(minutes=5.0, seed=1) if options is None else options
     checkpoint = checkpoint_of(path)
     check_training(path, resume, overwrite)
     given = read_ensemble(ensemble, action)
     action, lattice = given.action, given.lattice
+    config = config_of(network, size, config, init, lattice)
     options = options.for_action(action)
     with stages("checks"):
         finding = find_symmetry(action, given.phi, symmetry)
@@ -175,18 +175,18 @@ def with_flow_errors(model: DiffusionModel) -> DiffusionModel:
 
 
 def config_of(
-    network: str, size: str | None, config: Mapping[str, Any] | None, init: DiffusionModel | None
+    network: str, size: str | None, config: Mapping[str, Any] | None, init: DiffusionModel | None, lattice: Lattice
 ) -> Mapping[str, Any] | None:
     """The configuration of a new network, which a model that starts from another one does not have.
 
     Raises:
         DmmcError: if a size is given beside ``init``, or the network has no such size.
     """
-    if size is None:
-        return config
-    if init is not None:
+    if init is None:
+        return sized(network, size or AUTO, config, lattice)
+    if size is not None:
         raise DmmcError("a model that starts from another one has the size of that; leave size out, or init")
-    return sized(network, size, config)
+    return config
 
 
 def moved_to_fields(model: DiffusionModel, fields: Fields, lattice: Lattice, action: Action | None) -> DiffusionModel:

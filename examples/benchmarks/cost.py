@@ -3,14 +3,16 @@
     python examples/benchmarks/cost.py OUT                           # L = 8, 16 and 32
     python examples/benchmarks/cost.py OUT --sizes 8 16 32 64        # one more; what is there is read
     python examples/benchmarks/cost.py OUT --networks small large    # several sizes of networks
+    python examples/benchmarks/cost.py OUT --networks                # none but the models that come with the package
     python examples/benchmarks/cost.py OUT --kappa 0.27 --sizes 16   # another theory
     python examples/benchmarks/cost.py OUT --quick                   # shows that the program runs
 
 The theories are two-dimensional phi^4 theory at m2 = -4, with the couplings at which the correlation length is L/4. On
 each lattice a cluster ensemble is made, and a model of each size of network is trained on it, all for the same time;
-where a model comes with the package, it takes part, too. The exact chain of each model, HMC with trajectories of
+where models come with the package, they take part, too. The exact chain of each model, HMC with trajectories of
 several lengths, and cluster updates give the autocorrelation times, and the same kernels take turns on the clock in
-this process. The costs of M, M^2 and S/V are printed, drawn in ``OUT/cost.png`` and written to ``OUT/cost.json``.
+this process. The costs of M, M^2 and S/V are printed, drawn in ``OUT/cost.png`` and written to ``OUT/cost.json``, and
+so is the share of the rate of a matrix product that the arithmetic of a proposal reaches.
 
 An interrupted benchmark goes on where it was. Times are of one machine, and only their ratios may be compared with
 those of another. torch uses as many threads as OMP_NUM_THREADS says.
@@ -21,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +48,7 @@ from dmmc.studies.folder import Folder
 from dmmc.studies.race import Contestant, Entry, break_even, independence_of, seconds_per_step
 from dmmc.studies.scan.points import FLOW_BENCHMARK, Point, grid
 from dmmc.studies.training import train
+from dmmc.theory.descriptions import same_action
 
 OBSERVABLES = {"M": "M", "M2": "M^2", "S_per_site": "S/V"}
 COUPLINGS = FLOW_BENCHMARK | {16: 5.0}
@@ -96,6 +100,8 @@ class ModelFacts(Record):
         training: wall seconds of its training, without its ensemble.
         steps: optimiser steps.
         evaluations: network evaluations of a proposal.
+        operations: floating-point operations of a proposal.
+        of_ceiling: their number a second as a share of that of a matrix product.
         ess: effective sample size per proposal.
         bias_bound_sigma: bound on the bias of any observable, in its standard deviations.
         break_even: effective samples of M^2 from which on the training has paid off against HMC; None for never.
@@ -104,6 +110,8 @@ class ModelFacts(Record):
     training: float
     steps: int
     evaluations: float
+    operations: float
+    of_ceiling: float
     ess: float | None
     bias_bound_sigma: float | None
     break_even: float | None
@@ -160,9 +168,13 @@ def costs(point: Point, folder: Path, networks: Sequence[str], budget: Budget) -
     cluster = ensemble("cluster", 2.0)
     hmc = {length: ensemble("hmc", length) for length in budget.lengths}
     models = {f"diffusion, {size}": trained(point, folder, size, cluster, budget) for size in networks}
-    shipped = f"phi4-flow-{point.name}"
-    if shipped in dmmc.pretrained_names():
-        models[shipped] = dmmc.load_pretrained(shipped)
+    shipped = {name: dmmc.load_pretrained(name) for name in dmmc.pretrained_names()}
+    described, shape = point.action.describe(), point.lattice.shape
+    models |= {
+        name: model
+        for name, model in shipped.items()
+        if model.lattice.shape == shape and same_action(model.action, described)
+    }
     chains = {name: chain_of(model, folder / f"{name}.h5", budget) for name, model in models.items()}
     # Turns are short, so that other work on the machine spares some of them.
     contestants = {
@@ -178,10 +190,11 @@ def costs(point: Point, folder: Path, networks: Sequence[str], budget: Budget) -
         lambda _: {name: [x] for name, x in seconds_per_step(contestants, budget.turns, budget.seed).items()},
     )
     seconds = {name: float(x[0]) for name, x in found.items()}
+    ceiling = matrix_product_rate(budget.turns)
     tried = {x: Entry.of(run, seconds[f"HMC {x:g}"], tuple(OBSERVABLES), x) for x, run in hmc.items()}
     best = min(tried.values(), key=lambda entry: entry.cost["M2"])
     entries = {name: Entry.of(run, seconds[name], tuple(OBSERVABLES)) for name, run in chains.items()}
-    facts = {name: facts_of(model, chains[name], entries[name], best) for name, model in models.items()}
+    facts = {name: facts_of(model, chains[name], entries[name], best, ceiling) for name, model in models.items()}
     entries |= {HMC_NAME: best, CLUSTER: Entry.of(cluster, seconds[CLUSTER], tuple(OBSERVABLES), 2.0)}
     lengths = {f"{x:g}": entry.cost["M2"] for x, entry in tried.items()}
     return Costs(point.L, point.action.describe(), entries, lengths, facts)
@@ -210,15 +223,29 @@ def cluster_of(run: StoredRun, point: Point) -> Cluster:
     return Cluster(hmc_of(run.header.kernel["local"], point), run.header.kernel["n_local"])
 
 
-def facts_of(model: dmmc.DiffusionModel, run: StoredRun, entry: Entry, hmc: Entry) -> ModelFacts:
+def matrix_product_rate(turns: int, n: int = 1024) -> float:
+    """Floating-point operations a second of the product of two n x n matrices in float32."""
+    a = torch.ones(n, n)
+    least = math.inf
+    for _ in range(turns):
+        began = time.perf_counter()
+        a @ a
+        least = min(least, time.perf_counter() - began)
+    return 2 * n**3 / least
+
+
+def facts_of(model: dmmc.DiffusionModel, run: StoredRun, entry: Entry, hmc: Entry, ceiling: float) -> ModelFacts:
     """What there is to know about a model."""
     summary, history = summarise(run), model.history
     seconds = 0.0 if history is None else history.seconds
+    operations = (model.network.operations or math.nan) * model.lattice.volume * run.header.cost["network"]
     n = break_even(seconds, entry.cost["M2"], hmc.cost["M2"])
     return ModelFacts(
         training=seconds,
         steps=0 if history is None else history.steps,
         evaluations=run.header.cost["network"],
+        operations=operations,
+        of_ceiling=operations / entry.seconds / ceiling,
         ess=summary.ess_fraction,
         bias_bound_sigma=summary.bias_bound_sigma,
         break_even=n if math.isfinite(n) else None,
@@ -227,7 +254,7 @@ def facts_of(model: dmmc.DiffusionModel, run: StoredRun, entry: Entry, hmc: Entr
 
 def table(found: Sequence[Costs]) -> str:
     """All costs as text."""
-    rows = [["L", "sampler", "evaluations", "accepted", "tau M^2", "us a step"]]
+    rows = [["L", "sampler", "evaluations", "of ceiling", "accepted", "tau M^2", "us a step"]]
     rows[0] += [f"us {text}" for text in OBSERVABLES.values()]
     rows[0] += [f"HMC / it, {text}" for text in OBSERVABLES.values()] + ["training (s)", "pays off after"]
     for on in found:
@@ -235,7 +262,11 @@ def table(found: Sequence[Costs]) -> str:
             facts = on.models.get(name)
             label = name if entry.length is None else f"{name}, length {entry.length:g}"
             tau = entry.estimates["M2"]
-            row = [str(on.L) if k == 0 else "", label, "" if facts is None else f"{facts.evaluations:g}"]
+            row = [
+                str(on.L) if k == 0 else "",
+                label,
+                *(("", "") if facts is None else (f"{facts.evaluations:g}", f"{facts.of_ceiling:.2f}")),
+            ]
             row += [
                 f"{entry.acceptance:.3f}",
                 f"{tau.tau_int:.2f}({tau.tau_int_error:.2f})",
@@ -288,7 +319,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for the results")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="L", help="extents of the lattices (default: 8 16 32)")
     parser.add_argument(
-        "--networks", nargs="+", choices=list(SIZES), default=["small"], help="sizes of networks (default: small)"
+        "--networks", nargs="*", choices=list(SIZES), default=["small"], help="sizes of networks (default: small)"
     )
     parser.add_argument("--kappa", type=float, metavar="X", help="the hopping form at lam = 0.022, at this kappa")
     parser.add_argument("--minutes", type=float, metavar="X", help="of training for each model (default: 2)")

@@ -310,7 +310,7 @@ def test_pretrained_models_load():
 
 def test_pretrained_model_is_what_it_was():
     # Its fingerprint is recorded in run files, and must not change with the format of model files.
-    model = load_pretrained("phi4-flow-L32")
+    model = load_pretrained("phi4-flow-L32-large")
     assert model.fingerprint() == "5558831a55864b501dd0f409ae0a08b2b00552e39fabe51a36378c72e68e43a6"
     assert (model.symmetry, model.network.name, model.lattice.shape) == ("z2", "interaction", (32, 32))
     assert model.history.steps == 24259 and len(model.history.curve) == 242 and model.history.before is None

@@ -40,6 +40,7 @@ def test_the_other_sizes_are_compared(monkeypatch):
     assert cost.others == {name: n / channels["medium"] for name, n in channels.items() if name != "medium"}
     assert cost.evaluations == flow_proposal(model_of()).evaluations == 120
     assert cost.seconds == channels["medium"] * 120
+    assert cost.size == "medium" and network_cost(model_of(hidden1=5)).size is None
     # Where the errors of the integrator are known, the evaluations are those that a chain would take.
     errors = FlowErrors("dopri5", 5, (((1, 1e-9),),) * 5)
     assert network_cost(replace(model_of(), flow_errors=errors)).evaluations == 30
@@ -48,12 +49,14 @@ def test_the_other_sizes_are_compared(monkeypatch):
 
 
 def test_what_is_said():
-    text = NetworkCost(2.512e-4, 60, {"medium": 1.98, "large": 9.7}).text
+    text = NetworkCost("small", 2.512e-4, 60, {"medium": 1.98, "large": 9.7}).text
     assert text == (
-        "A proposal takes about 0.25 ms here (60 evaluations of the network). It would take 2 times as long with the "
-        "size medium, and 9.7 times as long with the size large."
+        "A proposal takes about 0.25 ms here (60 evaluations of the small network). It would take 2 times as long with "
+        "the size medium, and 9.7 times as long with the size large."
     )
-    assert NetworkCost(1.0, 60, {}).text == "A proposal takes about 1e+03 ms here (60 evaluations of the network)."
+    assert (
+        NetworkCost(None, 1.0, 60, {}).text == "A proposal takes about 1e+03 ms here (60 evaluations of the network)."
+    )
 
 
 def test_nothing_is_said_where_it_would_take_long(monkeypatch):

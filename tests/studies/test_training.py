@@ -11,7 +11,7 @@ import torch
 
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.model.diffusion_model import DiffusionModel
-from dmmc.model.interaction import SIZES, USUAL, NetworkSize
+from dmmc.model.interaction import SIZES, USUAL, InteractionNetwork, NetworkSize
 from dmmc.model.options import TrainingOptions
 from dmmc.model.trainer import Trainer
 from dmmc.proposals.of_model import flow_proposal
@@ -22,6 +22,7 @@ from dmmc.studies.resumption import checkpoint_of, training_lock
 from dmmc.studies.rounds import train_rounds
 from dmmc.studies.sampling import SampleOptions, sample
 from dmmc.studies.training import train
+from dmmc.theory.lattice import Lattice
 from dmmc.theory.phi4 import Phi4
 from dmmc.theory.sectors import is_broken
 from helpers import SIGMA, hmc_ensemble, rng
@@ -187,7 +188,12 @@ def test_the_size_of_a_network_has_a_name(tmp_path):
 
     usual, small = network().network.size, network(size="small").network.size
     named = {name: NetworkSize(**SIZES[name]) for name in ("small", "medium", "large")}
-    assert usual == replace(named[USUAL], odd=usual.odd) and small == replace(named["small"], odd=usual.odd)
+    assert usual == network(size="auto").network.size == replace(named[USUAL], odd=usual.odd) and small == replace(
+        named["small"], odd=usual.odd
+    )
+    # The usual size is a matter of the lattice.
+    for extent, name in ((16, "small"), (32, "small"), (64, "medium")):
+        assert InteractionNetwork.usual_size(Lattice((extent, extent))) == name
     # What is said beside the size counts, and the names are in the order of the work of the second layer.
     assert network(size="small", config={"hidden2": 5}).network.size == replace(small, hidden2=5)
     assert sorted(named, key=lambda x: named[x].hidden1 * named[x].hidden2) == list(SIZES)
@@ -196,14 +202,16 @@ def test_the_size_of_a_network_has_a_name(tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"size": "huge"}, "has no size 'huge'; its sizes are small, medium, large"),
-        ({"size": "small", "network": "unet"}, "it has no sizes with names, so give its config"),
+        ({"size": "huge"}, "has no size 'huge'; its sizes are auto, small, medium, large"),
+        ({"size": "small", "network": "unet"}, "it has no sizes, so give its config"),
         ({"size": "small", "init": "a model"}, "has the size of that"),
     ],
 )
 def test_sizes_that_are_refused(how, message, both_wells, tilted, tmp_path):
     how |= {"init": both_wells[0]} if "init" in how else {}
-    for function in (partial(train, tilted), partial(train_rounds, TILTED)):
+    where = {} if "init" in how else {"lattice": Lattice((2,))}
+    functions = [partial(train, tilted, action=TILTED), partial(train_rounds, TILTED, **where)]
+    for function in functions[: 1 if "network" in how else 2]:  # rounds have other reasons to refuse a U-Net
         with pytest.raises(DmmcError, match=message):
             function(tmp_path / "model.safetensors", short(), **how)
     assert not list(tmp_path.iterdir())

@@ -100,7 +100,6 @@ def train_rounds(
         DmmcError: if a number is out of its range, there is nothing to begin with, or the end of the path is not
             reached.
     """
-    config = config_of(network, size, config, init)
     path, stages = Path(path), Stages() if stages is None else stages
     options = TrainingOptions(minutes=5.0, seed=1) if options is None else options
     rounds = RoundOptions() if rounds is None else rounds
@@ -118,6 +117,9 @@ def train_rounds(
     given = None if ensemble is None else read_ensemble(ensemble, targets[0] if targets else None)
     if given is not None and given.action is not None and not targets:
         targets = (given.action,)
+    where = lattice or (given.lattice if given is not None else init.lattice if init is not None else None)
+    assert where is not None  # one of the three is given
+    config = config_of(network, size, config, init, where)
     if not targets:
         raise DmmcError("rounds weigh the proposals of the model with an action, and none is known; give it")
     options = options.for_action(targets[-1])
