@@ -16,7 +16,8 @@ A model and its chain:
 
 * :func:`train`: trains a :class:`DiffusionModel` on an ensemble; :func:`load_model` reads it again.
 * :func:`train_rounds`: trains one on its own chain, from a few configurations or from none.
-* :func:`load_pretrained`, :func:`pretrained_names`: models that come with the package.
+* :func:`load_pretrained`, :func:`pretrained_names`, :func:`pretrained_card`: models that come with the package, and
+  what there is to know about each.
 * :func:`sample`: runs the exact Metropolis chain of a model.
 
 Results:
@@ -90,6 +91,7 @@ _HOMES = {
     "make_ensemble": "dmmc.studies.front",
     "mixture": "dmmc.kernels.mixture",
     "path_proposal": "dmmc.proposals.of_model",
+    "pretrained_card": "dmmc.model.pretrained",
     "pretrained_names": "dmmc.model.pretrained",
     "propose": "dmmc.proposals.of_model",
     "register_network": "dmmc.model.network",
@@ -141,6 +143,7 @@ __all__ = [
     "make_ensemble",
     "mixture",
     "path_proposal",
+    "pretrained_card",
     "pretrained_names",
     "propose",
     "register_network",
@@ -170,7 +173,7 @@ if TYPE_CHECKING:
     from dmmc.model.diffusion_model import DiffusionModel
     from dmmc.model.foreign import trust_network
     from dmmc.model.network import Network, register_network
-    from dmmc.model.pretrained import load_pretrained, pretrained_names
+    from dmmc.model.pretrained import load_pretrained, pretrained_card, pretrained_names
     from dmmc.model.schedules import VE, VP
     from dmmc.proposals.of_model import flow_proposal, path_proposal, propose
     from dmmc.studies.exporting import export_fields

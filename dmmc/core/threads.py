@@ -1,8 +1,10 @@
-"""How the threads of an arithmetic library wait for each other."""
+"""How many threads of an arithmetic library work together, and how they wait for each other."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SPIN_COUNT = "1000"
 """Turns of a waiting loop. This is what GNU OpenMP itself takes where it knows that there are too few cores."""
@@ -17,3 +19,27 @@ def sleep_soon() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+
+WORTH_THREADS = 1 << 15
+"""Numbers in an array from which on more than one thread pays."""
+
+
+@contextmanager
+def threads_for(numbers: int) -> Iterator[None]:
+    """Let torch use a single thread within this context where its arrays are small.
+
+    Threads would spend more time on waiting for each other than on arithmetic, and much more on a busy machine.
+
+    Args:
+        numbers: how many numbers the typical array has.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if numbers < WORTH_THREADS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

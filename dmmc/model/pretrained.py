@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 import torch
 
@@ -28,7 +29,23 @@ def load_pretrained(name: str, device: str | torch.device = "cpu") -> DiffusionM
     Raises:
         FileError: if there is none of this name.
     """
+    with resources.as_file(_file(name, SUFFIX)) as path:
+        return DiffusionModel.load(path, device=device)
+
+
+def pretrained_card(name: str) -> str:
+    """What there is to know about a model that comes with the package: its theory, training and chain, in Markdown.
+
+    Args:
+        name: one of :func:`pretrained_names`.
+
+    Raises:
+        FileError: if there is none of this name.
+    """
+    return _file(name, ".md").read_text(encoding="utf-8")
+
+
+def _file(name: str, suffix: str) -> Traversable:
     if name not in pretrained_names():
         raise FileError(f"no pretrained model {name!r}; there are: {', '.join(pretrained_names()) or 'none'}")
-    with resources.as_file(resources.files("dmmc.model") / "weights" / f"{name}{SUFFIX}") as path:
-        return DiffusionModel.load(path, device=device)
+    return resources.files("dmmc.model") / "weights" / f"{name}{suffix}"

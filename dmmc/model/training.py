@@ -32,6 +32,7 @@ from dmmc.core.precision import without_autocast
 from dmmc.core.progress import progress as report_progress
 from dmmc.core.records import json_text
 from dmmc.core.rng import integers, stream, uniform
+from dmmc.core.threads import threads_for
 from dmmc.model.checkpoint import read_checkpoint, write_checkpoint
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.fields import Fields
@@ -95,7 +96,8 @@ def fit(
         MismatchError: if ``checkpoint`` belongs to another run.
     """
     # The caller may be in inference mode or without gradients, and nothing can be trained there.
-    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+    numbers = options.levels * options.fields_per_level * model.lattice.n_numbers
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast(), threads_for(numbers):
         return _fit(model, action, phi, options, checkpoint, resume, progress, forces)
 
 

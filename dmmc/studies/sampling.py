@@ -57,6 +57,10 @@ REFERENCE_FIELDS = 512
 CHOICE_PROPOSALS, CHOICE_PROBES = 8, 8
 """Proposals and random vectors of the automatic choice of steps, which must be cheap beside the chain itself."""
 
+REMARKED = 2.0
+"""How many times more than was asked for the bias of a chain may be before that is said; less is the certificate's own
+statistical error."""
+
 DETERMINANT_SHARE = 0.1
 """Largest part of the work of the chain that determinants may cost if nobody asked for them."""
 
@@ -234,7 +238,16 @@ def sample(
         arrays["denoising_level"] = torch.tensor(levels, dtype=torch.float64, device="cpu")
         arrays["denoising_noise"] = model.reference.variance(arrays["denoising_level"]).sqrt()
         measured = {name: x.double().cpu().numpy() for name, x in arrays.items()}
-        return measured if flow is None else _certificate(flow, path, options, determinants, stages).arrays() | measured
+        if flow is None:
+            return measured
+        certificate = _certificate(flow, path, options, determinants, stages)
+        asked = options.bias_share / math.sqrt(options.chains * options.run.draws)
+        if options.flow_steps == "auto" and begun is None and certificate.limit > REMARKED * asked:
+            say(
+                f"note: the bias is at most {certificate.limit:.1e} of a standard deviation, and {asked:.1e} was asked "
+                "for; ask for less with bias_share, or give flow_steps"
+            )
+        return certificate.arrays() | measured
 
     with stages("chain"):
         chain.run(

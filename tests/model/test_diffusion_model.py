@@ -6,6 +6,7 @@ import os
 import pickle
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import pytest
@@ -21,7 +22,7 @@ from dmmc.model.file import read_tensors, write_tensors
 from dmmc.model.history import TrainingHistory, TrainingRecord
 from dmmc.model.interaction import InteractionNetwork, NetworkSize
 from dmmc.model.options import TrainingOptions
-from dmmc.model.pretrained import load_pretrained, pretrained_names
+from dmmc.model.pretrained import load_pretrained, pretrained_card, pretrained_names
 from dmmc.proposals.flow import FlowProposal
 from dmmc.theory.free_field import FreeField
 from dmmc.theory.function_action import AutogradAction
@@ -30,6 +31,8 @@ from dmmc.theory.phi4 import Phi4
 from helpers import SMALL, free_reference, noise, random_model, rng
 
 ACTION = Phi4(0.27, 0.022)
+WEIGHTS = Path(file_module.__file__).parent / "weights"
+PAGE = Path(__file__).parents[2] / "docs" / "pretrained.md"
 HISTORY = TrainingHistory(TrainingOptions(steps=7), 7, 0.5, 100, (TrainingRecord(7, 0.3, 0.1, 0.2),))
 
 
@@ -304,8 +307,15 @@ def test_pretrained_models_load():
     for name in pretrained_names():
         model = load_pretrained(name)
         model.check_fits(model.known_action(), model.lattice)
+        # Its chains choose their steps without a measurement, and its card stands in the documentation.
+        assert model.flow_errors is not None
+        card = pretrained_card(name)
+        assert card.startswith(f"## {name}\n") and card in PAGE.read_text(encoding="utf-8")
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 3 * 2**20
     with pytest.raises(FileError, match="no pretrained model 'nonesuch'; there are: "):
         load_pretrained("nonesuch")
+    with pytest.raises(FileError, match="no pretrained model 'nonesuch'; there are: "):
+        pretrained_card("nonesuch")
 
 
 def test_pretrained_model_is_what_it_was():

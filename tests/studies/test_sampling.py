@@ -1,6 +1,7 @@
 """Exact chains of a model, with every kernel: stored, resumed bit for bit, certified and summarised."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from dmmc.kernels.of_model import KERNELS, KernelOptions
 from dmmc.kernels.path import PathIndependence
 from dmmc.model import transport
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.flow_errors import FlowErrors
 from dmmc.proposals.certificate import Certificate
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.proposals.steps import StepChoice
@@ -243,6 +245,27 @@ def test_steps_that_cannot_reach_the_goal_are_remarked_on(rough, tmp_path, monke
     )
     sample(rough, tmp_path / "chain.h5", short(flow_steps="auto"), say=said.append)
     assert len(said) == 1 and "1.0e-04 was asked for" in said[0]
+
+
+def test_known_errors_decide_the_steps_and_the_certificate_judges_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "choose_steps", None)  # which is not needed
+
+    def steps(name, errors, **changes):
+        known = replace(MODEL, flow_errors=FlowErrors("dopri5", 5, errors))
+        options, said = SampleOptions(6, run=ChainOptions(64, seed=2), **changes), []
+        run = sample(known, tmp_path / name, options, say=said.append)
+        return tuple(run.header.provenance["flow"]["n_steps"]), said
+
+    intervals = MODEL.network.level_intervals
+    strict, said = steps("strict", (((1, 1e-2), (4, 1e-6)),) * intervals)
+    loose, _ = steps("loose", (((1, 1e-2), (4, 1e-6)),) * intervals, bias_share=0.5)
+    assert said == [] and sum(loose) < sum(strict)
+    # Errors that are too good to be true give too few steps, which the certificate of the chain shows.
+    wrong, said = steps("wrong", (((1, 1e-12),),) * intervals, bias_share=1e-4)
+    assert wrong == (1,) * intervals and len(said) == 1 and "was asked for; ask for less with bias_share" in said[0]
+    for bad in (0.0, 1.0, math.nan):
+        with pytest.raises(DmmcError, match="bias_share must lie between 0 and 1"):
+            SampleOptions(bias_share=bad)
 
 
 def test_long_work_is_announced(rough, tmp_path, monkeypatch):
