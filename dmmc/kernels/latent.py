@@ -196,7 +196,8 @@ class Latent(Kernel[LatentState]):
         chains = len(state.phi)
         if not self._independent:
             for _ in range(n):
-                proposed = self._pushed(self.proposal.rotate(state.latent, self.theta, generator, self.share), generator)
+                moved = self.proposal.rotate(state.latent, self.theta, generator, self.share)
+                proposed = self._pushed(moved, generator)
                 state, info = weighted_step(state, proposed, uniform(chains, generator, like=proposed.phi))
                 yield state, info
             return
@@ -208,4 +209,3 @@ class Latent(Kernel[LatentState]):
         phi, log_q = self.proposal.push(latent, generator)
         proposals = weigh(self.action, self.lattice, phi, log_q, len(latent))
         return LatentState(**proposals.tensors(), latent=latent)
-

@@ -30,11 +30,11 @@ class KernelOptions:
     """A kernel for a model; None stands for the default of an option.
 
     Attributes:
-        kernel: the Metropolis kernel. ``independence`` proposes whole fields of the probability flow. ``latent``
-            rotates the noise that a field is made of, and ``block`` draws it anew in a block of sites at a random place,
-            for volumes where whole fields are rejected too often. ``path`` proposes whole paths of the reverse diffusion, which has no integrator error and works with any network.
-            ``refresh`` noises the field up to some level and denoises it again. ``cycle`` alternates a field of the
-            flow with an HMC trajectory.
+        kernel: the Metropolis kernel. ``independence`` proposes whole fields of the probability flow. Where these are
+            rejected too often, ``latent`` rotates the noise that a field is made of, and ``block`` draws it anew in a
+            block of sites at a random place. ``path`` proposes whole paths of the reverse diffusion, which has no
+            integrator error and works with any network. ``refresh`` noises the field up to some level and denoises it
+            again. ``cycle`` alternates a field of the flow with an HMC trajectory.
         target_acceptance: the acceptance to which the angle of ``latent`` and the share of ``block`` are tuned; 0.4 by
             default.
         angle: angle of ``latent`` in (0, pi/2], which is then not tuned.

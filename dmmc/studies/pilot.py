@@ -22,17 +22,24 @@ from dmmc.theory.observables import measure
 SHARE = 0.25
 """Largest part of the work of the chain that the pilot may cost."""
 
-PUSHES = 4096
-"""Most proposals that a pilot makes, if it can do with so few."""
+PUSHES = 25_600
+"""Most proposals of a pilot that makes more than the fewest steps: 64 chains of 400 steps resolve a tau_int of 60."""
 
 BELOW = 0.3
-"""Acceptance of independent proposals below which there is a pilot: above, rotations gain nothing (docs/large_volumes.md)."""
+"""Acceptance of independent proposals below which there is a pilot.
+
+With weights of a log-normal law that is ``std(log w) = 1.5``. At 0.8 nothing was gained, and at 2 a factor
+(docs/large_volumes.md).
+"""
 
 LEAST_STEPS = 30
 """Steps of tuning and of measurement together without which there is no pilot: it could not tell anything."""
 
-TUNING = 1 / 3
-"""Part of the steps that tune the share."""
+TUNING = 1 / 4
+"""Part of the steps that tune the share, but not more than are of use."""
+
+MOST_TUNING = 60
+"""Most steps that tune the share."""
 
 
 def pilot_steps(log_w: NDArray[np.float64], chains: int, chain_steps: int) -> int:
@@ -47,9 +54,7 @@ def pilot_steps(log_w: NDArray[np.float64], chains: int, chain_steps: int) -> in
     return steps if steps >= LEAST_STEPS and expected_acceptance(log_w) < BELOW else 0
 
 
-def run_pilot(
-    action: Action, proposal: LatentProposal, state: State, steps: int, generator: torch.Generator
-) -> Pilot:
+def run_pilot(action: Action, proposal: LatentProposal, state: State, steps: int, generator: torch.Generator) -> Pilot:
     """Go on with the latent kernel where chains have ended.
 
     Args:
@@ -60,7 +65,7 @@ def run_pilot(
         generator: a stream of its own, so that the numbers of the chain do not depend on the pilot.
     """
     untuned = Latent(action, proposal.lattice, proposal, share=FIRST_SHARE)
-    tuning = max(LEAST_TUNING, round(TUNING * steps))
+    tuning = min(MOST_TUNING, max(LEAST_TUNING, round(TUNING * steps)))
     kernel, latent = untuned.tune(untuned.start(state.phi, generator), generator, tuning)
     rates, values = [], []
     for _ in range(steps - tuning):

@@ -253,12 +253,12 @@ def test_tuning_ends_at_the_right_angle_where_that_is_accepted():
     assert tuned.theta == math.pi / 2 and tuned.facts.independent_weights
 
 
-@pytest.mark.parametrize("target", [0.8, 0.9])
+@pytest.mark.parametrize("target", [0.3, 0.4])
 def test_tuning_the_share_reaches_the_target(target):
     untuned = replace(kernel(math.pi / 2, 4), target_acceptance=target, share=0.1)
     tuned, _ = untuned.tune(untuned.start(draws(4)[:200], rng()), rng(1))
     _, info = tuned.step(tuned.start(draws(4)[:8000], rng(3)), rng(2))
-    assert 0 < tuned.share < 1 and tuned.theta == math.pi / 2
+    assert 0.25 < tuned.share < 1 and tuned.theta == math.pi / 2
     assert abs(float(info.acceptance_rate.mean()) - target) < 0.03
 
 

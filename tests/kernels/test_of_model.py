@@ -71,7 +71,12 @@ def test_defaults():
 
 
 def test_only_some_kernels_use_the_flow():
-    assert {name for name, options in OPTIONS.items() if options.uses_flow} == {"independence", "latent", "block", "cycle"}
+    assert {name for name, options in OPTIONS.items() if options.uses_flow} == {
+        "independence",
+        "latent",
+        "block",
+        "cycle",
+    }
     with pytest.raises(DmmcError, match="the kernel latent needs the probability flow of the model"):
         make_kernel(OPTIONS["latent"], ACTION, MODEL, None)
 
