@@ -253,7 +253,7 @@ def test_tuning_ends_at_the_right_angle_where_that_is_accepted():
     assert tuned.theta == math.pi / 2 and tuned.facts.independent_weights
 
 
-@pytest.mark.parametrize("target", [0.3, 0.4])
+@pytest.mark.parametrize("target", [0.27, 0.32])  # of one site it is 0.47, of all four 0.23
 def test_tuning_the_share_reaches_the_target(target):
     untuned = replace(kernel(math.pi / 2, 4), target_acceptance=target, share=0.1)
     tuned, _ = untuned.tune(untuned.start(draws(4)[:200], rng()), rng(1))
