@@ -29,16 +29,14 @@ SIGNIFICANT = 2.0
 
 @dataclass(frozen=True)
 class Pilot:
-    """The arrays of a pilot of the latent kernel, as they are stored beside a chain.
+    """The arrays of a pilot of the kernel of blocks, as they are stored beside a chain.
 
     Attributes:
-        pilot_theta: angle, ``(1,)``.
-        pilot_share: fraction of the sites whose latents moved in a step, ``(1,)``.
+        pilot_share: fraction of the sites in a block, ``(1,)``.
         pilot_acceptance: probability of acceptance in every step, ``(chain, step)``.
         pilot_M2: M^2 after every step, ``(chain, step)``.
     """
 
-    pilot_theta: Array
     pilot_share: Array
     pilot_acceptance: Array
     pilot_M2: Array
@@ -56,11 +54,10 @@ class Pilot:
 
 @dataclass(frozen=True)
 class Rival(Record):
-    """A kernel that needs less time than that of the chain for an effective M^2, as a pilot found.
+    """The kernel of blocks, where it needs less time than that of the chain for an effective M^2, as a pilot found.
 
     Attributes:
-        theta: its angle.
-        share: fraction of the sites whose latents it moves in a step.
+        share: fraction of the sites in a block.
         acceptance: of its steps.
         tau_int: autocorrelation time of M^2 in its steps, lattice convention.
         tau_int_error: standard error of that.
@@ -69,7 +66,6 @@ class Rival(Record):
         bound: whether the gain is a lower bound, since the chain is too short for its own autocorrelation time.
     """
 
-    theta: float
     share: float
     acceptance: float
     tau_int: float
@@ -78,23 +74,14 @@ class Rival(Record):
     gain_error: float
     bound: bool = False
 
-    @property
-    def options(self) -> str:
-        """The options of ``dmmc sample`` that choose it."""
-        if self.share < 1:
-            return f"--kernel block --share {self.share:.2g}"
-        return f"--kernel latent --angle {self.theta:.2g}"
-
     def sentence(self, acceptance: float | None) -> str:
         """What there is to say about it, beside a chain of this acceptance."""
         here = "" if acceptance is None else f"Acceptance {acceptance:.2g} here: "
-        kernel = f"the latent kernel at angle {self.theta:.2g}"
-        if self.share < 1:
-            kernel = f"the kernel of blocks with {100 * self.share:.2g} % of the sites"
         least = "at least " if self.bound else ""
+        gain = f"{least}{number(self.gain, self.gain_error)} times less time for an effective M^2"
         return (
-            f"{here}{kernel} would need {least}{number(self.gain, self.gain_error)} "
-            f"times less time for an effective M^2 (dmmc sample {self.options})."
+            f"{here}the kernel of blocks with {100 * self.share:.2g} % of the sites would need {gain} "
+            f"(dmmc sample --kernel block --share {self.share:.2g})."
         )
 
 
@@ -106,7 +93,8 @@ def rival(pilot: Pilot | None, chain: Estimate, steps_per_draw: int) -> Rival | 
         chain: M^2 of the chain.
         steps_per_draw: steps of the chain between two draws.
     """
-    if pilot is None or not chain.tau_int > 0:
+    # Blocks of all sites are the kernel of the chain.
+    if pilot is None or pilot.pilot_share[0] == 1 or not chain.tau_int > 0:
         return None
     found, resolved = resolved_tau(pilot.pilot_M2)
     if not (resolved and found.tau_int > 0):
@@ -116,7 +104,6 @@ def rival(pilot: Pilot | None, chain: Estimate, steps_per_draw: int) -> Rival | 
     if not math.log(gain) > SIGNIFICANT * relative:
         return None
     return Rival(
-        theta=float(pilot.pilot_theta[0]),
         share=float(pilot.pilot_share[0]),
         acceptance=float(pilot.pilot_acceptance.mean()),
         tau_int=found.tau_int,

@@ -1,4 +1,4 @@
-"""A short pilot of the latent kernel, from where a chain of independent proposals ended.
+"""A short pilot of the kernel of blocks, from where a chain of independent proposals ended.
 
 Where whole proposals are rejected too often, it may be cheaper to draw the latents of a block of sites anew. Each step
 takes one proposal, as in the chain, so only the autocorrelation times have to be compared; :mod:`dmmc.runs.rival` does
@@ -23,13 +23,13 @@ SHARE = 0.25
 """Largest part of the work of the chain that the pilot may cost."""
 
 PUSHES = 25_600
-"""Most proposals of a pilot that makes more than the fewest steps: 64 chains of 400 steps resolve a tau_int of 60."""
+"""Most proposals of a pilot that makes more than the fewest steps: 64 chains of 400 steps resolve a tau_int of 50."""
 
 BELOW = 0.3
 """Acceptance of independent proposals below which there is a pilot.
 
-With weights of a log-normal law that is ``std(log w) = 1.5``. At 0.8 nothing was gained, and at 2 a factor
-(docs/large_volumes.md).
+With weights of a log-normal law that is ``std(log w) = 1.5``. At 1 blocks gained a factor of 1.3(3), at 2 of 1.8(5)
+to 4(1) (docs/large_volumes.md).
 """
 
 LEAST_STEPS = 30
@@ -55,7 +55,7 @@ def pilot_steps(log_w: NDArray[np.float64], chains: int, chain_steps: int) -> in
 
 
 def run_pilot(action: Action, proposal: LatentProposal, state: State, steps: int, generator: torch.Generator) -> Pilot:
-    """Go on with the latent kernel where chains have ended.
+    """Go on with the kernel of blocks where chains have ended.
 
     Args:
         action: the action that is sampled.
@@ -73,7 +73,6 @@ def run_pilot(action: Action, proposal: LatentProposal, state: State, steps: int
         rates.append(info.acceptance_rate)
         values.append(measure(latent.phi, latent.S, kernel.lattice)["M2"])
     return Pilot(
-        np.array([kernel.theta]),
         np.array([kernel.share]),
         *(torch.stack(series, 1).cpu().numpy() for series in (rates, values)),
     )

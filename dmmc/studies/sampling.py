@@ -159,7 +159,7 @@ def sample(
     the chain depends on an integrator; ``log_w_reference`` of the reference configurations, if there are any; and
     ``denoising``, a field at the noise levels ``denoising_level``, which are noise of standard deviation
     ``denoising_noise``; and where independent proposals are accepted seldom, the arrays of a
-    :class:`~dmmc.runs.rival.Pilot` of the latent kernel.
+    :class:`~dmmc.runs.rival.Pilot` of the kernel of blocks.
 
     Args:
         model: gives the proposals.

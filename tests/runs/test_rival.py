@@ -22,9 +22,9 @@ def autoregression(tau, shape, seed):
     return x
 
 
-def pilot(tau, shape=(64, 60), seed=1, share=0.25, theta=math.pi / 2):
+def pilot(tau, shape=(64, 60), seed=1, share=0.25):
     rates = np.full(shape, 0.4)
-    return Pilot(np.array([theta]), np.array([share]), rates, autoregression(tau, shape, seed))
+    return Pilot(np.array([share]), rates, autoregression(tau, shape, seed))
 
 
 CHAIN = gamma_method(autoregression(10, (64, 2000), seed=2))
@@ -37,7 +37,7 @@ def test_the_gain_is_the_ratio_of_the_autocorrelation_times():
     # Relative errors of the two in quadrature; that of the pilot is the larger one.
     assert 0.9 * found.tau_int_error / found.tau_int < found.gain_error / found.gain < 0.3
     assert rival(pilot(2), CHAIN, 3).gain == pytest.approx(3 * found.gain)  # three steps of the chain for each draw
-    assert (found.share, found.theta, found.acceptance) == (0.25, math.pi / 2, pytest.approx(0.4))
+    assert (found.share, found.acceptance) == (0.25, pytest.approx(0.4))
 
 
 def test_nothing_is_said_of_equals_or_of_what_is_slower():
@@ -45,6 +45,7 @@ def test_nothing_is_said_of_equals_or_of_what_is_slower():
     assert sum(rival(pilot(10, seed=k, shape=(64, 200)), CHAIN, 1) is not None for k in range(50)) <= 4
     assert rival(pilot(30, shape=(64, 200)), CHAIN, 1) is None
     assert rival(None, CHAIN, 1) is None
+    assert rival(pilot(2, share=1.0), CHAIN, 1) is None  # that is the kernel of the chain
 
 
 def test_nothing_is_said_of_a_pilot_that_is_too_short():
@@ -62,15 +63,15 @@ def test_a_chain_that_is_too_short_gives_a_bound():
 
 
 def test_sentences():
-    blocks = Rival(math.pi / 2, 0.25, 0.41, 3.2, 0.3, 3.14, 0.42)
+    blocks = Rival(0.25, 0.41, 3.2, 0.3, 3.14, 0.42)
     assert blocks.sentence(0.124) == (
         "Acceptance 0.12 here: the kernel of blocks with 25 % of the sites would need 3.14(42) times less time for an "
         "effective M^2 (dmmc sample --kernel block --share 0.25)."
     )
-    rotation = replace(blocks, theta=0.6, share=1.0, bound=True).sentence(None)
-    assert rotation == (
-        "the latent kernel at angle 0.6 would need at least 3.14(42) times less time for an effective M^2 "
-        "(dmmc sample --kernel latent --angle 0.6)."
+    assert (
+        replace(blocks, bound=True)
+        .sentence(None)
+        .startswith("the kernel of blocks with 25 % of the sites would need at ")
     )
 
 
