@@ -38,6 +38,7 @@ FREE = FreeField(0.7)
 OPTIONS = {
     "independence": KernelOptions(),
     "latent": KernelOptions("latent", target_acceptance=0.7),
+    "block": KernelOptions("block", target_acceptance=0.7),
     "path": KernelOptions("path", path_steps=40),
     "refresh": KernelOptions("refresh", path_steps=8, level=0.3),
     "cycle": KernelOptions("cycle", trajectory=2.0),

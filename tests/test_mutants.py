@@ -657,7 +657,7 @@ def equal_weights_of_log_q(integrate):
 def rotation(of_old, of_new):
     """Factors of the old latents and of the fresh ones."""
 
-    def wrong(self, latents, angle, generator):
+    def wrong(self, latents, angle, generator, share=1.0):
         return of_old(angle) * latents + of_new(angle) * self.latents(len(latents), generator)
 
     return instead(wrong)

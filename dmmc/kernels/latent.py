@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
-from dmmc.kernels.base import Kernel, WeightedState, refuse_inexact, start_state, uniform
+from dmmc.kernels.base import Kernel, WeightedState, advance, refuse_inexact, start_state, uniform
 from dmmc.kernels.weighted import (
     WeightedInfo,
     begun,
@@ -41,7 +41,14 @@ from dmmc.proposals.checked import checked_log_q
 from dmmc.theory.actions import Action, lattice_of
 from dmmc.theory.lattice import Lattice
 
-_LEAST_TUNING = 10
+LEAST_TUNING = 10
+"""Fewest steps that tune a kernel."""
+
+TARGET = 0.4
+"""The acceptance that kernels are tuned to by default."""
+
+FIRST_SHARE = 0.25
+"""The share at which tuning begins where nothing else is known."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,10 @@ class Latent(Kernel[LatentState]):
         action: the action that is sampled.
         lattice: the lattice that the chains live on, with fields of as many components as the action declares.
         proposal: the map from latents to fields.
-        theta: angle of the rotation, ``0 < theta <= pi/2``; :meth:`tune` adapts it.
-        target_acceptance: the acceptance that :meth:`tune` aims at, between 0 and 1.
+        theta: angle of the rotation, ``0 < theta <= pi/2``; :meth:`tune` adapts it where all latents move.
+        target_acceptance: the acceptance that :meth:`tune` aims at, between 0 and 1; None to tune nothing.
         allow_inexact: accept a proposal whose log q is an estimate; the chain is then marked inexact everywhere.
+        share: fraction of the sites whose latents move, above 0; below 1 it is what :meth:`tune` adapts.
 
     Raises:
         DmmcError: if a number is out of its range, or the proposal is not exact and that is not allowed.
@@ -75,20 +83,23 @@ class Latent(Kernel[LatentState]):
     lattice: Lattice
     proposal: LatentProposal
     theta: float = math.pi / 2
-    target_acceptance: float = 0.4
+    target_acceptance: float | None = TARGET
     allow_inexact: bool = False
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lattice", lattice_of(self.action, self.lattice))
         if not 0 < self.theta <= math.pi / 2:
             raise DmmcError(f"theta must lie between 0 and pi/2 (an independent proposal), got {self.theta}")
-        if not 0 < self.target_acceptance < 1:
+        if not 0 < self.share <= 1:
+            raise DmmcError(f"the share of the sites that move must lie above 0 and not above 1, got {self.share}")
+        if self.target_acceptance is not None and not 0 < self.target_acceptance < 1:
             raise DmmcError(f"target_acceptance must lie between 0 and 1, got {self.target_acceptance}")
         refuse_inexact(self.proposal.inexact, self.allow_inexact)
 
     @property
     def _independent(self) -> bool:
-        return self.theta == math.pi / 2
+        return self.theta == math.pi / 2 and self.share == 1
 
     @property
     def facts(self) -> KernelFacts:
@@ -104,7 +115,8 @@ class Latent(Kernel[LatentState]):
         return {"network": self.proposal.evaluations}
 
     def describe(self) -> dict[str, Any]:
-        return {"name": "latent", "theta": self.theta, "proposal": self.proposal.describe()}
+        part = {} if self.share == 1 else {"share": self.share}
+        return {"name": "latent", "theta": self.theta, **part, "proposal": self.proposal.describe()}
 
     def initial(self, n: int, generator: torch.Generator) -> LatentState:
         """Chains that begin at ``n`` proposals.
@@ -132,32 +144,42 @@ class Latent(Kernel[LatentState]):
         return LatentState(**tensors)
 
     def tune(self, state: LatentState, generator: torch.Generator, n_steps: int = 60) -> tuple[Latent, LatentState]:
-        """Adapt the angle while the chains thermalise.
+        """Adapt the angle, or the share where it is below 1, while the chains thermalise.
 
-        Robbins-Monro on ``log tan(theta/2)``, driven by the acceptance averaged over the chains, with the second half
-        of the iterates averaged. Where independent proposals are accepted often enough, the angle becomes pi/2
-        exactly. Where they are not, large angles with little acceptance move the chains faster than small angles with
-        much, down to an acceptance of about 0.2 to 0.4. (At small angles the chain is a random walk, for which 0.23 is
-        best.)
+        Robbins-Monro on ``log tan(theta/2)`` or on ``log share``, driven by the acceptance averaged over the chains,
+        with the second half of the iterates averaged. Where independent proposals are accepted often enough, the angle
+        becomes pi/2, or the share 1, exactly. Where they are not, moves that change much and are accepted seldom carry
+        the chains farther than small ones that are accepted often, down to an acceptance of about 0.2 to 0.4. (A random
+        walk of small steps is fastest at 0.23.) The mean squared jump of an observable would be a bad guide: it does
+        not notice chains that are stuck at large weights, which are what makes large moves slow.
 
         Args:
             state: where the chains are.
             generator: source of randomness.
-            n_steps: steps to spend, at least 10; 50 to 100 are plenty.
+            n_steps: steps to spend, at least 10 for tuning; 50 to 100 are plenty.
 
         Raises:
             DmmcError: if ``n_steps`` is too small.
         """
-        if n_steps < _LEAST_TUNING:
-            raise DmmcError(f"the angle needs at least {_LEAST_TUNING} steps of tuning, got n_steps = {n_steps}")
-        x, tail = math.log(math.tan(self.theta / 2)), []
+        target = self.target_acceptance
+        if target is None:
+            return self, advance(self, state, n_steps, generator)
+        if n_steps < LEAST_TUNING:
+            raise DmmcError(f"a latent kernel needs at least {LEAST_TUNING} steps of tuning, got n_steps = {n_steps}")
+        x, tail = math.log(math.tan(self.theta / 2) if self.share == 1 else self.share), []
         for t in range(n_steps):
-            state, info = replace(self, theta=_angle(x)).step(state, generator)
+            state, info = self._moved_by(x).step(state, generator)
             acceptance = float(info.acceptance_rate.mean())
-            x = min(0.0, x + 2 * (acceptance - self.target_acceptance) / math.sqrt(t + 1))
+            x = min(0.0, x + 2 * (acceptance - target) / math.sqrt(t + 1))
             if 2 * t >= n_steps:
                 tail.append(x)
-        return replace(self, theta=_angle(sum(tail) / len(tail))), state
+        return self._moved_by(sum(tail) / len(tail)), state
+
+    def _moved_by(self, x: float) -> Latent:
+        """The kernel with another share or angle, of which ``x`` is the logarithm: the largest one is at 0."""
+        if self.share < 1:
+            return replace(self, share=math.exp(x))
+        return replace(self, theta=2 * math.atan(math.exp(x)) if x < 0 else math.pi / 2)
 
     def step(self, state: LatentState, generator: torch.Generator) -> tuple[LatentState, WeightedInfo]:
         return next(self.steps(state, 1, generator))
@@ -174,7 +196,8 @@ class Latent(Kernel[LatentState]):
         chains = len(state.phi)
         if not self._independent:
             for _ in range(n):
-                proposed = self._pushed(self.proposal.rotate(state.latent, self.theta, generator), generator)
+                moved = self.proposal.rotate(state.latent, self.theta, generator, self.share)
+                proposed = self._pushed(moved, generator)
                 state, info = weighted_step(state, proposed, uniform(chains, generator, like=proposed.phi))
                 yield state, info
             return
@@ -186,7 +209,3 @@ class Latent(Kernel[LatentState]):
         phi, log_q = self.proposal.push(latent, generator)
         proposals = weigh(self.action, self.lattice, phi, log_q, len(latent))
         return LatentState(**proposals.tensors(), latent=latent)
-
-
-def _angle(x: float) -> float:
-    return 2 * math.atan(math.exp(x)) if x < 0 else math.pi / 2

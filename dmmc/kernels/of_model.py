@@ -15,7 +15,7 @@ from dmmc.kernels import hmc
 from dmmc.kernels.base import Kernel
 from dmmc.kernels.cycle import Cycle
 from dmmc.kernels.independence import Independence
-from dmmc.kernels.latent import Latent
+from dmmc.kernels.latent import FIRST_SHARE, TARGET, Latent
 from dmmc.kernels.path import PathIndependence
 from dmmc.kernels.refresh import PathRefresh
 from dmmc.model.diffusion_model import DiffusionModel
@@ -30,12 +30,15 @@ class KernelOptions:
     """A kernel for a model; None stands for the default of an option.
 
     Attributes:
-        kernel: the Metropolis kernel. ``independence`` proposes whole fields of the probability flow. ``latent``
-            rotates the noise that a field is made of, for volumes where whole fields are rejected too often. ``path``
-            proposes whole paths of the reverse diffusion, which has no integrator error and works with any network.
-            ``refresh`` noises the field up to some level and denoises it again. ``cycle`` alternates a field of the
-            flow with an HMC trajectory.
-        target_acceptance: the acceptance to which the angle of ``latent`` is tuned; 0.4 by default.
+        kernel: the Metropolis kernel. ``independence`` proposes whole fields of the probability flow. Where these are
+            rejected too often, ``latent`` rotates the noise that a field is made of, and ``block`` draws it anew in a
+            block of sites at a random place. ``path`` proposes whole paths of the reverse diffusion, which has no
+            integrator error and works with any network. ``refresh`` noises the field up to some level and denoises it
+            again. ``cycle`` alternates a field of the flow with an HMC trajectory.
+        target_acceptance: the acceptance to which the angle of ``latent`` and the share of ``block`` are tuned; 0.4 by
+            default.
+        angle: angle of ``latent`` in (0, pi/2], which is then not tuned.
+        share: fraction of the sites in a block of ``block`` in (0, 1], which is then not tuned.
         path_steps: steps of a path, for ``path`` and ``refresh``; 32 by default.
         level: noise level in (0, 1] up to which ``refresh`` goes; 0.5 by default.
         trajectory: length of the HMC trajectories of ``cycle``, for a field in the normalisation of the hopping form;
@@ -47,6 +50,8 @@ class KernelOptions:
 
     kernel: str = "independence"
     target_acceptance: float | None = None
+    angle: float | None = None
+    share: float | None = None
     path_steps: int | None = None
     level: float | None = None
     trajectory: float | None = None
@@ -60,6 +65,13 @@ class KernelOptions:
                 raise DmmcError(f"{option} is an option of the kernel {owners}, not of {self.kernel}; leave it out")
         if not 0 < (0.5 if self.target_acceptance is None else self.target_acceptance) < 1:
             raise DmmcError(f"target_acceptance must lie between 0 and 1, got {self.target_acceptance}")
+        for fixed in ("angle", "share"):
+            if getattr(self, fixed) is not None and self.target_acceptance is not None:
+                raise DmmcError(f"target_acceptance tunes what {fixed} fixes; leave out one of the two")
+        if not 0 < (1 if self.angle is None else self.angle) <= math.pi / 2:
+            raise DmmcError(f"the angle must lie above 0 and not above pi/2, got {self.angle}")
+        if not 0 < (1 if self.share is None else self.share) <= 1:
+            raise DmmcError(f"the share of the sites must lie above 0 and not above 1, got {self.share}")
         if self.path_steps is not None and self.path_steps < 1:
             raise DmmcError(f"path_steps must be positive, got {self.path_steps}")
         if not 0 < (1 if self.level is None else self.level) <= 1:
@@ -96,9 +108,20 @@ def _independence(options: KernelOptions, action: Action, flow: LatentProposal) 
     return Independence(action, flow.lattice, flow)
 
 
+def _target(options: KernelOptions, fixed: float | None) -> float | None:
+    """The acceptance that the angle or the share is tuned to; None where that is given."""
+    usual = TARGET if options.target_acceptance is None else options.target_acceptance
+    return usual if fixed is None else None
+
+
 def _latent(options: KernelOptions, action: Action, flow: LatentProposal) -> Kernel[Any]:
-    target = 0.4 if options.target_acceptance is None else options.target_acceptance
-    return Latent(action, flow.lattice, flow, target_acceptance=target)
+    theta = math.pi / 2 if options.angle is None else options.angle
+    return Latent(action, flow.lattice, flow, theta, _target(options, options.angle))
+
+
+def _block(options: KernelOptions, action: Action, flow: LatentProposal) -> Kernel[Any]:
+    share = FIRST_SHARE if options.share is None else options.share
+    return Latent(action, flow.lattice, flow, target_acceptance=_target(options, options.share), share=share)
 
 
 def _cycle(options: KernelOptions, action: Action, flow: LatentProposal) -> Kernel[Any]:
@@ -119,7 +142,8 @@ def _refresh(options: KernelOptions, action: Action, model: DiffusionModel) -> K
 
 KERNELS: dict[str, KernelEntry] = {
     "independence": KernelEntry(from_flow=_independence),
-    "latent": KernelEntry(("target_acceptance",), from_flow=_latent),
+    "latent": KernelEntry(("target_acceptance", "angle"), from_flow=_latent),
+    "block": KernelEntry(("target_acceptance", "share"), from_flow=_block),
     "path": KernelEntry(("path_steps",), from_model=_path),
     "refresh": KernelEntry(("path_steps", "level"), from_model=_refresh),
     "cycle": KernelEntry(("trajectory",), from_flow=_cycle),

@@ -26,6 +26,7 @@ from torch import Tensor
 from dmmc.core.rng import normal
 from dmmc.core.scalars import check_count
 from dmmc.model.flow_errors import FlowErrors
+from dmmc.proposals.blocks import random_blocks
 from dmmc.theory.lattice import Lattice
 
 # Read-only attributes are declared as properties to the type checker alone. At run time a property of a base class
@@ -115,12 +116,26 @@ class LatentProposal(Proposal, Protocol):
         """
         ...
 
-    def rotate(self, latents: Tensor, angle: float, generator: torch.Generator) -> Tensor:
+    def rotate(self, latents: Tensor, angle: float, generator: torch.Generator, share: float = 1.0) -> Tensor:
         """A move in latent space that is reversible with respect to the law of :meth:`latents`.
 
-        ``angle`` runs from 0, no change, to pi/2, new latents that do not depend on the old ones.
+        Args:
+            latents: the old ones, ``(n, *latent_shape)``.
+            angle: from 0, no change, to pi/2, new latents that do not depend on the old ones.
+            generator: source of randomness.
+            share: fraction of the sites that move, in a block at a random place
+                (:func:`dmmc.proposals.blocks.random_blocks`). Latents that are not a field on the sites count as the
+                sites of a lattice of their own.
         """
-        return math.cos(angle) * latents + math.sin(angle) * self.latents(len(latents), generator)
+        n = len(latents)
+        rotated = math.cos(angle) * latents + math.sin(angle) * self.latents(n, generator)
+        if share == 1:
+            return rotated
+        on_sites = self.latent_shape == self.lattice.field_shape
+        inside = random_blocks(self.lattice.shape if on_sites else self.latent_shape, share, n, generator)
+        if on_sites and self.lattice.components is not None:
+            inside = inside.unsqueeze(1)
+        return torch.where(inside.to(latents.device), rotated, latents)
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """New latents, pushed forward: ``n`` fields ``(n, *lattice)`` and their log density ``(n,)``."""

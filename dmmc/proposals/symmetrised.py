@@ -119,10 +119,10 @@ class Symmetrised(LatentProposal, Generic[BaseT_co]):
         """Log density ``(n,)`` float64 of given fields ``(n, *lattice)``: that of the average, which needs no draw."""
         return _average(self.base.log_q(phi), self.base.log_q(-phi))
 
-    def rotate(self, latents: Tensor, angle: float, generator: torch.Generator) -> Tensor:
+    def rotate(self, latents: Tensor, angle: float, generator: torch.Generator, share: float = 1.0) -> Tensor:
         """Rotate the latents of the base, and toss the coin anew."""
         _, inner = self._split(latents)
-        rotated = self.base.rotate(inner, angle, generator)
+        rotated = self.base.rotate(inner, angle, generator, share)
         return self._joined(self._coin(len(latents), generator), rotated)
 
     # The measurement of delta, for a base that is Measurable

@@ -99,7 +99,7 @@ def run(
     provenance: Mapping[str, Any] | None = None,
     device: str | torch.device = "cpu",
     show_progress: bool = True,
-    evaluate: Callable[[], Mapping[str, Array]] | None = None,
+    evaluate: Callable[[State], Mapping[str, Array]] | None = None,
     stages: Callable[[], Mapping[str, float]] | None = None,
 ) -> Path:
     """Run chains and store them.
@@ -117,7 +117,8 @@ def run(
         provenance: recorded in the header; compared on resumption like everything else in it.
         device: where the random numbers are made.
         show_progress: show a bar, or off a terminal a line now and then, with the acceptance and the time left.
-        evaluate: called after the last draw; the arrays that it returns are stored beside the chains.
+        evaluate: called after the last draw, with the state of the chains; the arrays that it returns are stored beside
+            them.
         stages: called at the very end; the wall seconds that it returns, by stage, are recorded beside those of the
             chain itself.
 
@@ -189,7 +190,7 @@ def run(
                 done += length
                 bar.advance(length, f"acceptance {accepted / (done - first):.3f}")
         seconds = time.monotonic() - began
-        evaluation = None if evaluate is None else evaluate()
+        evaluation = None if evaluate is None else evaluate(state)
         # The time of this process alone; what an earlier, interrupted one took was not recorded.
         others = {} if stages is None else dict(stages())
         record = RunRecord(wall_seconds={**others, "chain": seconds}, wall_draws=done - first)

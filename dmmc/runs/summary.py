@@ -20,6 +20,7 @@ from dmmc.diagnostics.observables import columns, parts
 from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.diagnostics.slowing_down import cost_per_effective_sample
 from dmmc.proposals.certificate import Certificate
+from dmmc.runs.rival import Pilot, rival
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary_records import Efficiency, EnergySummary, KlSummary, ObservableEstimate, PartSummary, RunSummary
 from dmmc.theory.momenta import orbit_phat2
@@ -118,6 +119,9 @@ def summarise(
     independent = proposals_are_independent(run)
     log_w = run.stats["log_w_proposed"] if independent else None
     symmetry = run.header.provenance.get("symmetry")
+    acceptance = _known(float(np.mean(run.stats["accepted"]))) if "accepted" in run.stats else None
+    better = rival(Pilot.stored(run.evaluation), means["M2"], run.header.steps_per_draw)
+    advice = () if better is None else (better.sentence(acceptance),)
     return RunSummary(
         file=str(run.path),
         facts=run.header.facts,
@@ -129,7 +133,7 @@ def summarise(
         discard=run.discarded,
         observables=observables,
         efficiency=_efficiency(run, means),
-        acceptance=_known(float(np.mean(run.stats["accepted"]))) if "accepted" in run.stats else None,
+        acceptance=acceptance,
         ess_fraction=None if log_w is None else diagnostics.ess_fraction(log_w),
         std_log_w=None if log_w is None else _known(diagnostics.std_log_w(log_w)),
         expected_acceptance=None if log_w is None else diagnostics.expected_acceptance(log_w),
@@ -142,9 +146,10 @@ def summarise(
         symmetry=str(symmetry.get("symmetry", "")) if isinstance(symmetry, dict) else "",
         symmetry_evidence=str(symmetry.get("evidence", "")) if isinstance(symmetry, dict) else "",
         wall_seconds=dict(run.record.wall_seconds if wall is None else wall),
-        notes=(*_remarks(run), *measured.notes),
+        notes=(*_remarks(run), *measured.notes, *advice),
         steps_discarded=run.header.discard,
         parts=_parts(run),
+        rival=better,
     )
 
 

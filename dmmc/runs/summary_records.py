@@ -14,6 +14,7 @@ from dmmc.core.facts import KernelFacts
 from dmmc.core.records import Record
 from dmmc.diagnostics.symbols import symbol
 from dmmc.proposals.certificate import CertificateSummary
+from dmmc.runs.rival import Rival
 from dmmc.runs.summary_text import aligned, html_table, number
 
 
@@ -155,6 +156,7 @@ class RunSummary(Record):
         notes: remarks for people, one sentence or more each.
         steps_discarded: steps of each chain before its first draw, which were not recorded.
         parts: the kernels that the kernel is put together from; empty for most.
+        rival: another kernel, with which a pilot found an effective M2 to cost less; one of the notes says so in words.
     """
 
     file: str
@@ -183,6 +185,7 @@ class RunSummary(Record):
     notes: tuple[str, ...] = ()
     steps_discarded: int = 0
     parts: tuple[PartSummary, ...] = ()
+    rival: Rival | None = None
 
     def __str__(self) -> str:
         tables = [aligned(rows) for rows in (self._observable_rows(), self._efficiency_rows()) if len(rows) > 1]

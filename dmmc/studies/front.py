@@ -192,7 +192,7 @@ def sample(
         model: gives the proposals.
         path: the HDF5 file.
         action: the action that is sampled; needed only where the model does not say it.
-        kernel: ``independence``, ``latent``, ``path``, ``refresh`` or ``cycle``, or a
+        kernel: ``independence``, ``latent``, ``block``, ``path``, ``refresh`` or ``cycle``, or a
             :class:`dmmc.kernels.of_model.KernelOptions` with the options of one of them. By default ``independence``
             for a network with the trace of its Jacobian, and ``path`` for any other.
         chains: parallel chains.

@@ -33,6 +33,7 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun, begun_header, load_run
 from dmmc.studies.chain import WARM_UP, warm_up_stream
 from dmmc.studies.given import Source, read_ensemble
+from dmmc.studies.pilot import pilot_steps, run_pilot
 from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
@@ -166,7 +167,8 @@ def sample(
     Stored beside the chain, in ``Run.evaluation``: the arrays of a :class:`~dmmc.proposals.certificate.Certificate`, if
     the chain depends on an integrator; ``log_w_reference`` of the reference configurations, if there are any; and
     ``denoising``, a field at the noise levels ``denoising_level``, which are noise of standard deviation
-    ``denoising_noise``.
+    ``denoising_noise``; and where independent proposals are accepted seldom, the arrays of a
+    :class:`~dmmc.runs.rival.Pilot` of the kernel of blocks.
 
     Args:
         model: gives the proposals.
@@ -219,7 +221,7 @@ def sample(
     if begun is None:
         announce("the chain", (discard + options.run.draws * options.run.steps_per_draw) * step_seconds, say)
 
-    def evaluate() -> dict[str, NDArray[np.float64]]:
+    def evaluate(state: State) -> dict[str, NDArray[np.float64]]:
         arrays: dict[str, Tensor] = {}
         if weighed is not None:
             with stages("reference weights"):
@@ -240,6 +242,10 @@ def sample(
         measured = {name: x.double().cpu().numpy() for name, x in arrays.items()}
         if flow is None:
             return measured
+        chain_steps = discard + options.run.draws * options.run.steps_per_draw
+        if log_w is not None and (steps := pilot_steps(log_w, options.chains, chain_steps)):
+            with stages("pilot"):
+                measured |= run_pilot(action, flow, state, steps, rng.stream(seed, "pilot", device=device)).arrays()
         certificate = _certificate(flow, path, options, determinants, stages)
         asked = options.bias_share / math.sqrt(options.chains * options.run.draws)
         if options.flow_steps == "auto" and begun is None and certificate.limit > REMARKED * asked:

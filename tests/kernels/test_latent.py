@@ -92,6 +92,11 @@ def latent_keeps_phi4(theta=0.5, n_sites=2, steps=2):
     return invariance(kernel(theta, n_sites), draws(n_sites)[:8000], steps)
 
 
+def block_keeps_phi4(share=0.5, n_sites=4, steps=2, theta=math.pi / 2):
+    """One of four sites, two, or three: at 0.5 and 0.6 whole numbers and a fraction of a site."""
+    return invariance(replace(kernel(theta, n_sites), share=share), draws(n_sites)[:8000], steps)
+
+
 def two_sector_latent_keeps_a_tilted_phi4(theta=0.8, steps=1):
     """Nothing is symmetric, and the reference of a sector reaches far into the other."""
     return invariance(kernel(theta, two_sector=True, action=TILTED), tilted_draws(), steps)
@@ -105,6 +110,17 @@ def test_steps_keep_phi4(theta):
 
 def test_steps_keep_phi4_on_a_ring():
     assert latent_keeps_phi4(0.6, 4) < 1
+
+
+@pytest.mark.parametrize(("share", "theta"), [(0.1, math.pi / 2), (0.5, math.pi / 2), (0.6, 0.7)])
+def test_blocks_keep_phi4(share, theta):
+    assert block_keeps_phi4(share, theta=theta) < 1
+    assert block_keeps_phi4(share, n_sites=2, steps=1, theta=theta) < 1
+
+
+def test_blocks_keep_a_theory_of_two_sectors_without_symmetry():
+    blocks = replace(kernel(math.pi / 2, two_sector=True, action=TILTED), share=0.4)
+    assert invariance(blocks, tilted_draws(), 2) < 1
 
 
 @pytest.mark.parametrize("theta", [0.2, 0.8, math.pi / 2])
@@ -137,6 +153,27 @@ def test_the_gaussian_model_moves_as_an_autoregression():
     assert bool(info.accepted.all())
     product = (phi * state.phi).mean(1) - math.cos(0.6) * (phi * phi).mean(1)
     assert abs(float(product.mean() / product.std())) * math.sqrt(20_000) < 5
+
+
+def test_only_a_block_of_the_latents_moves():
+    one = replace(kernel(math.pi / 2, 4), share=0.5)
+    before = one.start(draws(4)[:2000], rng())
+    after, info = one.step(before, rng(2))
+    moved = (after.latent != before.latent)[info.accepted]
+    assert len(moved) > 500 and bool((moved.sum(1) == 2).all())
+    # Two neighbours on the ring, at each of the four places equally often: 5 sigma.
+    places = torch.stack([(moved & moved.roll(-1, 1))[:, k] for k in range(4)], 1).double()
+    assert bool((places.sum(1) == 1).all())
+    assert float((places.mean(0) - 0.25).abs().max()) < 5 * math.sqrt(0.25 * 0.75 / len(moved))
+
+
+def test_small_blocks_are_accepted():
+    accepted = []
+    for share in (1.0, 0.75, 0.5, 0.25):
+        one = replace(kernel(math.pi / 2, 4), share=share)
+        _, info = one.step(one.start(draws(4)[:4000], rng()), rng(2))
+        accepted.append(float(info.acceptance_rate.mean()))
+    assert accepted == sorted(accepted) and accepted[-1] > accepted[0] + 0.1
 
 
 def test_small_angles_are_accepted():
@@ -216,7 +253,35 @@ def test_tuning_ends_at_the_right_angle_where_that_is_accepted():
     assert tuned.theta == math.pi / 2 and tuned.facts.independent_weights
 
 
+@pytest.mark.parametrize("target", [0.27, 0.32])  # of one site it is 0.47, of all four 0.23
+def test_tuning_the_share_reaches_the_target(target):
+    untuned = replace(kernel(math.pi / 2, 4), target_acceptance=target, share=0.1)
+    tuned, _ = untuned.tune(untuned.start(draws(4)[:200], rng()), rng(1))
+    _, info = tuned.step(tuned.start(draws(4)[:8000], rng(3)), rng(2))
+    assert 0.25 < tuned.share < 1 and tuned.theta == math.pi / 2
+    assert abs(float(info.acceptance_rate.mean()) - target) < 0.03
+
+
+def test_tuning_the_share_ends_at_the_whole_lattice_where_that_is_accepted():
+    untuned = replace(kernel(math.pi / 2), target_acceptance=0.1, share=0.2)
+    tuned, _ = untuned.tune(untuned.initial(100, rng()), rng(1), 40)
+    assert tuned.share == 1 and tuned.facts.independent_weights and not untuned.facts.independent_weights
+
+
+def test_without_a_target_nothing_is_tuned_and_the_chains_go_on():
+    for one in (replace(kernel(0.3), target_acceptance=None), replace(kernel(0.3), target_acceptance=None, share=0.5)):
+        before = one.initial(50, rng())
+        tuned, after = one.tune(before, rng(1), 5)
+        assert tuned == one and not torch.equal(before.phi, after.phi)
+
+
 # Refusals
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1, math.nan])
+def test_shares_out_of_range_are_refused(share):
+    with pytest.raises(DmmcError, match="share of the sites that move must lie"):
+        replace(kernel(0.5), share=share)
 
 
 @pytest.mark.parametrize("theta", [0.0, -0.1, 1.6, math.nan])
@@ -244,6 +309,8 @@ def test_bad_input():
 
 def test_describe():
     assert kernel(0.5).describe() == {"name": "latent", "theta": 0.5, "proposal": flow(2).describe()}
+    part = replace(kernel(0.5), share=0.3).describe()
+    assert part == {"name": "latent", "theta": 0.5, "share": 0.3, "proposal": flow(2).describe()}
     assert kernel(0.5).cost == {"network": 24} and kernel(0.5, two_sector=True).cost == {"network": 48}
     assert kernel(0.5).facts.name == "latent"
 
@@ -274,10 +341,15 @@ def of_rejected(name):
 
 
 def rotation(of_old, of_new):
-    def rotate(self, latents, angle, generator):
+    def rotate(self, latents, angle, generator, share=1.0):
         return of_old(angle) * latents + of_new(angle) * self.latents(len(latents), generator)
 
     return rotate
+
+
+def refresh_negative(self, latents, angle, generator, share=1.0):
+    """The block depends on the latents."""
+    return torch.where(latents < 0, self.latents(len(latents), generator), latents)
 
 
 def forgetful_start(self, phi, generator, start=Latent.start):
@@ -305,6 +377,7 @@ MUTANTS = {
         rotation(lambda angle: 1.0, math.sin),
         latent_keeps_phi4,
     ),
+    "a block chosen by its latents": (LatentProposal, "rotate", refresh_negative, block_keeps_phi4),
     "w / w' instead of w' / w": (
         latent,
         "weighted_step",

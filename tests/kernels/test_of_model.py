@@ -22,6 +22,7 @@ FLOW_STEPS = 6
 OPTIONS = {
     "independence": KernelOptions(),
     "latent": KernelOptions("latent", target_acceptance=0.9),
+    "block": KernelOptions("block", target_acceptance=0.9),
     "path": KernelOptions("path", path_steps=4),
     "refresh": KernelOptions("refresh", path_steps=6, level=0.4),
     "cycle": KernelOptions("cycle", trajectory=2.0),
@@ -41,7 +42,7 @@ def test_every_kernel_is_tested_here():
 @pytest.mark.parametrize("model", [MODEL, TWO_SECTORS], ids=["one sector", "two sectors"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_tuned_kernels_are_invariant(name, model):
-    # The rate of false alarms of assert_invariant is 1e-4 for each of the ten kernels.
+    # The rate of false alarms of assert_invariant is 1e-4 for each of the twelve kernels.
     assert_invariant(tuned(OPTIONS[name], 50, model), GRID.draws(ACTION, 3000 if model.two_sector else 8000), rng(5))
 
 
@@ -51,6 +52,9 @@ def test_options_reach_the_kernels():
     steps = latent.steps(latent.start(GRID.draws(ACTION, 2000), rng()), 5, rng())
     accepted = [info.accepted.double().mean() for _, info in steps]
     assert float(torch.stack(accepted).mean()) == pytest.approx(0.9, abs=0.05)  # 200 chains tuned it
+    assert 0 < tuned(OPTIONS["block"], 200).share < 1
+    fixed = tuned(KernelOptions("latent", angle=0.3), 20), tuned(KernelOptions("block", share=0.5), 20)
+    assert [(one.theta, one.share) for one in fixed] == [(0.3, 1), (math.pi / 2, 0.5)]
     path = tuned(OPTIONS["path"], 4)
     assert path.proposal.n_steps == 4 and path.proposal.calibration is not None
     refresh = tuned(OPTIONS["refresh"], 4)
@@ -67,7 +71,12 @@ def test_defaults():
 
 
 def test_only_some_kernels_use_the_flow():
-    assert {name for name, options in OPTIONS.items() if options.uses_flow} == {"independence", "latent", "cycle"}
+    assert {name for name, options in OPTIONS.items() if options.uses_flow} == {
+        "independence",
+        "latent",
+        "block",
+        "cycle",
+    }
     with pytest.raises(DmmcError, match="the kernel latent needs the probability flow of the model"):
         make_kernel(OPTIONS["latent"], ACTION, MODEL, None)
 
@@ -88,7 +97,13 @@ BAD = {
     "the kernel must be one of": {"kernel": "nonsense"},
     "level is an option of the kernel refresh, not of path": {"kernel": "path", "level": 0.5},
     "path_steps is an option of the kernel path and refresh, not of": {"path_steps": 8},
-    "target_acceptance is an option of the kernel latent": {"kernel": "cycle", "target_acceptance": 0.5},
+    "angle is an option of the kernel latent, not of block": {"kernel": "block", "angle": 0.5},
+    "share is an option of the kernel block, not of independence": {"share": 0.5},
+    "target_acceptance tunes what angle fixes": {"kernel": "latent", "angle": 0.5, "target_acceptance": 0.4},
+    "target_acceptance tunes what share fixes": {"kernel": "block", "share": 0.5, "target_acceptance": 0.4},
+    "angle must lie above 0 and not above pi/2": {"kernel": "latent", "angle": 1.6},
+    "share of the sites must lie above 0": {"kernel": "block", "share": 0.0},
+    "target_acceptance is an option of the kernel latent and block": {"kernel": "cycle", "target_acceptance": 0.5},
     "trajectory is an option of the kernel cycle": {"kernel": "latent", "trajectory": 1.0},
     "target_acceptance must lie between": {"kernel": "latent", "target_acceptance": 1.0},
     "path_steps must be positive": {"kernel": "path", "path_steps": 0},

@@ -141,9 +141,10 @@ def test_observables_of_ones_own_are_recorded(tmp_path):
 
 
 def test_an_evaluation_is_stored_beside_the_chains(tmp_path):
-    made = run("hmc", ChainOptions(draws=5, block=4), tmp_path / "run.h5", evaluate=lambda: {"delta": np.arange(3.0)})
+    made = run("hmc", ChainOptions(draws=5, block=4), tmp_path / "run.h5", evaluate=lambda state: {"delta": state.S})
     assert list(made.evaluation) == ["delta"]
-    np.testing.assert_array_equal(made.evaluation["delta"], np.arange(3.0))
+    # It is called with the state after the last draw.
+    np.testing.assert_array_equal(made.evaluation["delta"] / made.volume, made.observables["S_per_site"][:, -1])
     assert made.record.wall_draws == 5 and made.record.wall_seconds["chain"] > 0
     extended = run("hmc", ChainOptions(draws=7, block=4), tmp_path / "run.h5", resume=True)
     assert extended.evaluation == {} and extended.record.wall_draws == 2
@@ -244,10 +245,10 @@ def test_extension_from_the_middle_of_a_block_keeps_what_was_there(tmp_path):
 
 def test_a_finished_run_is_left_as_it_is(tmp_path):
     options, path = ChainOptions(draws=5, keep_every=2, block=4), tmp_path / "run.h5"
-    run("hmc", options, path, evaluate=lambda: {"delta": np.arange(3.0)})
+    run("hmc", options, path, evaluate=lambda state: {"delta": np.arange(3.0)})
     content, inode = path.read_bytes(), path.stat().st_ino
 
-    def never():
+    def never(state):
         raise AssertionError("there is nothing to evaluate")
 
     resumed = run("hmc", options, path, resume=True, evaluate=never)

@@ -32,6 +32,7 @@ MODEL = random_model(free_reference(Lattice((2,)), mass=1.2), ACTION, strength=0
 OPTIONS = {
     "independence": KernelOptions(),
     "latent": KernelOptions("latent", target_acceptance=0.9),
+    "block": KernelOptions("block", target_acceptance=0.9),
     "path": KernelOptions("path", path_steps=4),
     "refresh": KernelOptions("refresh", path_steps=6, level=0.4),
     "cycle": KernelOptions("cycle", trajectory=2.0),
@@ -63,7 +64,7 @@ def test_chains_are_stored_extended_and_summarised(name, tmp_path):
     for key, value in whole.evaluation.items():
         np.testing.assert_array_equal(parts.evaluation[key], value, err_msg=key)
 
-    uses_flow, has_weights = OPTIONS[name].uses_flow, name in ("independence", "latent", "path")
+    uses_flow, has_weights = OPTIONS[name].uses_flow, name in ("independence", "latent", "block", "path")
     assert ("delta" in whole.evaluation) == uses_flow
     assert ("log_w_reference" in whole.evaluation) == has_weights
     assert not has_weights or whole.evaluation["log_w_reference"].shape == (30,)
