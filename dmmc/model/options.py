@@ -10,8 +10,9 @@ from dmmc.core.rng import check_seed
 from dmmc.core.scalars import check_count
 from dmmc.theory.actions import Action, declaration
 
-TRAJECTORIES = 16
-"""Trajectories of the posterior chain for an action that is cheap to evaluate."""
+TRAJECTORIES = 1
+"""Trajectories of the posterior chain for an action that is cheap to evaluate. More make each step better, but in the
+same time there are fewer steps, and the models are worse (docs/cost.md)."""
 
 MOST_UPDATES = 10_000
 """Most trajectories of the posterior chains of a batch, and most steps of each. More would never give a batch."""
@@ -31,7 +32,7 @@ class TrainingOptions:
         average: share of the budget over which the weights are averaged (exponentially).
         trajectories: trajectories of the posterior chain that averages the targets. With 0 there is no such chain, and
             the force of the action is evaluated once for each field of the ensemble, and not in every step. By default
-            16, or 0 for an action that declares itself costly.
+            1, or 0 for an action that declares itself costly.
         posterior_steps: integrator steps in each trajectory of the posterior chain.
         validation_every: number of steps between validation losses.
         checkpoint_seconds: least time between two checkpoints.

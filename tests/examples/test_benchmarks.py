@@ -37,3 +37,13 @@ def test_cost(tmp_path, monkeypatch, capsys):
     run_benchmark(monkeypatch, "cost", tmp_path, "--quick")
     assert json.loads((tmp_path / "cost.json").read_text()) == first
     assert "HMC, length" in capsys.readouterr().out
+
+
+def test_training(tmp_path, monkeypatch, capsys):
+    run_benchmark(monkeypatch, "training", tmp_path, "--quick")
+    first = json.loads((tmp_path / "training.json").read_text())
+    assert sorted(first) == [f"L6-small, {n} trajectories, seed 1, 0.2 s" for n in (0, 1)]
+    assert all(0 < one["ess"] <= 1 and one["steps"] >= 1 for one in first.values())
+    run_benchmark(monkeypatch, "training", tmp_path, "--quick")
+    assert json.loads((tmp_path / "training.json").read_text()) == first
+    assert "1 trajectories" in capsys.readouterr().out
