@@ -248,7 +248,8 @@ def sample(
                 measured |= run_pilot(action, flow, state, steps, rng.stream(seed, "pilot", device=device)).arrays()
         certificate = _certificate(flow, path, options, determinants, stages)
         asked = options.bias_share / math.sqrt(options.chains * options.run.draws)
-        if options.flow_steps == "auto" and begun is None and certificate.limit > REMARKED * asked:
+        trusted = options.flow_steps == "auto" and begun is None and flow.known_errors is not None
+        if trusted and certificate.limit > REMARKED * asked:
             say(
                 f"note: the bias is at most {certificate.limit:.1e} of a standard deviation, and {asked:.1e} was asked "
                 "for; ask for less with bias_share, or give flow_steps"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from commands import ACTION, ENSEMBLE, SAMPLE, TRAIN, dmmc, summary
+from dmmc.core.threads import WORTH_THREADS
 from dmmc.model.checkpoint import threads_of
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.file import read_tensors
@@ -181,7 +182,8 @@ def test_a_run_goes_on_with_its_threads(tmp_path, capsys):
 def test_a_training_goes_on_with_its_threads(made, tmp_path, capsys, monkeypatch):
     """They are in the checkpoint, which is all that there is if the model was not saved yet."""
     out, before = tmp_path / "model.safetensors", torch.get_num_threads()
-    train = [*TRAIN, "--ensemble", made / "hmc.h5", "--steps", 2, "--out", out]
+    # A batch that is large enough for more than one thread.
+    train = [*TRAIN, "--ensemble", made / "hmc.h5", "--steps", 2, "--levels", WORTH_THREADS // 8, "--out", out]
 
     def interrupted(*_):
         raise KeyboardInterrupt

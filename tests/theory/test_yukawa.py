@@ -97,12 +97,12 @@ def test_what_it_refuses(make, message):
 
 
 def test_a_costly_action_is_trained_on_with_one_force_a_field():
-    from dmmc.model.options import TrainingOptions
+    from dmmc.model.options import TRAJECTORIES, TrainingOptions
 
     options = TrainingOptions(steps=10)
     assert declaration(YUKAWA).costly and not declaration(PHI4).costly
     assert declaration(dmmc.ExternalField(YUKAWA, 0.1)).costly
-    assert (options.for_action(YUKAWA).trajectories, options.for_action(PHI4).trajectories) == (0, 16)
-    assert options.for_action(None).trajectories == 16
+    assert (options.for_action(YUKAWA).trajectories, options.for_action(PHI4).trajectories) == (0, TRAJECTORIES)
+    assert options.for_action(None).trajectories == TRAJECTORIES > 0
     asked = TrainingOptions(steps=10, trajectories=2)
     assert asked.for_action(YUKAWA) == asked
