@@ -309,20 +309,21 @@ def table(found: Sequence[Costs]) -> str:
 def draw(found: Sequence[Costs], path: Path) -> None:
     """Costs against L, and the time for many samples on the largest lattice, training included."""
     figure, (cost, total) = make_panels(9.5, 4.2, columns=2)
-    names = list(dict.fromkeys(name for on in found for name in on.entries))
-    looks = palette(names)
     n = np.geomspace(1e2, 1e8, 200)
-    for name, look in looks.items():
-        there = [on for on in found if name in on.entries]
-        taus = [on.entries[name].estimates["M2"] for on in there]
-        y = np.array([1e3 * on.entries[name].cost["M2"] for on in there])
-        error = y * [x.tau_int_error / x.tau_int for x in taus]
-        cost.errorbar(
-            [on.L for on in there], y, error, color=look.colour, marker=look.marker, linestyle=look.line, label=name
-        )
-        if name in found[-1].entries:
-            facts = found[-1].models.get(name)
-            spent = n * found[-1].entries[name].cost["M2"] + (0.0 if facts is None else facts.training)
+    # Models of several lattices that differ in the name of the lattice alone are one series.
+    series: dict[str, dict[int, tuple[Costs, str]]] = {}
+    for on in found:
+        for name in on.entries:
+            series.setdefault(name.replace(f"-L{on.L}", ""), {})[on.L] = (on, name)
+    for (label, there), look in zip(series.items(), palette(list(series)).values(), strict=True):
+        entries = [on.entries[name] for on, name in there.values()]
+        y = np.array([1e3 * entry.cost["M2"] for entry in entries])
+        error = y * [entry.estimates["M2"].tau_int_error / entry.estimates["M2"].tau_int for entry in entries]
+        cost.errorbar(list(there), y, error, color=look.colour, marker=look.marker, linestyle=look.line, label=label)
+        if found[-1].L in there:
+            on, name = there[found[-1].L]
+            facts = on.models.get(name)
+            spent = n * on.entries[name].cost["M2"] + (0.0 if facts is None else facts.training)
             total.plot(n, spent / 3600, color=look.colour, linestyle=look.line)
     cost.set(xlabel="L", ylabel="wall time of an effective $M^2$ (ms)", xscale="log", yscale="log")
     sizes = [on.L for on in found]
