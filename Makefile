@@ -1,6 +1,6 @@
 # Everything happens in a virtual environment of its own, $(VENV):
 #
-#   make demo    install, then run the six-minute demonstration into ./quickstart
+#   make demo    install, then run the demonstration of two minutes into ./quickstart
 #   make test    install with the tests' requirements, run the tests
 #   make lint    style and types
 #   make docs    install with what the documentation needs, build it into build/docs

@@ -46,7 +46,7 @@ COMMANDS = {
     "report": "write one self-contained HTML page about runs, models and studies: verdicts, comparison, figures",
     "check-action": "test an action of your own: its gradient, symmetry, batches, times",
     "gallery": "make figures of the literature anew, and exact versions of them",
-    "quickstart": "show the whole idea once: 16 x 16 near criticality, in under 6 minutes on 2 cores",
+    "quickstart": "show the whole idea once: 16 x 16 near criticality, in about 2 minutes on 2 cores",
 }
 """The commands and what they do; each is a module of this package with ``add_arguments`` and ``run``."""
 

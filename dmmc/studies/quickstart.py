@@ -43,7 +43,7 @@ FILES = ("hmc.h5", "cluster.h5", "chain.h5", MODEL, TABLE, PAGE, *(f"{name}.png"
 
 @dataclass(frozen=True)
 class QuickstartOptions:
-    """Sizes of the demonstration; the defaults take under 6 minutes on 2 cores.
+    """Sizes of the demonstration; the defaults take about 2 minutes on 2 cores.
 
     Attributes:
         kappa: hopping parameter; kappa_c = 0.27088 in infinite volume at this lam.
@@ -66,7 +66,7 @@ class QuickstartOptions:
     kappa: float = 0.27
     lam: float = 0.022
     shape: tuple[int, ...] = (16, 16)
-    minutes: float | None = 2.5
+    minutes: float | None = 1.5
     steps: int | None = None
     draws: int = 96
     chains: int = 64
