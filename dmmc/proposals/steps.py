@@ -130,7 +130,8 @@ def choose_steps(
         if certificate.limit_delta <= room and certificate.limit_delta > room / _WORTH_A_TRY:
             break
         # What the certificate says of the whole way corrects what the intervals promised.
-        goal = min(10.0, max(0.1, room / (_MARGIN * certificate.limit_delta))) * errors.spread(steps)
+        promised = min(10.0, max(0.1, room / (_MARGIN * max(certificate.limit_delta, 0.01 * room))))
+        goal = promised * errors.spread(steps)
         schedule = errors.fewest(goal)
         if certificate.limit_delta <= room:
             if sum(schedule) >= sum(steps):

@@ -86,6 +86,13 @@ def test_steps_are_as_few_as_the_error_asks_for():
     assert stricter.reached and stricter.proposal.total_steps > chosen.total_steps
 
 
+def test_a_model_without_an_error_takes_the_fewest_steps():
+    reference = free_reference(Lattice((4, 4)), mass=0.8)
+    proposal = FlowProposal(DiffusionModel.untrained(reference, None, symmetry="z2").to_float64(), method="dopri5")
+    choice = choose_steps(proposal, 1e4, n=4)
+    assert choice.reached and choice.proposal.schedule == (1,) * proposal.intervals
+
+
 def test_rounding_sets_a_floor_and_is_named():
     proposal = FlowProposal(model_on((3, 3), dtype=torch.float32, size=replace(SMALL, level_knots=4)), method="dopri5")
     choice = choose_steps(proposal, 1e14, n=8, generator=rng())
