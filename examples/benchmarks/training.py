@@ -57,16 +57,15 @@ class Budget:
 
 
 def seconds_per_step(ensemble: StoredRun, size: str, options: TrainingOptions, path: Path, budget: Budget) -> float:
-    """CPU time of a training step: the slope between a short and a longer training, the least of two."""
-    spent = []
-    for _ in range(2):
-        times = []
+    """CPU time of a training step: the slope between a short and a longer training, of each the least of three."""
+    least = dict.fromkeys(budget.timed, float("inf"))
+    for _ in range(3):
         for steps in budget.timed:
             began = time.process_time()
             train(ensemble, path, replace(options, steps=steps), size=size, overwrite=True, say=lambda _: None)
-            times.append(time.process_time() - began)
-        spent.append((times[1] - times[0]) / (budget.timed[1] - budget.timed[0]))
-    return max(min(spent), 1e-4)
+            least[steps] = min(least[steps], time.process_time() - began)
+    short, long = budget.timed
+    return max((least[long] - least[short]) / (long - short), 1e-4)
 
 
 def quality(model: dmmc.DiffusionModel, seed: int) -> float:
