@@ -9,6 +9,9 @@ from contextlib import contextmanager
 SPIN_COUNT = "1000"
 """Turns of a waiting loop. This is what GNU OpenMP itself takes where it knows that there are too few cores."""
 
+WORTH_THREADS = 1 << 15
+"""Numbers in an array from which on more than one thread pays."""
+
 
 def sleep_soon() -> None:
     """Let the threads of GNU OpenMP, which torch uses on Linux, sleep soon while they wait for each other.
@@ -19,10 +22,6 @@ def sleep_soon() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-
-
-WORTH_THREADS = 1 << 15
-"""Numbers in an array from which on more than one thread pays."""
 
 
 @contextmanager

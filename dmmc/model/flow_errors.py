@@ -17,9 +17,6 @@ from dmmc.core.scalars import check_count
 MOST_EXTRAPOLATED = 3
 """The law of the order is trusted up to this many times the largest measured number of steps."""
 
-_ADVANCES = 100_000
-"""More steps than any integrator is given; a search that comes so far has lost its way."""
-
 
 @dataclass(frozen=True)
 class FlowErrors(Record):
@@ -81,10 +78,10 @@ class FlowErrors(Record):
         steps = [-(-known[0][0] // 2) for known in self.intervals]
         most = [MOST_EXTRAPOLATED * known[-1][0] for known in self.intervals]
         squares = [self.of_interval(k, n) ** 2 for k, n in enumerate(steps)]
-        for _ in range(_ADVANCES):
+        while sum(squares) > goal**2:
             # Every step costs the same; the next one goes where it removes most of the error.
             free = [k for k, n in enumerate(steps) if n < most[k]]
-            if sum(squares) <= goal**2 or not free:
+            if not free:
                 break
             fewer = {k: self.of_interval(k, steps[k] + 1) ** 2 for k in free}
             best = max(free, key=lambda k: squares[k] - fewer[k])
