@@ -19,7 +19,7 @@ from dmmc.theory.function_action import AutogradAction
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.observables import measure
 from dmmc.theory.phi4 import Phi4
-from helpers import Grid, free_draws, free_reference, rng
+from helpers import Grid, ar1, free_draws, free_reference, rng
 
 BROKEN = Phi4.from_mass(-5.0, 1.0, 1)  # on two sites: wells at +-1.6 with a barrier of 12.5 between them
 
@@ -193,7 +193,7 @@ def test_integrator_bias_against_the_statistical_error(bias_bound, level):
 
 
 def test_integrator_bias_of_other_kernels():
-    verdicts = diagnostics.judge_chain(np.ones((16, 1000)), observables_of(ar1(0.7, (16, 1000))), bias_bound=0.05)
+    verdicts = diagnostics.judge_chain(np.ones((16, 1000)), observables_of(series(0.7, (16, 1000))), bias_bound=0.05)
     assert [(x.title, x.level) for x in verdicts] == [("The integrator is too coarse", "bad")]
 
 
@@ -335,14 +335,8 @@ def test_energy_errors_after_a_bad_start():
     assert "HMC violates <exp(-dH)> = 1" in titles(verdicts)
 
 
-def ar1(tau, shape, seed=1):
-    a = (2 * tau - 1) / (2 * tau + 1)
-    noise = np.random.default_rng(seed).normal(size=shape)
-    x = np.empty(shape)
-    x[:, 0] = noise[:, 0]
-    for t in range(1, shape[1]):
-        x[:, t] = a * x[:, t - 1] + math.sqrt(1 - a * a) * noise[:, t]
-    return x
+def series(tau, shape, seed=1):
+    return ar1(tau, *shape, np.random.default_rng(seed))
 
 
 def observables_of(M):
@@ -351,10 +345,10 @@ def observables_of(M):
 
 def test_short_and_scattered_chains():
     accepted = np.random.default_rng(2).random((16, 400)) < 0.8
-    assert diagnostics.judge_chain(accepted, observables_of(ar1(2.0, (16, 400))))[0].level == "good"
-    short = diagnostics.judge_chain(accepted, observables_of(ar1(60.0, (16, 400))))
+    assert diagnostics.judge_chain(accepted, observables_of(series(2.0, (16, 400))))[0].level == "good"
+    short = diagnostics.judge_chain(accepted, observables_of(series(60.0, (16, 400))))
     assert "Too few draws" in titles(short)
-    M = ar1(0.5, (16, 400))
+    M = series(0.5, (16, 400))
     M[3] = 3 + 0.1 * M[3]  # one chain in a mode of its own
     verdicts = diagnostics.judge_chain(accepted, observables_of(M), z2_symmetric=False)
     assert verdicts[0].title == "The chains differ from each other" and verdicts[0].level == "bad"
@@ -363,16 +357,16 @@ def test_short_and_scattered_chains():
     scattered = diagnostics.judge_chain(accepted, record, z2_symmetric=False)[0]
     assert scattered.text.startswith("Split R-hat of |M| is") and scattered.quantity == "split R-hat of |M|"
     # Many chains of five autocorrelation times: their scatter is in the errors.
-    short = diagnostics.judge_chain(np.ones((64, 200)), observables_of(ar1(40.0, (64, 200))))
+    short = diagnostics.judge_chain(np.ones((64, 200)), observables_of(series(40.0, (64, 200))))
     assert [(x.title, x.level) for x in short] == [("The chains differ from each other", "doubtful")]
     # tau_int of M^2 is 20; R^2 - 1 = 4 tau_int / draws holds to terms of relative order 2 tau_int / draws, here 13 %.
-    fifteen = diagnostics.judge_chain(np.ones((64, 300)), observables_of(ar1(40.0, (64, 300))))
+    fifteen = diagnostics.judge_chain(np.ones((64, 300)), observables_of(series(40.0, (64, 300))))
     said = re.search(r"only about ([\d.]+) autocorrelation times long", fifteen[0].text)
     assert said is not None and 12 < float(said[1]) < 18
 
 
 def test_stuck_chain_of_another_kernel():
-    accepted, M = np.random.default_rng(3).random((16, 400)) < 0.8, ar1(1.0, (16, 400))
+    accepted, M = np.random.default_rng(3).random((16, 400)) < 0.8, series(1.0, (16, 400))
     accepted[7, 99:161] = True
     accepted[7, 100:160] = False
     verdicts = diagnostics.judge_chain(accepted, observables_of(M))
@@ -465,5 +459,5 @@ def test_energy_errors_beyond_the_range_of_exp():
     dH = np.random.default_rng(13).normal(size=(8, 200))
     dH[0, :4] = [np.inf, np.nan, -900.0, 1e200]
     with np.errstate(over="raise"):
-        verdicts = diagnostics.judge_chain(np.ones((8, 200)), observables_of(ar1(0.6, (8, 200))), energy_error=dH)
+        verdicts = diagnostics.judge_chain(np.ones((8, 200)), observables_of(series(0.6, (8, 200))), energy_error=dH)
     assert all(math.isfinite(x.number) for x in verdicts)

@@ -9,17 +9,11 @@ import pytest
 from dmmc.diagnostics import gamma_method
 from dmmc.diagnostics.autocorrelation import resolved_tau
 from dmmc.runs.rival import Pilot, Rival, rival
+from helpers import ar1
 
 
 def autoregression(tau, shape, seed):
-    """Series ``(chain, draw)`` with ``rho(t) = a^t``, hence ``tau_int = (1 + a) / (1 - a) / 2``."""
-    a = (2 * tau - 1) / (2 * tau + 1)
-    noise = np.random.default_rng(seed).normal(size=shape)
-    x = np.empty(shape)
-    x[:, 0] = noise[:, 0]
-    for t in range(1, shape[1]):
-        x[:, t] = a * x[:, t - 1] + math.sqrt(1 - a * a) * noise[:, t]
-    return x
+    return ar1(tau, *shape, np.random.default_rng(seed))
 
 
 def pilot(tau, shape=(64, 60), seed=1, share=0.25):
