@@ -47,3 +47,35 @@ def test_training(tmp_path, monkeypatch, capsys):
     run_benchmark(monkeypatch, "training", tmp_path, "--quick")
     assert json.loads((tmp_path / "training.json").read_text()) == first
     assert "1 trajectories" in capsys.readouterr().out
+
+
+def test_progress(tmp_path, monkeypatch, capsys):
+    made = {
+        # As the first version wrote it, with a second bound and nothing discarded, and as this one does.
+        tmp_path: {
+            "chains": 2,
+            "draws": 10,
+            "bias_bound_sigma": 1e-3,
+            "bias_bound_sigma_95": 2e-3,
+            "tau": 1.0,
+            "s": 40.0,
+        },
+        BENCHMARKS.parents[1]: {"chains": 4, "draws": 10, "discard": 0, "steps_discarded": 10, "bias_bound_sigma": 1e-4}
+        | {"tau": 0.3, "s": 4.0},
+    }
+
+    def command(words, cwd, env, check, capture_output):
+        summary = dict(made[Path(env["PYTHONPATH"])])
+        summary |= {"wall_seconds": {"chain": summary.pop("s")}, "observables": {"M2": {"tau_int": summary.pop("tau")}}}
+        Path(words[words.index("--json") + 1]).write_text(json.dumps(summary))
+
+    (tmp_path / "dmmc").mkdir()
+    (tmp_path / "dmmc" / "__main__.py").touch()
+    monkeypatch.setattr("subprocess.run", command)
+    run_benchmark(monkeypatch, "progress", tmp_path)
+    said = capsys.readouterr().out
+    # 2 s a draw and tau_int 1; 50 ms, with the discarded steps, and tau_int 1/2 at least.
+    assert (
+        "effective M^2 4e+03 ms, bias at most 2.0e-03" in said and "effective M^2 50 ms, bias at most 1.0e-04" in said
+    )
+    assert "costs 80 times less now" in said
