@@ -1,8 +1,8 @@
 """What an effective sample of M^2 costs with two versions of dmmc, each with its own defaults and its own model.
 
     git worktree add ../then e699ca3
-    python examples/benchmarks/progress.py ../then                     # phi4-flow-L32, three turns each
-    python examples/benchmarks/progress.py ../then --options "--chains 16 --draws 40"   # a shorter chain of a slow version
+    python examples/benchmarks/progress.py ../then                                     # phi4-flow-L32, three turns each
+    python examples/benchmarks/progress.py ../then --options "--chains 16 --draws 40"  # less of a slow version
 
 ``dmmc sample --pretrained NAME`` runs from the folder of the other version and from this one in turns, with the Python
 that runs this program, and the least wall time of each counts. The autocorrelation times are those of the runs. The
@@ -51,21 +51,9 @@ def run(root: Path, name: str, options: list[str]) -> Cost:
     """The chain of a model that comes with the version in the folder ``root``."""
     with tempfile.TemporaryDirectory() as folder:
         out, summary = Path(folder) / "chain.h5", Path(folder) / "chain.json"
-        words = [
-            sys.executable,
-            "-m",
-            "dmmc",
-            "sample",
-            "--pretrained",
-            name,
-            *options,
-            "--out",
-            out,
-            "--json",
-            summary,
-        ]
+        words = [sys.executable, "-m", "dmmc", "sample", "--pretrained", name, *options]
+        words += ["--out", str(out), "--json", str(summary)]
         environment = os.environ | {"PYTHONPATH": str(root.resolve())}
-        words += ["--json", str(summary)]
         subprocess.run(words, cwd=folder, env=environment, check=True, capture_output=True)
         return Cost.of(json.loads(summary.read_text()))
 
