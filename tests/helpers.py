@@ -65,6 +65,8 @@ def random_model(reference, action=None, size=SMALL, two_sector=False, seed=1, s
     """A model with random weights: no good, but all that is exact must be so for it as well."""
     config = size.describe() if not two_sector else size.describe() | {"odd": False}
     symmetry = "z2" if two_sector or size.odd else None
+    if reference.lattice.components is not None:
+        symmetry = "o_n"
     model = DiffusionModel.untrained(
         reference, action, config=config, symmetry=symmetry, two_sector=two_sector, generator=rng(seed)
     )

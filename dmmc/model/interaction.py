@@ -36,11 +36,14 @@ from dmmc.core import rng
 from dmmc.core.errors import DmmcError
 from dmmc.core.scalars import check_count
 from dmmc.model import shells, splines
+from dmmc.model.cuda.flow import GraphedFlow
+from dmmc.model.cuda.graphs import Graphs
+from dmmc.model.cuda.layers import FusedLayers, TorchLayers
 from dmmc.model.layers import ScalarLayers, SiteLayers, VectorLayers
 from dmmc.model.memo import LevelMemo, Prepared
 from dmmc.model.network import Network, refuse_context, register_network
 from dmmc.model.reference import GaussianReference, wiener
-from dmmc.model.transport import Transport, works_for
+from dmmc.model.transport import Transport, has_triton, works_for
 from dmmc.theory.lattice import Lattice
 
 SIZES = {
@@ -187,6 +190,7 @@ class InteractionNetwork(Network):
         self.register_buffer("_radial_basis", radial, persistent=False)
         self.register_buffer("_multiplicity", lattice.multiplicity.float(), persistent=False)
         self._memo = LevelMemo()
+        self._graphs = Graphs()
 
     def config(self) -> dict[str, Any]:
         return self.size.describe()
@@ -346,7 +350,11 @@ class InteractionNetwork(Network):
 
     def transport(self) -> Transport | None:
         # A subclass may compute something else than this class.
-        if type(self) is not InteractionNetwork or self.equivariant or not works_for(self.device, self.dtype):
+        if type(self) is not InteractionNetwork or not works_for(self.device, self.dtype):
+            return None
+        if self.device.type != "cpu":
+            return self.graphed_flow()
+        if self.equivariant:
             return None
         from dmmc.model.compiled import flow  # which loads Numba
 
@@ -355,3 +363,26 @@ class InteractionNetwork(Network):
             return flow.coefficients(self.reference, self._parts, v, [(m, self._trace_of(m)) for m in matrices])
 
         return flow.CompiledFlow(self.lattice, self._parts, lambda v: self._prepared("flow", v, at_levels))
+
+    def graphed_flow(self, fused: bool | None = None) -> GraphedFlow:
+        """The flow as a CUDA graph, with coefficients that are computed once for all levels.
+
+        Args:
+            fused: whether the site-wise layers are Triton kernels, which there are for scalar fields in float32; by
+                default where these kernels can be used.
+        """
+        if fused is None:
+            fused = self.dtype == torch.float32 and not self.equivariant and has_triton()
+        shells_of_parts = [shell for shell, _ in self._parts]
+
+        def at_levels(v: Tensor) -> tuple[Prepared, Prepared]:
+            m = self._at_levels(v)
+            return m | {"parts": m["w"][:, shells_of_parts]}, self._trace_of(m)
+
+        layers = (
+            FusedLayers(self.lattice, self._parts)
+            if fused
+            else TorchLayers(self.lattice, self._layers, self.shells, self._parts)
+        )
+        weights = (*self.parameters(), *self.buffers())
+        return GraphedFlow(self.reference, at_levels, layers, weights, self._graphs)

@@ -19,19 +19,43 @@ KEPT_NUMBERS = 1 << 24
 Prepared = dict[str, Tensor]
 
 
+class WeightVersions:
+    """Tells whether weights are still the ones that they were.
+
+    A write to ``weight.data`` goes unnoticed here as it does in autograd; change weights under ``torch.no_grad()``
+    instead.
+    """
+
+    def __init__(self) -> None:
+        # Aliases of the weights, which keep their memory from being used again, and the versions of their values.
+        self._weights: list[Tensor] = []
+        self._versions: list[tuple[int, int]] = []
+
+    @staticmethod
+    def known(weights: Iterable[Tensor]) -> bool:
+        """Whether the weights have versions, as those made in inference mode have not."""
+        return not any(x.is_inference() for x in weights)
+
+    def same(self, weights: Iterable[Tensor]) -> bool:
+        """Whether these are the weights of the last call, unchanged."""
+        weights = list(weights)
+        versions = [(x.data_ptr(), x._version) for x in weights]
+        if versions == self._versions:
+            return True
+        self._weights, self._versions = [x.detach() for x in weights], versions
+        return False
+
+
 class LevelMemo:
     """Tensors by noise variances, as long as the weights are the same; what was used last is kept longest.
 
     Nothing is kept of weights that are being trained, nor on a device other than the CPU, where looking up a level
-    would wait for the device. A write to ``weight.data`` goes unnoticed here as it does in autograd; change weights
-    under ``torch.no_grad()`` instead.
+    would wait for the device.
     """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Any, Prepared] = OrderedDict()
-        # Aliases of the weights, which keep their memory from being used again, and the versions of their values.
-        self._weights: list[Tensor] = []
-        self._versions: list[tuple[int, int]] = []
+        self._versions = WeightVersions()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LevelMemo:
         return LevelMemo()
@@ -49,12 +73,11 @@ class LevelMemo:
             compute: makes the tensors.
         """
         weights = list(weights)
-        if v.device.type != "cpu" or any(x.requires_grad or x.is_inference() for x in (v, *weights)):
+        tracked = WeightVersions.known((v, *weights)) and not any(x.requires_grad for x in (v, *weights))
+        if v.device.type != "cpu" or not tracked:
             return compute(v)
-        versions = [(x.data_ptr(), x._version) for x in weights]
-        if versions != self._versions:
+        if not self._versions.same(weights):
             self._kept.clear()
-            self._weights, self._versions = [x.detach() for x in weights], versions
         key = kind, v.dtype, tuple(v.tolist())
         if key in self._kept:
             self._kept.move_to_end(key)

@@ -1,7 +1,7 @@
-"""The contract of a flow in machine code: all steps of an integration for many fields at once, on the CPU.
+"""The contract of a flow as a whole: all steps of an integration for many fields at once.
 
 A network that has one offers it (:meth:`dmmc.model.network.Network.transport`). It computes what the network computes
-step by step, up to rounding.
+step by step, up to rounding. On a CPU it is machine code, on a GPU a CUDA graph.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class Transport(Protocol):
 
 
 def works_for(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether machine code can be made for numbers of this type on this device."""
-    return device.type == "cpu" and dtype in (torch.float32, torch.float64) and has_numba()
+    """Whether there is a way to do this for numbers of this type on this device."""
+    possible = device.type == "cuda" or (device.type == "cpu" and has_numba())
+    return possible and dtype in (torch.float32, torch.float64)
 
 
 @cache
@@ -63,5 +64,15 @@ def has_numba() -> bool:
     try:
         import numba  # noqa: F401
     except Exception:  # it may also be one that does not fit the Python or the NumPy that is installed
+        return False
+    return True
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton can be used here, as it can where torch has come with CUDA on Linux."""
+    try:
+        import triton  # noqa: F401
+    except Exception:  # it may also be one that does not fit the torch that is installed
         return False
     return True

@@ -49,8 +49,9 @@ class FlowProposal(Steppable):
         divergence: how the trace of the Jacobian is found; by default with the network's own formula.
         method: one of :data:`dmmc.proposals.runge_kutta.METHODS`: ``rk4``, or ``dopri5``, which at equal evaluations
             has the smaller error once that is small.
-        compiled: whether the integration runs as machine code (:meth:`dmmc.model.network.Network.transport`), with the
-            same numbers up to rounding; by default where the network has it.
+        compiled: whether the integration runs as machine code, or on a GPU as a CUDA graph
+            (:meth:`dmmc.model.network.Network.transport`), with the same numbers up to rounding; by default where the
+            network has it.
 
     Raises:
         DmmcError: if a number is not a positive integer, the method unknown, the network has no formula for its trace

@@ -29,8 +29,8 @@ CPU_SITES, ACCELERATOR_SITES, COMPILED_SITES = 1 << 15, 1 << 20, 1 << 19
 many that each thread has some of the tiles of machine code, which stay in cache by themselves."""
 
 NOT_COMPILED = (
-    "there is no machine code for this flow: that is for the interaction network of scalar fields, with its own "
-    "divergence, on the CPU, and needs Numba (pip install numba); pass compiled=False"
+    "there is no machine code for this flow: that is for the interaction network with its own divergence, on a CUDA "
+    "device, or on a CPU for scalar fields, where it needs Numba (pip install numba); pass compiled=False"
 )
 
 
@@ -95,9 +95,9 @@ def sites_at_once(model: DiffusionModel) -> int:
 def chunk(model: DiffusionModel, chunk_sites: int | None = None, machine_code: bool = False) -> int:
     """How many fields make about ``chunk_sites`` sites, by default those that suit the device; at least 1.
 
-    Machine code makes its own tiles, so that for it the number does not matter as long as it is large.
+    Machine code for a CPU makes its own tiles, so that for it the number does not matter as long as it is large.
     """
-    if machine_code:
+    if machine_code and model.device.type == "cpu":
         chunk_sites = COMPILED_SITES
     return max(1, (sites_at_once(model) if chunk_sites is None else chunk_sites) // model.lattice.n_numbers)
 

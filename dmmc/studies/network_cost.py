@@ -58,7 +58,7 @@ def network_cost(model: DiffusionModel) -> NetworkCost | None:
         model: a model.
 
     Returns:
-        what they cost; None where the flow has no machine code, and timing it would take too long.
+        what they cost; None where the flow is not compiled, and timing it would take too long.
     """
     if not callable(getattr(model.network, "with_trace", None)):
         return None
@@ -84,7 +84,7 @@ def network_cost(model: DiffusionModel) -> NetworkCost | None:
         for which, one in timed.items():
             latents = one.latents(FIELDS, rng.stream(turn, "cost"))
             began = time.perf_counter()
-            one.push(latents)
+            float(one.push(latents)[1].sum())  # which waits for a GPU
             if turn:
                 least[which] = min(least[which], time.perf_counter() - began)
     evaluations = (with_known_steps(flow, USUAL_DRAWS) or flow_proposal(model)).evaluations
