@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import checks
+import dmmc
 from dmmc.core import rng as streams
+from dmmc.core.graphs import RECORDED_FROM
 from dmmc.kernels.base import advance
 from dmmc.kernels.cluster import Cluster
-from dmmc.kernels.hmc import HMC
+from dmmc.kernels.hmc import HMC, leapfrog
 from dmmc.kernels.of_model import KERNELS, KernelOptions, make_kernel
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.options import TrainingOptions
@@ -101,6 +103,17 @@ def test_observables_are_those_of_the_cpu():
     values = {d: measure(phi.to(d), ACTION(phi.to(d)), LATTICE, {}) for d in ("cpu", DEVICE)}
     for name, exact in values["cpu"].items():
         torch.testing.assert_close(values[DEVICE][name].cpu(), exact, rtol=1e-12, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("action", [ACTION, dmmc.SineGordon(0.3, 1.0, 2.0), dmmc.ExternalField(ACTION, 0.2)])
+def test_recorded_trajectories_are_those_of_single_operations(action):
+    kernel = HMC.default(action, LATTICE)
+    fields = (noise(LATTICE, 20).to(DEVICE), noise(LATTICE, 20, seed=5).to(DEVICE))
+    step = torch.linspace(0.05, 0.1, 20, dtype=torch.float64, device=DEVICE)
+    for turn in range(RECORDED_FROM + 2):  # fields and steps are other ones every time
+        phi, pi = (x * (1 + turn) for x in fields)
+        expected = leapfrog(action, kernel.n_leapfrog, phi, pi, (step / (1 + turn)).view(-1, 1, 1))
+        torch.testing.assert_close(kernel.trajectory(phi, pi, step / (1 + turn)), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", [*KERNELS, "hmc"])

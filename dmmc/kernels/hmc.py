@@ -7,6 +7,7 @@ Duane, Kennedy, Pendleton, Roweth, Phys. Lett. B 195 (1987) 216. One step draws 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from dmmc.core.errors import DmmcError
 from dmmc.core.facts import KernelFacts
+from dmmc.core.graphs import Graphs
 from dmmc.core.rng import normal, signs, uniform
 from dmmc.diagnostics.energy import DIVERGED
 from dmmc.kernels.base import Info, Kernel, State, metropolis, start_state
@@ -34,6 +36,10 @@ random walk.
 
 NEGLIGIBLE = 50.0
 """No chain begins at a uniform field whose S is larger than that of its mirror image by more than this."""
+
+
+_RECORDED = Graphs()
+"""The trajectories that have been recorded on GPUs."""
 
 
 @dataclass(frozen=True)
@@ -146,16 +152,18 @@ class HMC(Kernel[State]):
             pi: their momenta, of the same shape.
             step: step size, a number or ``(n,)``; ``step_size`` by default.
 
+        On a GPU, the trajectory of an action that declares itself ``recordable`` is launched as a CUDA graph.
+
         Returns:
             Fields and momenta at the end; the arguments are left alone.
         """
         step = torch.as_tensor(self.step_size if step is None else step, dtype=phi.dtype, device=phi.device)
         step = step.view(-1, *[1] * (phi.ndim - 1))
-        phi = torch.addcmul(phi, pi, step, value=0.5)
-        pi = pi.clone()
-        for k in range(self.n_leapfrog):
-            pi.addcmul_(force(self.action, phi), step, value=-1.0)
-            phi.addcmul_(pi, step, value=1.0 if k < self.n_leapfrog - 1 else 0.5)
+        work = functools.partial(leapfrog, self.action, self.n_leapfrog)
+        if phi.device.type == "cpu" or not declaration(self.action).recordable:
+            return work(phi, pi, step)
+        key = (self.action, self.n_leapfrog, phi.shape, step.shape, phi.dtype, phi.device)
+        phi, pi = _RECORDED.run(key, (), lambda: None, lambda _, *inputs: work(*inputs), phi, pi, step)
         return phi, pi
 
     @torch.no_grad()
@@ -189,6 +197,16 @@ class HMC(Kernel[State]):
             DmmcError: if ``n_steps`` is too small, or a trajectory would take more than 1000 steps to be accepted.
         """
         return tune_step_size(self, state, generator, n_steps)
+
+
+def leapfrog(action: Action, n_leapfrog: int, phi: Tensor, pi: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """The equations of motion with ``n_leapfrog`` gradients; see :meth:`HMC.trajectory`."""
+    phi = torch.addcmul(phi, pi, step, value=0.5)
+    pi = pi.clone()
+    for k in range(n_leapfrog):
+        pi.addcmul_(force(action, phi), step, value=-1.0)
+        phi.addcmul_(pi, step, value=1.0 if k < n_leapfrog - 1 else 0.5)
+    return phi, pi
 
 
 def kinetic_energy(pi: Tensor) -> Tensor:

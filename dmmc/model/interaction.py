@@ -34,10 +34,10 @@ from torch import Tensor, nn
 
 from dmmc.core import rng
 from dmmc.core.errors import DmmcError
+from dmmc.core.graphs import Graphs
 from dmmc.core.scalars import check_count
 from dmmc.model import shells, splines
 from dmmc.model.cuda.flow import GraphedFlow
-from dmmc.model.cuda.graphs import Graphs
 from dmmc.model.cuda.layers import FusedLayers, TorchLayers
 from dmmc.model.layers import ScalarLayers, SiteLayers, VectorLayers
 from dmmc.model.memo import LevelMemo, Prepared
@@ -373,11 +373,10 @@ class InteractionNetwork(Network):
         """
         if fused is None:
             fused = self.dtype == torch.float32 and not self.equivariant and has_triton()
-        shells_of_parts = [shell for shell, _ in self._parts]
 
         def at_levels(v: Tensor) -> tuple[Prepared, Prepared]:
             m = self._at_levels(v)
-            return m | {"parts": m["w"][:, shells_of_parts]}, self._trace_of(m)
+            return m, self._trace_of(m)
 
         layers = (
             FusedLayers(self.lattice, self._parts)

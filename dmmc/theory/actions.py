@@ -16,6 +16,9 @@ attribute       type               meaning, and what holds without it
 ``has_grad``    bool               whether ``grad`` may be called; without it, whether there is such a method
 ``costly``      bool               whether S or its gradient takes far longer than those of a local theory, so that they
                                    are to be evaluated as seldom as possible; False
+``recordable``  bool               whether S and its gradient are operations of torch on the device of the field, always
+                                   the same ones, so that HMC on a GPU may record them as a CUDA graph (of an action
+                                   that can be hashed); False
 ==============  =================  ==================================================================================
 
 Optional methods serve people: ``label(dim)`` returns the name of the theory and its couplings as plain text;
@@ -79,6 +82,7 @@ class Declaration:
             where the action does not say.
         has_grad: whether there is a gradient.
         costly: whether evaluations are to be few.
+        recordable: whether evaluations may be recorded as a CUDA graph.
     """
 
     components: int | None
@@ -88,6 +92,7 @@ class Declaration:
     hopping: float | None
     has_grad: bool
     costly: bool
+    recordable: bool
 
 
 def declaration(action: Action) -> Declaration:
@@ -113,6 +118,7 @@ def declaration(action: Action) -> Declaration:
     minimum = getattr(action, "minimum", 0.0)
     has_grad = getattr(action, "has_grad", callable(getattr(action, "grad", None)))
     costly = getattr(action, "costly", False)
+    recordable = getattr(action, "recordable", False)
 
     def refuse(what: str, value: object, should: str) -> DmmcError:
         name = described.get("name", type(action).__name__)
@@ -132,7 +138,7 @@ def declaration(action: Action) -> Declaration:
         raise refuse("scale", scale, "a positive number")
     if hopping is not None and not is_finite(hopping):
         raise refuse("hopping", hopping, "a finite number, or None where nothing is said")
-    for what, value in (("has_grad", has_grad), ("costly", costly)):
+    for what, value in (("has_grad", has_grad), ("costly", costly), ("recordable", recordable)):
         if not isinstance(value, bool):
             raise refuse(what, value, "True or False")
     if hopping is not None and symmetry == "none":
@@ -149,7 +155,7 @@ def declaration(action: Action) -> Declaration:
     if hopping is not None:
         symmetry, hopping = "z2" if components is None else "o_n", float(hopping)
     symmetry = cast(Symmetry | None, symmetry)
-    return Declaration(components, symmetry, float(scale), checked_minimum, hopping, has_grad, costly)
+    return Declaration(components, symmetry, float(scale), checked_minimum, hopping, has_grad, costly, recordable)
 
 
 def offered_observables(action: Action) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:

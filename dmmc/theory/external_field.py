@@ -68,6 +68,11 @@ class ExternalField:
         """Whether the theory without the external field is."""
         return declaration(self.action).costly
 
+    @property
+    def recordable(self) -> bool:
+        """As that of ``action``."""
+        return declaration(self.action).recordable
+
     def minimum(self, dim: int) -> float:
         """The value of the uniform field of least action in ``dim`` dimensions, to about 1e-8 of its size.
 

@@ -66,6 +66,11 @@ class Mixture:
         """Whether one of the actions is."""
         return declaration(self.start).costly or declaration(self.end).costly
 
+    @property
+    def recordable(self) -> bool:
+        """As those of both actions."""
+        return declaration(self.start).recordable and declaration(self.end).recordable
+
     def __call__(self, phi: Tensor) -> Tensor:
         return (1 - self.share) * self.start(phi) + self.share * self.end(phi)
 

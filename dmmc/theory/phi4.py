@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -52,6 +52,8 @@ class Phi4:
     lam: float
     scale: float = 1.0
     components: int | None = None
+
+    recordable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_finite(kappa=self.kappa, lam=self.lam, scale=self.scale)

@@ -39,6 +39,7 @@ class SineGordon:
 
     symmetry: ClassVar[Symmetry] = "z2"
     hopping: ClassVar[float] = 1.0
+    recordable: ClassVar[bool] = True
 
     m2: float
     alpha: float

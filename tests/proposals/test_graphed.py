@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from dmmc.core.graphs import KEPT, RECORDED_FROM, Graphs
 from dmmc.model import shells, transport
-from dmmc.model.cuda.graphs import KEPT, RECORDED_FROM, Graphs
 from dmmc.model.cuda.layers import neighbour_table
 from dmmc.model.interaction import NetworkSize
 from dmmc.proposals import ode
@@ -123,12 +123,13 @@ def test_neighbours_are_those_of_the_shells(shape):
     distances = ((), (1,), (2,), (1, 1), (3, 1))
     found = [(k, s) for k, d in enumerate(distances) if (s := shells.displacements(d, lattice.dim))]
     parts = tuple((k, part) for k, shell in found for part in shells.classes(shell, lattice))
-    table, starts = neighbour_table(lattice, parts, torch.device("cpu"))
-    x = noise(lattice, len(parts))
+    table, belongs = neighbour_table(lattice, parts, torch.device("cpu"))
     for k, (_, part) in enumerate(parts):
-        total = x[k].flatten()[table[starts[k] : starts[k + 1]].long()].sum(0)
-        expected = shells.shell_sum(x[None, k : k + 1], (part,), lattice.dim)[0]
-        np.testing.assert_allclose(total.numpy(), expected.flatten().numpy(), rtol=0, atol=1e-12)
+        x = noise(lattice, 1)[0].flatten()
+        rows = table[[group for group, of in enumerate(belongs) if of == k]].flatten(0, 1).long()
+        total = torch.where(rows < 0, 0.0, x[rows]).sum(0) if part != ((),) else x
+        expected = shells.shell_sum(x.view(1, 1, *shape), (part,), lattice.dim)[0].flatten()
+        np.testing.assert_allclose(total.numpy(), expected.numpy(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.cuda

@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dmmc.core.graphs import Graphs
 from dmmc.core.precision import without_autocast
-from dmmc.model.cuda.graphs import Graphs
 from dmmc.model.memo import Prepared
 from dmmc.model.reference import GaussianReference
 from dmmc.model.transport import Stages
@@ -27,13 +27,16 @@ LEVELS_AT_ONCE = 16
 class Layers(Protocol):
     """The site-wise layers at noise levels that are known in advance."""
 
+    def prepared(self, m: Prepared, t: Prepared) -> tuple[Prepared, Prepared]:
+        """What :meth:`__call__` needs, from the matrices and the coefficients of the trace, ``(levels, ...)`` each."""
+        ...
+
     def __call__(self, u: Tensor, m: Prepared, t: Prepared, level: int, traced: bool) -> tuple[Tensor, Tensor | None]:
         """Filtered fields through both layers.
 
         Args:
             u: filtered fields ``(B, n, *field)``.
-            m: matrices of all levels, ``(levels, ...)`` each.
-            t: coefficients of the trace of all levels.
+            m, t: what :meth:`prepared` has made.
             level: the number of the level.
             traced: whether the trace is wanted.
 
@@ -49,8 +52,7 @@ class Coefficients:
 
     Attributes:
         filters_in, filters_out: ``(C + v)^(1/2) D R / rms`` and ``(C + v)^(-1/2) D Q / rms``, ``(levels, B, *half)``.
-        matrices: of the layers, ``(levels, ...)`` each.
-        trace: coefficients of the trace.
+        matrices, trace: as the layers have prepared them, ``(levels, ...)`` each.
         advance: for each step and stage, what multiplies the slopes before it, ``(steps, s, s)``.
         arrive: what multiplies the slopes at the end of each step, ``(steps, s)``.
     """
@@ -99,6 +101,7 @@ class GraphedFlow:
         v = torch.tensor(levels, dtype=torch.float64, device="cpu").to(like)
         made = [self.at_levels(part) for part in v.split(LEVELS_AT_ONCE)]
         m, t = ({name: torch.cat([one[k][name] for one in made]) for name in made[0][k]} for k in (0, 1))
+        matrices, trace = self.layers.prepared({name: x for name, x in m.items() if name not in ("r", "q")}, t)
         root = (self.reference.c(like) + v.view(-1, 1, *(1,) * self.reference.lattice.dim)).sqrt()
         s = len(stages.b)
         h, rates, b, a = (
@@ -108,8 +111,8 @@ class GraphedFlow:
         return Coefficients(
             filters_in=m["r"] * root,
             filters_out=m["q"] / root,
-            matrices={name: x for name, x in m.items() if name not in ("r", "q")},
-            trace=t,
+            matrices=matrices,
+            trace=trace,
             advance=(h[:, None, None] * a * rates[:, None]).to(like),
             arrive=(h[:, None] * b * rates).to(like),
         )

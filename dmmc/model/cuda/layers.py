@@ -18,6 +18,9 @@ from dmmc.theory.lattice import Lattice
 Part = tuple[int, shells.Shell]
 """The number of a shell, and a part of it."""
 
+TERMS = 4
+"""Neighbours that are added at once."""
+
 
 @dataclass(frozen=True)
 class TorchLayers:
@@ -34,6 +37,9 @@ class TorchLayers:
     layers: SiteLayers
     shells: tuple[shells.Shell, ...]
     parts: tuple[Part, ...]
+
+    def prepared(self, m: Prepared, t: Prepared) -> tuple[Prepared, Prepared]:
+        return m, t
 
     def __call__(self, u: Tensor, m: Prepared, t: Prepared, level: int, traced: bool) -> tuple[Tensor, Tensor | None]:
         here, trace_here = ({name: x[level : level + 1] for name, x in of.items()} for of in (m, t))
@@ -58,27 +64,39 @@ class FusedLayers:
     lattice: Lattice
     parts: tuple[Part, ...]
 
+    def prepared(self, m: Prepared, t: Prepared) -> tuple[Prepared, Prepared]:
+        w = m["w"][:, [shell for shell, _ in self.parts]]
+        return m | self._grouped(w), t | self._grouped(t["coupling"])
+
+    def _grouped(self, matrices: Tensor) -> Prepared:
+        """The matrices ``(levels, parts, F2, F1)`` of the site itself and of each group of neighbours."""
+        _, parts = neighbour_table(self.lattice, self.parts, matrices.device)
+        here = [k for k, (_, part) in enumerate(self.parts) if part == ((),)]
+        own = matrices[:, here[0]] if here else torch.zeros_like(matrices[:, 0])
+        return {"own": own.contiguous(), "around": matrices[:, list(parts)].contiguous()}
+
     def __call__(self, u: Tensor, m: Prepared, t: Prepared, level: int, traced: bool) -> tuple[Tensor, Tensor | None]:
         from dmmc.model.cuda.kernels import site_layers  # which loads Triton
 
-        neighbours, starts = neighbour_table(self.lattice, self.parts, u.device)
+        neighbours, _ = neighbour_table(self.lattice, self.parts, u.device)
         here, trace_here = ({name: x[level] for name, x in of.items()} for of in (m, t))
-        out, per_site = site_layers(u.flatten(1), neighbours, starts, here, trace_here if traced else None)
+        out, per_site = site_layers(u.flatten(1), neighbours, here, trace_here if traced else None)
         trace = None if per_site is None else per_site.view(u.shape[1], -1).sum(1, dtype=torch.float64)
         return out.view(u.shape), trace
 
 
 @functools.lru_cache(16)
-def neighbour_table(lattice: Lattice, parts: tuple[Part, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The sites that the sums over parts of shells take.
+def neighbour_table(lattice: Lattice, parts: tuple[Part, ...], device: torch.device) -> tuple[Tensor, tuple[int, ...]]:
+    """The neighbours that are summed over the parts of shells, in groups of :data:`TERMS` of one part.
 
     Returns:
-        their flat numbers for each site, ``(terms, V)`` int32, those of one part after those of another, and where each
-        part begins, ``(parts + 1,)`` int32.
+        their flat numbers for each site, ``(groups, TERMS, V)`` int32, with -1 where a group has fewer; and the part to
+        which each group belongs. The site itself is in no group.
     """
     site = np.indices(lattice.shape).reshape(lattice.dim, lattice.volume)
-    rows, starts = [], [0]
-    for _, part in parts:
+    groups, belongs = [np.zeros((0, TERMS, lattice.volume), np.int32)], []
+    for k, (_, part) in enumerate(parts):
+        rows = []
         for displacement in part:
             for signs in itertools.product((1, -1), repeat=len(displacement)):
                 ahead = np.zeros((lattice.dim, 1), np.int64)
@@ -86,6 +104,8 @@ def neighbour_table(lattice: Lattice, parts: tuple[Part, ...], device: torch.dev
                     ahead[axis] = sign * distance
                 moved = (site + ahead) % np.array(lattice.shape)[:, None]
                 rows.append(np.ravel_multi_index(tuple(moved), lattice.shape))
-        starts.append(len(rows))
-    table = torch.from_numpy(np.stack(rows).astype(np.int32))
-    return table.to(device), torch.tensor(starts, dtype=torch.int32, device="cpu").to(device)
+        if part != ((),):
+            rows += [np.full(lattice.volume, -1)] * (-len(rows) % TERMS)
+            groups.append(np.stack(rows).reshape(-1, TERMS, lattice.volume))
+            belongs += [k] * len(groups[-1])
+    return torch.from_numpy(np.concatenate(groups).astype(np.int32)).to(device), tuple(belongs)
