@@ -364,15 +364,15 @@ class InteractionNetwork(Network):
 
         return flow.CompiledFlow(self.lattice, self._parts, lambda v: self._prepared("flow", v, at_levels))
 
-    def graphed_flow(self, fused: bool | None = None) -> GraphedFlow:
+    def graphed_flow(self, triton: bool | None = None) -> GraphedFlow:
         """The flow as a CUDA graph, with coefficients that are computed once for all levels.
 
         Args:
-            fused: whether the site-wise layers are Triton kernels, which there are for scalar fields in float32; by
+            triton: whether the site-wise layers are Triton kernels, which there are for scalar fields in float32; by
                 default where these kernels can be used.
         """
-        if fused is None:
-            fused = self.dtype == torch.float32 and not self.equivariant and has_triton()
+        if triton is None:
+            triton = self.dtype == torch.float32 and not self.equivariant and has_triton()
 
         def at_levels(v: Tensor) -> tuple[Prepared, Prepared]:
             m = self._at_levels(v)
@@ -380,7 +380,7 @@ class InteractionNetwork(Network):
 
         layers = (
             FusedLayers(self.lattice, self._parts)
-            if fused
+            if triton
             else TorchLayers(self.lattice, self._layers, self.shells, self._parts)
         )
         weights = (*self.parameters(), *self.buffers())

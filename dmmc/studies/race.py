@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
+
 from dmmc.core import rng
 from dmmc.core.records import Record
 from dmmc.diagnostics import Estimate
@@ -92,21 +94,29 @@ def independence_of(run: StoredRun, model: DiffusionModel, action: Action) -> In
     return Independence(action, model.lattice, proposal)
 
 
-def seconds_per_step(contestants: Mapping[str, Contestant], turns: int, seed: int) -> dict[str, float]:
+def seconds_per_step(
+    contestants: Mapping[str, Contestant], turns: int, seed: int, device: torch.device | str = "cpu"
+) -> dict[str, float]:
     """Wall seconds of a step of one chain, by the name of the kernel.
 
     Args:
         contestants: the kernels by name.
         turns: how often each of them has its turn; the least time counts.
         seed: of their random numbers.
+        device: where the chains live.
     """
     least = dict.fromkeys(contestants, float("inf"))
-    states = {name: one.kernel.initial(one.chains, rng.stream(seed, "race", name)) for name, one in contestants.items()}
+    states = {
+        name: one.kernel.initial(one.chains, rng.stream(seed, "race", name, device=device))
+        for name, one in contestants.items()
+    }
     for turn in range(turns):
         for name, one in contestants.items():
-            generator = rng.stream(seed, "race", name, turn)
+            generator = rng.stream(seed, "race", name, turn, device=device)
+            states[name].S.cpu()  # a GPU works on while the next lines are read, and is waited for here
             began = time.perf_counter()
             for state, _ in one.kernel.steps(states[name], one.steps, generator):
                 states[name] = state
+            states[name].S.cpu()
             least[name] = min(least[name], (time.perf_counter() - began) / (one.steps * one.chains))
     return least

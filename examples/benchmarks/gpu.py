@@ -3,10 +3,11 @@
     python examples/benchmarks/gpu.py OUT              # on a CUDA device
     python examples/benchmarks/gpu.py OUT --quick      # under a minute, on any device: shows that the program runs
 
-The tests that need a CUDA device come first, and nothing is measured where they fail. Then come the rate of the flow in
-several precisions, each with the error that it makes in log q; two minutes of training; and the time per effective
-sample of M^2 of the exact diffusion chain and of HMC at the best of several trajectory lengths, one after the other on
-the same device. The tables are printed, and written to ``OUT/gpu.json`` together with the name of the device.
+The tests that need a CUDA device come first, and nothing is measured where they fail. Then comes the race: the time per
+effective sample of M and M^2 of the exact diffusion chain and of HMC with trajectories of several lengths, whose
+kernels take turns. Then the rate of the flow as one CUDA graph, step by step, and in TF32, each with the error that the
+arithmetic makes in log q; and two minutes of training. The tables are printed, and written to ``OUT/gpu.json`` together
+with the name of the device.
 
 All times are of one device in one run. Compare ratios between devices, not times.
 """
@@ -20,15 +21,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 import dmmc
+from dmmc.core.graphs import RECORDED_FROM
 from dmmc.core.rng import stream
+from dmmc.kernels.hmc import HMC
 from dmmc.proposals.certify import rounding_error
+from dmmc.studies.race import Contestant, Entry, independence_of, seconds_per_step
 
 TRAINED = dmmc.Phi4(kappa=0.27, lam=0.022)
 SEED = 7
@@ -42,27 +46,41 @@ class Size:
         batches: numbers of fields whose rate is measured.
         chains: parallel chains of the race.
         draws: draws of the diffusion chain; HMC makes four times as many.
+        turns: how often each kernel of the race has its turn; the least time counts.
         lengths: trajectory lengths among which HMC chooses, for a field in the normalisation of the hopping form.
         minutes, steps: budget of the training, one of them.
         repeats: of each timing, of which the fastest counts.
         flow_steps: integration steps of the chains.
         extent: of the square lattice on which a model is trained.
-        raced: the shipped model whose rates and race are measured; None for the one that was trained.
+        raced: the shipped model whose rates and race are measured.
     """
 
     batches: tuple[int, ...] = (64, 512, 4096)
     chains: int = 1024
     draws: int = 60
-    lengths: tuple[float, ...] = (1.0, 2.0, 4.0)
+    turns: int = 12
+    lengths: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     minutes: float | None = 2.0
     steps: int | None = None
     repeats: int = 3
     flow_steps: int | Literal["auto"] = "auto"
     extent: int = 16
-    raced: str | None = "phi4-flow-L32"
+    raced: str = "phi4-flow-L32"
 
 
-QUICK = Size((4,), 4, 20, lengths=(2.0,), minutes=None, steps=30, repeats=1, flow_steps=2, extent=4, raced=None)
+QUICK = Size(
+    (4,),
+    4,
+    20,
+    turns=2,
+    lengths=(2.0,),
+    minutes=None,
+    steps=30,
+    repeats=1,
+    flow_steps=2,
+    extent=4,
+    raced="phi4-flow-L8",
+)
 
 
 class Clock:
@@ -77,8 +95,9 @@ class Clock:
         return time.perf_counter()
 
     def fastest(self, work: Callable[[], Any], repeats: int) -> float:
-        """Seconds of the fastest of ``repeats`` calls, after one that is not counted."""
-        work()
+        """Seconds of the fastest of ``repeats`` calls, after a few that are not counted: a graph is recorded late."""
+        for _ in range(RECORDED_FROM):
+            work()
         seconds = []
         for _ in range(repeats):
             start = self.now()
@@ -105,8 +124,8 @@ def run_tests(out: Path) -> str:
         SystemExit: if one of them fails.
     """
     root = Path(__file__).parents[2]
-    folders = ["tests/test_cuda.py", "tests/core", "tests/model", "tests/runs"]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *folders]
+    marked = ["tests/test_cuda.py", "tests/core", "tests/model", "tests/proposals/test_graphed.py", "tests/runs"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *marked]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     (out / "tests.txt").write_text(done.stdout + done.stderr)
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip()[-200:]
@@ -127,47 +146,40 @@ def ceilings(clock: Clock, size: Size) -> dict[str, float]:
     }
 
 
-def raced(clock: Clock, size: Size, out: Path) -> dmmc.DiffusionModel:
+def raced(clock: Clock, size: Size) -> dmmc.DiffusionModel:
     """The model whose rates and race are measured."""
-    if size.raced is None:
-        return dmmc.load_model(out / "model.safetensors", device=clock.device)
     return dmmc.load_pretrained(size.raced, device=clock.device)
 
 
 def rates(clock: Clock, size: Size, model: dmmc.DiffusionModel) -> list[dict[str, Any]]:
     """Fields per second of the flow of a model, with density, and the error in log q."""
     table = []
-    flow = dmmc.flow_proposal(model, (2, 2, 2, 2, 2), method="dopri5")
-    ways: dict[str, Any] = {"float32": contextlib.nullcontext}
+    whole = dmmc.flow_proposal(model, (2, 2, 2, 2, 2), method="dopri5")
+    by_step = replace(whole, compiled=False)
+    ways: dict[str, tuple[Any, Any]] = {"float32": (whole, contextlib.nullcontext)}
     if clock.device.type == "cuda":
         # Autocast, and with it bfloat16, is switched off wherever dmmc evaluates a network.
-        ways |= {"compiled": contextlib.nullcontext, "TF32": tf32}
-    for way, context in ways.items():
-        model.network.fused = way == "compiled"
+        ways |= {"float32, step by step": (by_step, contextlib.nullcontext), "TF32, step by step": (by_step, tf32)}
+    for way, (flow, context) in ways.items():
         for n in size.batches:
             latents = flow.latents(n, stream(SEED, "rates", n, device=clock.device))
-            row: dict[str, Any] = {"arithmetic": way, "fields": n}
-            try:
-                with context():
-                    seconds = clock.fastest(lambda latents=latents: flow.push(latents), size.repeats)
-                    error = rounding_error(flow, latents[: min(n, 64)])
-            except Exception as reason:  # a precision that this torch or device cannot do is a row of the table, too
-                table.append(row | {"failed": f"{type(reason).__name__}: {str(reason)[:120]}"})
-                break
+            with context():
+                seconds = clock.fastest(lambda flow=flow, latents=latents: flow.push(latents), size.repeats)
+                error = rounding_error(flow, latents[: min(n, 64)])
             table.append(
-                row
-                | {
+                {
+                    "arithmetic": way,
+                    "fields": n,
                     "fields_per_second": n / seconds,
                     "microseconds_per_evaluation_and_field": 1e6 * seconds / n / flow.evaluations,
                     "std_error_of_log_q": float(error.std()),
                 }
             )
-    model.network.fused = False
     return table
 
 
-def diffusion_chain(size: Size, path: Path, model: dmmc.DiffusionModel) -> dmmc.Run:
-    """The exact chain of a model."""
+def diffusion_chain(size: Size, path: Path, model: dmmc.DiffusionModel, bias_share: float = 0.01) -> dmmc.Run:
+    """The exact chain of a model, with steps for the given bias in units of the statistical error."""
     return dmmc.sample(
         model,
         path,
@@ -175,6 +187,7 @@ def diffusion_chain(size: Size, path: Path, model: dmmc.DiffusionModel) -> dmmc.
         keep_every=0,
         draws=size.draws,
         flow_steps=size.flow_steps,
+        bias_share=bias_share,
         seed=SEED,
         overwrite=True,
     )
@@ -217,27 +230,19 @@ def training(clock: Clock, size: Size, out: Path) -> dict[str, Any]:
 
 
 def race(clock: Clock, size: Size, out: Path, model: dmmc.DiffusionModel) -> list[dict[str, Any]]:
-    """Seconds per effective sample of M^2 of the diffusion chain and of HMC."""
+    """Seconds per effective sample of the diffusion chain and of HMC, whose kernels take turns."""
     device, action = str(clock.device), model.known_action()
     if action is None:
         raise SystemExit("the model does not say its action")
-
-    def row(name: str, run: dmmc.Run) -> dict[str, Any]:
-        summary = run.summary()
-        cost, M2 = summary.efficiency["M2"], summary.observables["M2"]
-        return {
-            "sampler": name,
-            "M2": M2.value,
-            "M2_error": M2.error,
-            "tau_int_M2": M2.tau_int,
-            "acceptance": summary.acceptance,
-            "seconds_per_effective_M2": cost.seconds,
-            "bias_bound_sigma": summary.bias_bound_sigma,
-        }
-
-    rows = [row("diffusion chain", diffusion_chain(size, out / "chain.h5", model))]
+    runs: dict[str, dmmc.Run] = {}
+    kernels: dict[str, Any] = {}
+    for share in (0.01, 0.1):
+        name = f"diffusion chain, bias share {share:g}"
+        runs[name] = diffusion_chain(size, out / f"chain-{share:g}.h5", model, share)
+        kernels[name] = independence_of(runs[name], model, action)
     for length in size.lengths:
-        run = dmmc.make_ensemble(
+        name = f"HMC, length {length:g}"
+        runs[name] = dmmc.make_ensemble(
             action,
             model.lattice,
             out / f"hmc-{length:g}.h5",
@@ -249,7 +254,20 @@ def race(clock: Clock, size: Size, out: Path, model: dmmc.DiffusionModel) -> lis
             overwrite=True,
             device=device,
         )
-        rows.append(row(f"HMC, trajectories of length {length:g}", run))
+        described = {key: x for key, x in runs[name].header.kernel.items() if key != "name"}
+        kernels[name] = HMC(action, model.lattice, **described)
+    contestants = {name: Contestant(kernel, size.chains, 2) for name, kernel in kernels.items()}
+    seconds = seconds_per_step(contestants, size.turns, SEED, device)
+    rows = []
+    for name, run in runs.items():
+        entry, summary = Entry.of(run, seconds[name], ("M", "M2")), run.summary()
+        row: dict[str, Any] = {"sampler": name, "acceptance": entry.acceptance}
+        row |= {"evaluations": run.header.cost.get("network"), "microseconds_a_step": 1e6 * entry.seconds}
+        for observable, found in entry.estimates.items():
+            row |= {observable: found.value, f"{observable}_error": found.error}
+            row |= {f"tau_int_{observable}": found.tau_int, f"tau_int_{observable}_error": found.tau_int_error}
+            row[f"microseconds_per_effective_{observable}"] = 1e6 * entry.cost[observable]
+        rows.append(row | {"bias_bound_sigma": summary.bias_bound_sigma})
     return rows
 
 
@@ -281,9 +299,9 @@ def main() -> None:
     parts: dict[str, Callable[[], Any]] = {
         "tests": lambda: run_tests(args.out) if device.type == "cuda" else "skipped: no CUDA device",
         "ceilings": lambda: ceilings(clock, size),
+        "race": lambda: race(clock, size, args.out, raced(clock, size)),
+        "rates": lambda: rates(clock, size, raced(clock, size)),
         "training": lambda: training(clock, size, args.out),
-        "race": lambda: race(clock, size, args.out, raced(clock, size, args.out)),
-        "rates": lambda: rates(clock, size, raced(clock, size, args.out)),
     }
     print(f"{name}, torch {torch.__version__}")
     for part, work in parts.items():
@@ -293,11 +311,13 @@ def main() -> None:
         (args.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n")
         value = results[part]
         show(part, value if isinstance(value, list) else [value if isinstance(value, dict) else {"result": value}])
-    best = min(results["race"][1:], key=lambda row: row["seconds_per_effective_M2"])
-    ratio = best["seconds_per_effective_M2"] / results["race"][0]["seconds_per_effective_M2"]
-    print(
-        f"\nAn effective sample of M^2 costs the diffusion chain {1 / ratio:.3g} times what it costs HMC at its best."
-    )
+    chain = results["race"][0]
+    for observable, text in (("M", "M"), ("M2", "M^2")):
+        cost = f"microseconds_per_effective_{observable}"
+        best = min((row for row in results["race"] if row["sampler"].startswith("HMC")), key=lambda row: row[cost])
+        print(
+            f"HMC at its best needs {best[cost] / chain[cost]:.3g} times as long as the chain for an effective {text}."
+        )
     print(f"The results are in {args.out / 'gpu.json'}.")
 
 

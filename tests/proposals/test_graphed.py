@@ -123,7 +123,7 @@ def test_neighbours_are_those_of_the_shells(shape):
     distances = ((), (1,), (2,), (1, 1), (3, 1))
     found = [(k, s) for k, d in enumerate(distances) if (s := shells.displacements(d, lattice.dim))]
     parts = tuple((k, part) for k, shell in found for part in shells.classes(shell, lattice))
-    table, belongs = neighbour_table(lattice, parts, torch.device("cpu"))
+    table, belongs = neighbour_table(lattice, parts)
     for k, (_, part) in enumerate(parts):
         x = noise(lattice, 1)[0].flatten()
         rows = table[[group for group, of in enumerate(belongs) if of == k]].flatten(0, 1).long()
@@ -144,8 +144,8 @@ def test_same_numbers_on_a_device(case, dtype):
     rounding = [float((x - y).abs().max()) for x, y in zip(step_by_step(model, latents), exact, strict=True)]
     flow = FlowProposal(model, (2, 1), method="dopri5")
     assert flow.machine_code
-    for fused in (None, False):
-        results = [carried(model, latents, model.network.graphed_flow(fused)) for _ in range(RECORDED_FROM + 2)]
+    for triton in (None, False):
+        results = [carried(model, latents, model.network.graphed_flow(triton)) for _ in range(RECORDED_FROM + 2)]
         for x, y, error in zip(results[0], exact, rounding, strict=True):
             assert float((x - y).abs().max()) < (10 * error + 1e-6 if dtype == torch.float32 else 1e-10)
         for again in results[1:]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from dmmc.model.memo import Prepared
 
 SITES, WARPS = 64, 4
-"""Sites of a program, and the warps that share them."""
+"""Sites of a program, and the warps that share them: sixteen sites a warp, the height of a tile of the unit for matrix
+products. With more warps than such tiles, Triton 3.6 makes code that reads beyond its shared memory."""
 
 LEAST = 16
 """Least extent of the factors in a product of matrices; channels are padded to it, or to the next power of two."""
@@ -119,14 +120,13 @@ def precision(device: torch.device) -> str:
     return "tf32x3" if modern else "ieee"
 
 
-def site_layers(u: Tensor, neighbours: Tensor, m: Prepared, t: Prepared | None) -> tuple[Tensor, Tensor | None]:
+def site_layers(u: Tensor, m: Prepared, t: Prepared | None) -> tuple[Tensor, Tensor | None]:
     """Both layers, and the part of the trace that depends on the field.
 
     Args:
         u: filtered fields ``(B, n V)`` float32.
-        neighbours: as :func:`dmmc.model.cuda.layers.neighbour_table` makes them.
-        m: the matrices at one noise level, with that of the site itself, ``own``, and those of the groups of
-            neighbours, ``around``.
+        m: the matrices at one noise level, with that of the site itself, ``own``, those of the groups of neighbours,
+            ``around``, and the ``neighbours`` of :func:`dmmc.model.cuda.layers.neighbour_table`.
         t: the coefficients of the trace, with the same names; None if it is not wanted.
 
     Returns:
@@ -139,6 +139,7 @@ def site_layers(u: Tensor, neighbours: Tensor, m: Prepared, t: Prepared | None) 
     h, out = u.new_empty(total, 2 if traced else 1, padded(f1)), torch.empty_like(u)
     trace = u.new_empty(total) if traced else nothing
     t = {} if t is None else {name: x.contiguous() for name, x in t.items()}
+    neighbours = m["neighbours"]
     grid = (triton.cdiv(total, SITES),)
     options = {
         "B": padded(b), "F1": padded(f1), "SITES": SITES, "BIASED": biased, "TRACED": traced,

@@ -65,28 +65,29 @@ class FusedLayers:
     parts: tuple[Part, ...]
 
     def prepared(self, m: Prepared, t: Prepared) -> tuple[Prepared, Prepared]:
-        w = m["w"][:, [shell for shell, _ in self.parts]]
-        return m | self._grouped(w), t | self._grouped(t["coupling"])
-
-    def _grouped(self, matrices: Tensor) -> Prepared:
-        """The matrices ``(levels, parts, F2, F1)`` of the site itself and of each group of neighbours."""
-        _, parts = neighbour_table(self.lattice, self.parts, matrices.device)
+        neighbours, belongs = neighbour_table(self.lattice, self.parts)
         here = [k for k, (_, part) in enumerate(self.parts) if part == ((),)]
-        own = matrices[:, here[0]] if here else torch.zeros_like(matrices[:, 0])
-        return {"own": own.contiguous(), "around": matrices[:, list(parts)].contiguous()}
+
+        def grouped(matrices: Tensor) -> Prepared:
+            """The matrices ``(levels, parts, F2, F1)`` of the site itself and of each group of neighbours."""
+            own = matrices[:, here[0]] if here else torch.zeros_like(matrices[:, 0])
+            return {"own": own.contiguous(), "around": matrices[:, list(belongs)].contiguous()}
+
+        w = m["w"][:, [shell for shell, _ in self.parts]]
+        of_levels = neighbours.to(w.device).expand(len(w), *neighbours.shape)
+        return m | grouped(w) | {"neighbours": of_levels}, t | grouped(t["coupling"])
 
     def __call__(self, u: Tensor, m: Prepared, t: Prepared, level: int, traced: bool) -> tuple[Tensor, Tensor | None]:
         from dmmc.model.cuda.kernels import site_layers  # which loads Triton
 
-        neighbours, _ = neighbour_table(self.lattice, self.parts, u.device)
         here, trace_here = ({name: x[level] for name, x in of.items()} for of in (m, t))
-        out, per_site = site_layers(u.flatten(1), neighbours, here, trace_here if traced else None)
+        out, per_site = site_layers(u.flatten(1), here, trace_here if traced else None)
         trace = None if per_site is None else per_site.view(u.shape[1], -1).sum(1, dtype=torch.float64)
         return out.view(u.shape), trace
 
 
 @functools.lru_cache(16)
-def neighbour_table(lattice: Lattice, parts: tuple[Part, ...], device: torch.device) -> tuple[Tensor, tuple[int, ...]]:
+def neighbour_table(lattice: Lattice, parts: tuple[Part, ...]) -> tuple[Tensor, tuple[int, ...]]:
     """The neighbours that are summed over the parts of shells, in groups of :data:`TERMS` of one part.
 
     Returns:
@@ -108,4 +109,4 @@ def neighbour_table(lattice: Lattice, parts: tuple[Part, ...], device: torch.dev
             rows += [np.full(lattice.volume, -1)] * (-len(rows) % TERMS)
             groups.append(np.stack(rows).reshape(-1, TERMS, lattice.volume))
             belongs += [k] * len(groups[-1])
-    return torch.from_numpy(np.concatenate(groups).astype(np.int32)).to(device), tuple(belongs)
+    return torch.from_numpy(np.concatenate(groups).astype(np.int32)), tuple(belongs)
