@@ -34,6 +34,28 @@ class Stages:
     rates: tuple[tuple[float, ...], ...]
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """The memory that an integration works in.
+
+    Attributes:
+        workspace: bytes that one thread works in, again and again.
+        coefficients: bytes of what is read at all noise levels.
+        fields: how many fields are carried at once, so that they share one reading of the coefficients.
+        field: bytes of a field.
+    """
+
+    workspace: int
+    coefficients: int
+    fields: int
+    field: int
+
+    @property
+    def traffic(self) -> float:
+        """Bytes that a field moves at least through the main memory: itself in and out, and its share of the rest."""
+        return 2 * self.field + self.coefficients / self.fields
+
+
 class Transport(Protocol):
     """Carries fields through the steps of an integration."""
 
@@ -49,6 +71,10 @@ class Transport(Protocol):
             psi at the end, ``(n, *lattice)``, and the change of its log density ``(n,)`` float64, or 0 if that is not
             wanted. The numbers of a field depend neither on its neighbours nor on the number of threads.
         """
+        ...
+
+    def footprint(self, stages: Stages) -> Footprint | None:
+        """The memory of an integration with these steps; None where that is not known."""
         ...
 
 

@@ -20,7 +20,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.core.precision import without_autocast
 from dmmc.model.diffusion_model import DiffusionModel
 from dmmc.model.reference import GaussianReference
-from dmmc.model.transport import Stages
+from dmmc.model.transport import Footprint, Stages
 from dmmc.proposals.divergence import Trace
 from dmmc.proposals.integrator import DEFAULT_STEPS, Integrator, Velocity, schedule_of
 
@@ -85,6 +85,12 @@ def stages(reference: GaussianReference, integrator: Integrator, start: float, e
     variances = tuple(tuple(_variance(reference, level + c * h) for c in table.c) for level, h in steps)
     rates = tuple(tuple(_rate(reference, v) for v in row) for row in variances)
     return Stages(table.a, table.b, tuple(h for _, h in steps), variances, rates)
+
+
+def footprint(model: DiffusionModel, integrator: Integrator) -> Footprint | None:
+    """The memory in which fields are made; None where that is not known."""
+    transport = model.network.transport()
+    return None if transport is None else transport.footprint(stages(model.reference, integrator, 1.0, 0.0))
 
 
 def sites_at_once(model: DiffusionModel) -> int:

@@ -11,8 +11,9 @@ The theories are two-dimensional phi^4 theory at m2 = -4, with the couplings at 
 each lattice a cluster ensemble is made, and a model of each size of network is trained on it, all for the same time;
 where models come with the package, they take part, too. The exact chain of each model, HMC with trajectories of
 several lengths, and cluster updates give the autocorrelation times, and the same kernels take turns on the clock in
-this process. The costs of M, M^2 and S/V are printed, drawn in ``OUT/cost.png`` and written to ``OUT/cost.json``, and
-so is the share of the rate of a matrix product that the arithmetic of a proposal reaches.
+this process. The costs of M, M^2 and S/V are printed, drawn in ``OUT/cost.png`` and written to ``OUT/cost.json``. So
+are the operations of a proposal and the bytes that it moves at least through the main memory, as shares of the rates of
+a matrix product and of a copy on this machine, and the memory that a thread works in.
 
 An interrupted benchmark goes on where it was. Times are of one machine, and only their ratios may be compared with
 those of another. torch uses as many threads as OMP_NUM_THREADS says.
@@ -42,6 +43,8 @@ from dmmc.model.interaction import SIZES
 from dmmc.model.options import TrainingOptions
 from dmmc.pages.figures import make_panels, save
 from dmmc.pages.styles import palette
+from dmmc.proposals.integrator import Integrator
+from dmmc.proposals.ode import footprint
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary import summarise
 from dmmc.studies.folder import Folder
@@ -58,7 +61,7 @@ COUPLINGS = FLOW_BENCHMARK | {16: 5.0}
 LOOSE = 0.1
 """A bias that is still far below the statistical error; models that come with the package also run with it."""
 
-HMC_NAME, CLUSTER, CEILING = "HMC", "cluster", "matrix product"
+HMC_NAME, CLUSTER, CEILING, COPY = "HMC", "cluster", "matrix product", "copy"
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,9 @@ class ModelFacts(Record):
         evaluations: network evaluations of a proposal.
         operations: floating-point operations of a proposal.
         of_ceiling: their number a second as a share of that of a matrix product.
+        bytes: what a proposal moves at least through the main memory; None where that is not known.
+        of_bandwidth: that a second, as a share of the bytes that a copy reads and writes.
+        workspace: bytes that a thread works in, for sixteen fields at once.
         ess: effective sample size per proposal.
         bias_bound_sigma: bound on the bias of any observable, in its standard deviations.
         break_even: effective samples of M^2 from which on the training has paid off against HMC; None for never.
@@ -116,6 +122,9 @@ class ModelFacts(Record):
     evaluations: float
     operations: float
     of_ceiling: float
+    bytes: float | None
+    of_bandwidth: float | None
+    workspace: int | None
     ess: float | None
     bias_bound_sigma: float | None
     break_even: float | None
@@ -194,19 +203,19 @@ def costs(point: Point, folder: Path, networks: Sequence[str], budget: Budget) -
     contestants[CLUSTER] = Contestant(cluster_of(cluster, point), side, 1)
     contestants |= {f"HMC {x:g}": Contestant(hmc_of(run.header.kernel, point), side, 1) for x, run in hmc.items()}
     found = kept_arrays(
-        folder / f"seconds of {', '.join(models)}.npz",
+        folder / f"times of {', '.join(models)}.npz",
         1,
         lambda _: (
             {name: [x] for name, x in seconds_per_step(contestants, budget.turns, budget.seed).items()}
-            | {CEILING: [matrix_product_rate(budget.turns)]}
+            | {CEILING: [matrix_product_rate(budget.turns)], COPY: [copy_rate(budget.turns)]}
         ),
     )
     seconds = {name: float(x[0]) for name, x in found.items()}
-    ceiling = seconds.pop(CEILING)
+    ceilings = seconds.pop(CEILING), seconds.pop(COPY)
     tried = {x: Entry.of(run, seconds[f"HMC {x:g}"], tuple(OBSERVABLES), x) for x, run in hmc.items()}
     best = min(tried.values(), key=lambda entry: entry.cost["M2"])
     entries = {name: Entry.of(run, seconds[name], tuple(OBSERVABLES)) for name, run in chains.items()}
-    facts = {name: facts_of(model, chains[name], entries[name], best, ceiling) for name, model in models.items()}
+    facts = {name: facts_of(model, chains[name], entries[name], best, ceilings) for name, model in models.items()}
     entries |= {HMC_NAME: best, CLUSTER: Entry.of(cluster, seconds[CLUSTER], tuple(OBSERVABLES), 2.0)}
     lengths = {f"{x:g}": entry.cost["M2"] for x, entry in tried.items()}
     return Costs(point.L, point.action.describe(), entries, lengths, facts)
@@ -257,9 +266,22 @@ def matrix_product_rate(turns: int, n: int = 1024) -> float:
     return 2 * n**3 / least
 
 
-def facts_of(model: dmmc.DiffusionModel, run: StoredRun, entry: Entry, hmc: Entry, ceiling: float) -> ModelFacts:
-    """What there is to know about a model."""
-    summary, history = summarise(run), model.history
+def copy_rate(turns: int, n: int = 1 << 26) -> float:
+    """Bytes a second that a copy of n numbers in float32 reads and writes; they do not fit into any cache."""
+    a, b, least = torch.ones(n), torch.empty(n), math.inf
+    for _ in range(turns):
+        began = time.perf_counter()
+        b.copy_(a)
+        least = min(least, time.perf_counter() - began)
+    return 2 * 4 * n / least
+
+
+def facts_of(
+    model: dmmc.DiffusionModel, run: StoredRun, entry: Entry, hmc: Entry, ceilings: tuple[float, float]
+) -> ModelFacts:
+    """What there is to know about a model; ``ceilings`` are the rates of a matrix product and of a copy."""
+    summary, history, flow = summarise(run), model.history, run.header.provenance["flow"]
+    memory = footprint(model, Integrator(tuple(flow["n_steps"]), flow["method"]))
     seconds = 0.0 if history is None else history.seconds
     operations = (model.network.operations or math.nan) * model.lattice.volume * run.header.cost["network"]
     n = break_even(seconds, entry.cost["M2"], hmc.cost["M2"])
@@ -268,16 +290,29 @@ def facts_of(model: dmmc.DiffusionModel, run: StoredRun, entry: Entry, hmc: Entr
         steps=0 if history is None else history.steps,
         evaluations=run.header.cost["network"],
         operations=operations,
-        of_ceiling=operations / entry.seconds / ceiling,
+        of_ceiling=operations / entry.seconds / ceilings[0],
+        bytes=None if memory is None else memory.traffic,
+        of_bandwidth=None if memory is None else memory.traffic / entry.seconds / ceilings[1],
+        workspace=None if memory is None else memory.workspace,
         ess=summary.ess_fraction,
         bias_bound_sigma=summary.bias_bound_sigma,
         break_even=n if math.isfinite(n) else None,
     )
 
 
+def arithmetic(facts: ModelFacts) -> tuple[str, ...]:
+    """The columns of the table about arithmetic and memory."""
+    if facts.bytes is None or facts.workspace is None:
+        return f"{facts.evaluations:g}", f"{facts.of_ceiling:.2f}", "", "", ""
+    memory = f"{facts.bytes / 1e3:.3g}", f"{facts.of_bandwidth:.2g}", f"{facts.workspace / 1e3:.0f}"
+    return f"{facts.evaluations:g}", f"{facts.of_ceiling:.2f}", *memory
+
+
 def table(found: Sequence[Costs]) -> str:
     """All costs as text."""
-    rows = [["L", "sampler", "evaluations", "of ceiling", "accepted", "tau M^2", "us a step"]]
+    rows = [
+        ["L", "sampler", "evaluations", "of product", "kB", "of copy", "kB at work", "accepted", "tau M^2", "us a step"]
+    ]
     rows[0] += [f"us {text}" for text in OBSERVABLES.values()]
     rows[0] += [f"HMC / it, {text}" for text in OBSERVABLES.values()] + ["training (s)", "pays off after"]
     for on in found:
@@ -288,7 +323,7 @@ def table(found: Sequence[Costs]) -> str:
             row = [
                 str(on.L) if k == 0 else "",
                 label,
-                *(("", "") if facts is None else (f"{facts.evaluations:g}", f"{facts.of_ceiling:.2f}")),
+                *(("",) * 5 if facts is None else arithmetic(facts)),
             ]
             row += [
                 f"{entry.acceptance:.3f}",

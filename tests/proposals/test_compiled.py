@@ -14,6 +14,7 @@ from checks import inject
 from dmmc.core.errors import DmmcError
 from dmmc.model import transport
 from dmmc.model.interaction import InteractionNetwork, NetworkSize
+from dmmc.proposals import ode
 from dmmc.proposals.divergence import BruteForce
 from dmmc.proposals.flow import FlowProposal
 from dmmc.proposals.of_model import flow_proposal
@@ -236,6 +237,23 @@ def test_without_numba_everything_runs_step_by_step(monkeypatch):
     assert flow.push(noise(model.lattice, 2))[0].isfinite().all()
     with pytest.raises(DmmcError, match="needs Numba"):
         flow_proposal(model, 2, compiled=True)
+
+
+@needs_numba
+def test_the_memory_of_an_integration():
+    """Fields in and out, and the coefficients of each level once for 16 fields; the workspace is larger than these."""
+    model = model_on((8, 8), NetworkSize(filters=4, hidden1=8, hidden2=8), torch.float32)
+    found = [ode.footprint(model, FlowProposal(model, n).integrator) for n in (2, 4)]
+    field, levels = 4 * 64, [5, 9]  # rk4 meets the levels at both ends and in the middle of each step
+    b, f1, f2, parts = 4, 8, 8, 2
+    numbers = 2 * 64 * b + 2 * f1 * b + f2 * b + f2 + f1 + b * b  # filters, a1 and o1, a2, biases, lin
+    numbers += b * f2 + f1 + f2 + 2 * (1 + parts) * f1 * f2  # o2, trace, shells and their coupling
+    for one, n in zip(found, levels, strict=True):
+        assert one.field == field and one.fields == 16
+        assert one.coefficients == n * (4 * numbers + 8)
+        assert one.traffic == 2 * field + one.coefficients / 16
+        assert one.workspace > 16 * field * (2 * b + 4)  # filtered fields in and out, and the slopes of four stages
+    assert ode.footprint(model_on((4, 4), dtype=torch.float16), FlowProposal(model, 2).integrator) is None
 
 
 @needs_numba

@@ -21,7 +21,7 @@ from dmmc.model.compiled.steps import carry
 from dmmc.model.compiled.tiles import ROWS, TERMS, Geometry, Levels, Program, Workspace, workspace
 from dmmc.model.memo import Prepared
 from dmmc.model.reference import GaussianReference
-from dmmc.model.transport import Stages
+from dmmc.model.transport import Footprint, Stages
 from dmmc.theory.lattice import Lattice
 
 Part = tuple[int, shells.Shell]
@@ -213,11 +213,8 @@ class CompiledFlow:
 
     def __call__(self, fields: Tensor, stages: Stages, traced: bool) -> tuple[Tensor, Tensor]:
         x = fields.detach().flatten(1).contiguous().numpy()
-        variances, program = program_of(stages, x.dtype)
-        levels = Levels(**{name: value.numpy() for name, value in self.at_levels(variances).items()})
-        around = tuple(part for _, part in self.parts if part != ((),))
-        channels = (levels.filters_in.shape[1], levels.b1.shape[1], levels.b2.shape[1])
-        place = workshop(self.lattice, around, x.dtype, channels, len(stages.b))
+        levels, program = self._prepared(stages, x.dtype)
+        place = self._workshop(levels, len(stages.b))
         out, change = np.empty_like(x), np.zeros(len(x))
 
         def work(first: int, last: int) -> None:
@@ -238,3 +235,22 @@ class CompiledFlow:
             with ThreadPoolExecutor(n) as pool:
                 list(pool.map(work, shares[:-1], shares[1:]))
         return torch.from_numpy(out).view(fields.shape), torch.from_numpy(change)
+
+    def footprint(self, stages: Stages) -> Footprint | None:
+        levels, _ = self._prepared(stages, np.dtype(np.float32))
+        memory = workspace(self._workshop(levels, len(stages.b)).geometry, levels, len(stages.b))
+        return Footprint(
+            workspace=sum(x.nbytes for x in memory),
+            coefficients=sum(x.nbytes for x in levels),
+            fields=LANES,
+            field=self.lattice.volume * levels.a1.itemsize,
+        )
+
+    def _prepared(self, stages: Stages, dtype: np.dtype[Any]) -> tuple[Levels, Program]:
+        variances, program = program_of(stages, dtype)
+        return Levels(**{name: value.numpy() for name, value in self.at_levels(variances).items()}), program
+
+    def _workshop(self, levels: Levels, stages: int) -> Workshop:
+        around = tuple(part for _, part in self.parts if part != ((),))
+        channels = (levels.filters_in.shape[1], levels.b1.shape[1], levels.b2.shape[1])
+        return workshop(self.lattice, around, levels.a1.dtype, channels, stages)

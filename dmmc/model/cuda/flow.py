@@ -18,7 +18,7 @@ from dmmc.core.graphs import Graphs
 from dmmc.core.precision import without_autocast
 from dmmc.model.memo import Prepared
 from dmmc.model.reference import GaussianReference
-from dmmc.model.transport import Stages
+from dmmc.model.transport import Footprint, Stages
 
 LEVELS_AT_ONCE = 16
 """Noise levels whose coefficients are computed together, in memory for the matrices of all pairs of filters."""
@@ -96,6 +96,9 @@ class GraphedFlow:
         prepare = functools.partial(self._coefficients, stages, levels, fields)
         psi, change = self.graphs.run(key, self.weights, prepare, work, fields)
         return psi, change
+
+    def footprint(self, stages: Stages) -> Footprint | None:
+        return None
 
     def _coefficients(self, stages: Stages, levels: tuple[float, ...], like: Tensor) -> Coefficients:
         v = torch.tensor(levels, dtype=torch.float64, device="cpu").to(like)
