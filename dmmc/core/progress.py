@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,23 @@ def tell(text: str) -> None:
     # A pipe that nobody reads, a full disk, a closed stream.
     with suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def patience(text: str, after: float = 2.0) -> Iterator[None]:
+    """Say what takes so long, if it does.
+
+    Args:
+        text: what is being done.
+        after: seconds after which that is said.
+    """
+    timer = threading.Timer(after, tell, (text,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def duration(seconds: float) -> str:

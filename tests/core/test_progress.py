@@ -1,12 +1,14 @@
 """Progress: a bar on a terminal, a line now and then elsewhere. Time is that of a clock which the tests set."""
 
 import io
+import threading
+import time
 from contextlib import redirect_stderr
 
 import pytest
 
 from dmmc.core import progress as module
-from dmmc.core.progress import EVERY_SECONDS, duration, progress
+from dmmc.core.progress import EVERY_SECONDS, duration, patience, progress
 
 
 class Clock:
@@ -160,3 +162,32 @@ def test_errors_pass_through(make, show):
     with redirect_stderr(make()), pytest.raises(KeyboardInterrupt), progress("sampling", 10, show=show) as bar:
         bar.advance(1)
         raise KeyboardInterrupt
+
+
+# Work without progress
+
+
+def test_what_takes_long_is_said(capsys):
+    said = ""
+    with patience("compiling", after=0.0):
+        for _ in range(1000):
+            said += capsys.readouterr().err
+            if said:
+                break
+            time.sleep(0.01)
+    assert said == "compiling\n"
+
+
+def test_what_is_over_before_is_not(capsys, monkeypatch):
+    made = []
+
+    class Timer(threading.Timer):
+        def start(self):
+            made.append(self)
+
+    monkeypatch.setattr(module.threading, "Timer", Timer)
+    with patience("compiling"):
+        assert not made[0].finished.is_set()
+    made[0].interval = 0.0
+    made[0].run()  # too late: it has been cancelled
+    assert capsys.readouterr().err == ""

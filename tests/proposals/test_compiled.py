@@ -4,6 +4,7 @@ Where Numba is not installed, what remains is that everything works without.
 """
 
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -237,6 +238,19 @@ def test_without_numba_everything_runs_step_by_step(monkeypatch):
     assert flow.push(noise(model.lattice, 2))[0].isfinite().all()
     with pytest.raises(DmmcError, match="needs Numba"):
         flow_proposal(model, 2, compiled=True)
+
+
+@needs_numba
+def test_the_compilation_is_announced_if_it_takes_long(monkeypatch):
+    from dmmc.model.compiled import flow
+
+    said = []
+    monkeypatch.setattr(flow, "_COMPILED", set())
+    monkeypatch.setattr(flow, "patience", lambda text: said.append(text) or nullcontext())
+    model = model_on((4, 4))
+    for _ in range(2):
+        FlowProposal(model, 2).push(noise(model.lattice, 2))
+    assert said == [flow.COMPILING]
 
 
 @needs_numba

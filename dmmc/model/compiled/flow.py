@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dmmc.core.progress import patience
 from dmmc.core.vectors import LANES
 from dmmc.model import shells
 from dmmc.model.compiled import real_modes
@@ -23,6 +24,11 @@ from dmmc.model.memo import Prepared
 from dmmc.model.reference import GaussianReference
 from dmmc.model.transport import Footprint, Stages
 from dmmc.theory.lattice import Lattice
+
+COMPILING = "The flow is being compiled for this machine, which takes some seconds the first time."
+
+_COMPILED: set[np.dtype[Any]] = set()
+"""The types of numbers for which this process has the machine code."""
 
 Part = tuple[int, shells.Shell]
 """The number of a shell, and a part of it."""
@@ -216,12 +222,15 @@ class CompiledFlow:
         levels, program = self._prepared(stages, x.dtype)
         place = self._workshop(levels, len(stages.b))
         out, change = np.empty_like(x), np.zeros(len(x))
+        if x.dtype not in _COMPILED:
+            memory = self._memory(place, levels, stages)
+            with patience(COMPILING):
+                carry(x, 0, 0, place.geometry, levels, program, memory, traced, out, change)  # no tile at all
+            place.idle.append(memory)
+            _COMPILED.add(x.dtype)
 
         def work(first: int, last: int) -> None:
-            try:
-                memory = place.idle.pop()
-            except IndexError:
-                memory = workspace(place.geometry, levels, len(stages.b))
+            memory = self._memory(place, levels, stages)
             carry(x, first, last, place.geometry, levels, program, memory, traced, out, change)
             place.idle.append(memory)
 
@@ -235,6 +244,13 @@ class CompiledFlow:
             with ThreadPoolExecutor(n) as pool:
                 list(pool.map(work, shares[:-1], shares[1:]))
         return torch.from_numpy(out).view(fields.shape), torch.from_numpy(change)
+
+    @staticmethod
+    def _memory(place: Workshop, levels: Levels, stages: Stages) -> Workspace:
+        try:
+            return place.idle.pop()
+        except IndexError:
+            return workspace(place.geometry, levels, len(stages.b))
 
     def footprint(self, stages: Stages) -> Footprint | None:
         levels, _ = self._prepared(stages, np.dtype(np.float32))
