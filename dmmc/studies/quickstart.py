@@ -54,8 +54,7 @@ class QuickstartOptions:
         draws: draws of each of the 64 diffusion chains.
         chains: parallel diffusion chains.
         baseline_draws: draws of each of the 256 HMC and cluster chains.
-        flow_steps: integration steps of the flow; 20 keep the demonstration short, and the certificate says how far
-            they are from exact.
+        flow_steps: integration steps of the flow, as for :class:`~dmmc.studies.sampling.SampleOptions`.
         seed: seed of all random numbers.
         device: where to compute.
 
@@ -71,7 +70,7 @@ class QuickstartOptions:
     draws: int = 96
     chains: int = 64
     baseline_draws: int = 240
-    flow_steps: FlowSteps = 20
+    flow_steps: FlowSteps = "auto"
     seed: int = 1
     device: str = "cpu"
 

@@ -250,7 +250,7 @@ def test_the_compilation_is_announced_if_it_takes_long(monkeypatch):
     model = model_on((4, 4))
     for _ in range(2):
         FlowProposal(model, 2).push(noise(model.lattice, 2))
-    assert said == [flow.COMPILING]
+    assert said == [flow.COMPILING.format("float64")]
 
 
 @needs_numba

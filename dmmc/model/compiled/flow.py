@@ -25,7 +25,7 @@ from dmmc.model.reference import GaussianReference
 from dmmc.model.transport import Footprint, Stages
 from dmmc.theory.lattice import Lattice
 
-COMPILING = "The flow is being compiled for this machine, which takes some seconds the first time."
+COMPILING = "The flow is being compiled for this machine ({}), which takes some seconds the first time."
 
 _COMPILED: set[np.dtype[Any]] = set()
 """The types of numbers for which this process has the machine code."""
@@ -224,7 +224,7 @@ class CompiledFlow:
         out, change = np.empty_like(x), np.zeros(len(x))
         if x.dtype not in _COMPILED:
             memory = self._memory(place, levels, stages)
-            with patience(COMPILING):
+            with patience(COMPILING.format(x.dtype)):
                 carry(x, 0, 0, place.geometry, levels, program, memory, traced, out, change)  # no tile at all
             place.idle.append(memory)
             _COMPILED.add(x.dtype)
