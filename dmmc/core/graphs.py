@@ -18,7 +18,7 @@ RECORDED_FROM = 3
 """From which use on work is launched as a graph. What is needed only once or twice is not worth the recording; besides,
 the first use compiles kernels and plans Fourier transforms, which cannot be recorded."""
 
-KEPT = 16
+KEPT = 6
 """Graphs that are kept, each with its memory on the device."""
 
 Work = Callable[..., tuple[Tensor, ...]]

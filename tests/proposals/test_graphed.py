@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from checks import inject
 from dmmc.core.graphs import KEPT, RECORDED_FROM, Graphs
 from dmmc.model import shells, transport
+from dmmc.model.cuda.flow import GraphedFlow
 from dmmc.model.cuda.layers import neighbour_table
 from dmmc.model.interaction import NetworkSize
 from dmmc.proposals import ode
@@ -68,6 +70,20 @@ def deviation(case, method="dopri5"):
 @pytest.mark.parametrize("case", CASES)
 def test_prepared_coefficients_give_the_same_numbers(case, method):
     assert deviation(case, method) < 1e-11
+
+
+MUTANTS = {
+    "levels of other stages": lambda made: replace(made, filters_in=made.filters_in.roll(1, 0)),
+    "a trace of other levels": lambda made: replace(made, trace={k: x.roll(1, 0) for k, x in made.trace.items()}),
+    "half a step": lambda made: replace(made, arrive=0.99 * made.arrive),
+    "a stage forgotten": lambda made: replace(made, advance=made.advance * (1 - torch.eye(6).roll(1, 0))),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_differences_are_seen(name, monkeypatch):
+    calls = inject(monkeypatch, GraphedFlow, "_coefficients", lambda made: lambda *x: MUTANTS[name](made(*x)))
+    assert deviation("square") > 1e-6 and calls
 
 
 def test_the_trace_is_left_out_where_it_is_not_wanted():
