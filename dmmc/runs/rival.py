@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Self
 
 import numpy as np
@@ -35,6 +36,9 @@ CLOCK = 0.1
 OF_CHAIN = "chain"
 """The name under which the seconds of a step of the chain itself are stored."""
 
+HMC_ALONE = "hmc"
+"""The kernel that needs no model, and is run by another command than the others."""
+
 PREFIX, ACCEPTANCE, SERIES = "pilot", "acceptance", ("M2", "M")
 
 
@@ -43,8 +47,8 @@ class Pilot:
     """A pilot of another kernel, as it is stored beside a chain.
 
     Attributes:
-        kernel: its name, as ``dmmc sample --kernel`` takes it.
-        options: the numbers that this command needs beside it, such as the share of the sites in a block.
+        kernel: its name, as ``dmmc sample --kernel`` takes it; :data:`HMC_ALONE` needs no model.
+        options: the numbers that its command needs beside the name, such as the share of the sites in a block.
         acceptance: probability of acceptance in every step, ``(chain, step)``.
         series: M^2 and M after every step, ``(chain, step)`` each, by name.
     """
@@ -85,7 +89,7 @@ class Rival(Record):
     """A kernel that needs less time than that of the chain for an effective sample, as a pilot found.
 
     Attributes:
-        kernel: its name, as ``dmmc sample --kernel`` takes it.
+        kernel: its name, as in :class:`Pilot`.
         observable: of which effective samples are meant, ``M2`` or ``M``.
         acceptance: of its steps.
         tau_int: autocorrelation time of the observable in its steps, lattice convention.
@@ -112,17 +116,15 @@ class Rival(Record):
 
     @property
     def command(self) -> str:
-        """What to type for it, with ``--model`` and ``--out`` as before."""
-        options = "".join(f" --{name} {value:.2g}" for name, value in self.options.items())
-        return f"dmmc sample --kernel {self.kernel}{options}"
+        """What to type for it; what names the theory and the files stays as it is."""
+        program = "dmmc ensemble" if self.kernel == HMC_ALONE else f"dmmc sample --kernel {self.kernel}"
+        return program + "".join(f" --{name} {value:.2g}" for name, value in self.options.items())
 
     def clause(self) -> str:
         """What there is to say about it, as a part of a sentence."""
         least = "at least " if self.bound else ""
-        return (
-            f"an effective {symbol(self.observable).value.text} would take {least}"
-            f"{number(self.gain, self.gain_error)} times less time with the kernel {self.kernel} ({self.command})"
-        )
+        gain = f"{least}{number(self.gain, self.gain_error)} times less time"
+        return f"an effective {symbol(self.observable).value.text} would take {gain}"
 
 
 def rivals(
@@ -150,7 +152,13 @@ def rivals(
 def sentence(found: Iterable[Rival], acceptance: float | None) -> str:
     """What there is to say about rivals, at least one, beside a chain of this acceptance."""
     here = "" if acceptance is None else f"Acceptance {acceptance:.2g} here: "
-    return f"{here}{', and '.join(one.clause() for one in found)}."
+    by_command = groupby(found, lambda one: (one.kernel, one.command))
+    said = [
+        f"{' and '.join(one.clause() for one in some)} with "
+        f"{'HMC alone' if kernel == HMC_ALONE else f'the kernel {kernel}'} ({command})"
+        for (kernel, command), some in by_command
+    ]
+    return f"{here}{', and '.join(said)}."
 
 
 def _rival(pilot: Pilot, name: str, chain: Estimate, steps_per_draw: int, seconds: Mapping[str, float]) -> Rival | None:

@@ -24,7 +24,7 @@ from dmmc.kernels.hmc import HMC
 from dmmc.kernels.independence import Independence
 from dmmc.kernels.latent import FIRST_SHARE, LEAST_TUNING, Latent
 from dmmc.proposals.base import LatentProposal
-from dmmc.runs.rival import OF_CHAIN, SERIES, Pilot
+from dmmc.runs.rival import HMC_ALONE, OF_CHAIN, SERIES, Pilot
 from dmmc.theory.actions import Action, declaration
 from dmmc.theory.observables import measure
 
@@ -82,7 +82,7 @@ class Trial:
 
     def length(self, work: float) -> Length | None:
         """What can be done for so many proposals of each chain; None if that is too little."""
-        steps = int(work / self.cost)
+        steps = int(work / self.cost + 1e-9)  # rounding must not take the last one
         if steps < self.least:
             return None
         if not self.tuning:
@@ -101,8 +101,17 @@ TRIALS: dict[str, Trial] = {
         lambda kernel: {"share": float(kernel.describe().get("share", 1.0))},
         cost=1,
         least=30,
-        part=0.4,
+        part=0.3,
         tuning=1 / 4,
+    ),
+    # How long a trajectory takes beside a proposal depends on the network; on large lattices it is a tenth to a fifth.
+    HMC_ALONE: Trial(
+        _hmc,
+        lambda kernel: {"trajectory": TRAJECTORY},
+        cost=1 / 4,
+        least=60,
+        part=0.2,
+        by_force=True,
     ),
     # A new field, the way back to the latents of the last one, and a trajectory.
     "cycle": Trial(
@@ -110,11 +119,11 @@ TRIALS: dict[str, Trial] = {
         lambda kernel: {"trajectory": TRAJECTORY},
         cost=3,
         least=20,
-        part=0.6,
+        part=0.5,
         by_force=True,
     ),
 }
-"""The kernels that are tried, by name, in the order of their importance."""
+"""The kernels that are tried, by name; where there is not enough time for all, the last ones are left out."""
 
 
 def pilot_lengths(action: Action, log_w: NDArray[np.float64], chains: int, chain_steps: int) -> dict[str, Length]:
@@ -131,15 +140,16 @@ def pilot_lengths(action: Action, log_w: NDArray[np.float64], chains: int, chain
     declared = declaration(action)
     cheap_force = declared.has_grad and not declared.costly
     trials = {name: trial for name, trial in TRIALS.items() if cheap_force or not trial.by_force}
-    clock, least = TURN * (1 + len(trials)), sum(trial.least * trial.cost / trial.part for trial in trials.values())
-    work = min(SHARE * chain_steps, max(least, PUSHES / chains)) - clock
-    parts = sum(trial.part for trial in trials.values())
-    lengths = {name: trial.length(work * trial.part / parts) for name, trial in trials.items()}
-    if any(length is None for length in lengths.values()):
-        # Too little for all: the first one gets everything.
-        first = next(iter(trials))
-        lengths = {first: trials[first].length(work)}
-    return {name: length for name, length in lengths.items() if length is not None}
+    while trials:
+        clock, parts = TURN * (1 + len(trials)), sum(trial.part for trial in trials.values())
+        most = max(PUSHES / chains, *(trial.least * trial.cost * parts / trial.part for trial in trials.values()), 0)
+        work = min(SHARE * chain_steps - clock, most)
+        lengths = {name: trial.length(work * trial.part / parts) for name, trial in trials.items()}
+        enough = {name: length for name, length in lengths.items() if length is not None}
+        if len(enough) == len(trials):
+            return enough
+        trials.popitem()
+    return {}
 
 
 def run_pilots(

@@ -93,6 +93,11 @@ def test_sentences():
         "(dmmc sample --kernel block --share 0.25), and an effective M would take at least 3.14(42) times less time "
         "with the kernel cycle (dmmc sample --kernel cycle --trajectory 8)."
     )
+    alone = [replace(cycle, kernel="hmc", observable=name, bound=False) for name in ("M2", "M")]
+    assert sentence(alone, None) == (
+        "an effective M^2 would take 3.14(42) times less time and an effective M would take 3.14(42) times less time "
+        "with HMC alone (dmmc ensemble --trajectory 8)."
+    )
 
 
 def test_they_are_stored_and_read():

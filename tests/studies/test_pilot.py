@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from dmmc.core.errors import DmmcError
+from dmmc.diagnostics.autocorrelation import resolved_tau
 from dmmc.kernels.independence import Independence
 from dmmc.kernels.of_model import KernelOptions
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.runs.chain import ChainOptions
-from dmmc.runs.rival import OF_CHAIN, Pilot, rivals
+from dmmc.runs.rival import OF_CHAIN, Pilot
 from dmmc.runs.summary import estimates, summarise
 from dmmc.runs.summary_records import RunSummary
 from dmmc.studies import pilot
@@ -24,6 +25,7 @@ from dmmc.theory.lattice import Lattice
 from helpers import free_reference, random_model
 
 ACTION, RING = FreeField(1.0), Lattice((24,))
+ALL = {"block", "hmc", "cycle"}
 GOOD, SELDOM = np.zeros(200), np.random.default_rng(1).normal(0, 3, 200)
 """Log weights of proposals that are always accepted, and of some that are accepted in 3 % of all cases (erfc(3/2))."""
 
@@ -57,15 +59,19 @@ def works(lengths):
 def test_when_there_are_pilots_and_how_long_they_are():
     assert pilot_lengths(ACTION, GOOD, 64, 10_000) == {}
     assert pilot_lengths(ACTION, SELDOM, 64, 90) == {}  # a third is too little to say anything
-    assert pilot_lengths(ACTION, SELDOM, 64, 160).keys() == {"block"}  # too little for both
-    for chains, steps in ((64, 400), (64, 2000), (4, 10_000)):
+    # Too little for all of them.
+    assert pilot_lengths(ACTION, SELDOM, 64, 160).keys() == {"block"}
+    assert pilot_lengths(ACTION, SELDOM, 64, 300).keys() == {"block", "hmc"}
+    for chains, steps in ((64, 450), (64, 2000), (4, 10_000)):
         lengths = pilot_lengths(ACTION, SELDOM, chains, steps)
-        assert lengths.keys() == {"block", "cycle"}
+        assert lengths.keys() == ALL
         assert 0.9 * steps / 3 < works(lengths) <= steps / 3
     # Long chains need no longer pilots, and many chains only as many steps as say anything.
     longest = pilot_lengths(ACTION, SELDOM, 64, 100_000)
-    assert longest == pilot_lengths(ACTION, SELDOM, 64, 10_000) and works(longest) <= pilot.PUSHES / 64
-    assert all(sum(pilot_lengths(ACTION, SELDOM, 10**6, 10**5)[k].__dict__.values()) < 150 for k in ("block", "cycle"))
+    assert longest == pilot_lengths(ACTION, SELDOM, 64, 10_000)
+    assert works(longest) <= pilot.PUSHES / 64 + pilot.TURN * (1 + len(ALL))
+    least = pilot_lengths(ACTION, SELDOM, 10**6, 10**5)
+    assert least.keys() == ALL and works(least) < 300
 
 
 @pytest.mark.parametrize("declared", [{"has_grad": False}, {"costly": True}])
@@ -94,29 +100,29 @@ def test_other_kernels_have_none(kernel, tmp_path):
 def test_the_chain_does_not_notice(tmp_path, monkeypatch):
     stages = Stages()
     monkeypatch.setattr(pilot, "BELOW", 2.0)
-    with_pilots = chain(tmp_path / "with.h5", 400, stages=stages)
+    with_pilots = chain(tmp_path / "with.h5", 450, stages=stages)
     monkeypatch.setattr(pilot, "BELOW", 0.0)
-    without = chain(tmp_path / "without.h5", 400)
+    without = chain(tmp_path / "without.h5", 450)
     stored = {one.kernel: one for one in Pilot.stored(with_pilots.evaluation)}
-    assert stored.keys() == {"block", "cycle"} and "pilot" in stages.seconds
+    assert stored.keys() == ALL and "pilot" in stages.seconds
     assert Pilot.stored(without.evaluation) == ()
     for name, value in without.observables.items():
         np.testing.assert_array_equal(with_pilots.observables[name], value)
     for name, value in without.evaluation.items():
         np.testing.assert_array_equal(with_pilots.evaluation[name], value)
-    for name, length in pilot_lengths(ACTION, SELDOM, 16, 400).items():
+    for name, length in pilot_lengths(ACTION, SELDOM, 16, 450).items():
         shape = (16, length.steps)
         assert stored[name].acceptance.shape == stored[name].series["M2"].shape == shape
         np.testing.assert_allclose(stored[name].series["M"] ** 2, stored[name].series["M2"], rtol=1e-12)
-    assert with_pilots.record.step_seconds.keys() == {OF_CHAIN, "block", "cycle"}
+    assert with_pilots.record.step_seconds.keys() == {OF_CHAIN} | ALL
     assert all(0 < seconds < 60 for seconds in with_pilots.record.step_seconds.values())
 
 
 @pytest.mark.usefixtures("always")
 def test_a_run_that_goes_on_has_the_same_pilots(tmp_path):
-    whole = chain(tmp_path / "whole.h5", 400)
+    whole = chain(tmp_path / "whole.h5", 450)
     chain(tmp_path / "parts.h5", 31)  # too short for a pilot
-    parts = chain(tmp_path / "parts.h5", 400, resume=True)
+    parts = chain(tmp_path / "parts.h5", 450, resume=True)
     assert parts.evaluation.keys() == whole.evaluation.keys()
     for name, value in whole.evaluation.items():
         np.testing.assert_array_equal(parts.evaluation[name], value, err_msg=name)
@@ -126,13 +132,13 @@ def test_a_run_that_goes_on_has_the_same_pilots(tmp_path):
 @pytest.mark.usefixtures("always")
 def test_pilots_go_on_from_the_fields_of_the_chain(tmp_path, monkeypatch):
     begun = []
-    for kernel in (pilot.Latent, pilot.Cycle):
+    for kernel in (pilot.Latent, pilot.HMC, pilot.Cycle):
         start = kernel.start
         monkeypatch.setattr(kernel, "start", lambda self, phi, g, start=start: begun.append(phi) or start(self, phi, g))
-    run = chain(tmp_path / "run.h5", 400, model=model(two_sector=True))
+    run = chain(tmp_path / "run.h5", 450, model=model(two_sector=True))
     last = run.observables["M"][:, -1]
-    assert len(begun) == 2
-    for phi in begun:
+    assert len(begun) > 3
+    for phi in begun[:2]:  # HMC within the cycle goes on from elsewhere
         np.testing.assert_allclose(phi.mean(1).numpy(), last, rtol=0, atol=1e-12)
     assert all(one.series["M2"].std() > 0 for one in Pilot.stored(run.evaluation))
 
@@ -143,7 +149,7 @@ def test_a_pilot_whose_tuning_fails_is_left_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pilot, "BELOW", 2.0)
     monkeypatch.setattr(pilot.HMC, "tune", refused)
-    run = chain(tmp_path / "run.h5", 400)
+    run = chain(tmp_path / "run.h5", 450)
     assert [one.kernel for one in Pilot.stored(run.evaluation)] == ["block"]
 
 
@@ -169,25 +175,32 @@ def test_the_time_of_a_step_is_that_of_all_chains(monkeypatch):
     assert seconds[OF_CHAIN] > 0.02
 
 
-def test_where_blocks_cost_less_the_summary_says_so(tmp_path):
-    """A ring of many correlation lengths, on which the errors of the model add up: blocks leave most of them alone."""
-    far = model(lattice=Lattice((48,)))
-    run = chain(tmp_path / "run.h5", 800, model=far, chains=64)
+def test_where_another_kernel_costs_less_the_summary_says_so(tmp_path):
+    """A ring of many correlation lengths, on which the errors of the model add up: HMC moves all parts at once."""
+    run = chain(tmp_path / "run.h5", 800, model=model(lattice=Lattice((48,))), chains=64)
     summary = summarise(run)
     assert summary.acceptance < pilot.BELOW
-    blocks = [one for one in Pilot.stored(run.evaluation) if one.kernel == "block"]
-    found = {one.observable: one for one in rivals(blocks, estimates(run), 1, {})}["M2"]
-    assert found.options["share"] < 1 and found.gain > 2
-    assert summary.rivals
+    assert [one.observable for one in summary.rivals] == ["M2", "M"]
     for one in summary.rivals:  # which of the kernels they are depends on the clock
+        assert one.kernel in {"hmc", "cycle"} and one.gain > 2
         assert f"({one.command})" in str(summary) and "times less time" in str(summary)
     assert RunSummary.from_json(summary.to_json()).rivals == summary.rivals
-    # What it says is true: a chain of the kernel that it names has the autocorrelation time that the pilot found.
-    kernel = KernelOptions("block", share=found.options["share"])
-    options = SampleOptions(64, kernel, ChainOptions(400, seed=5), 4, discard=50, proposals=4, determinants=0)
-    tau = summarise(sample(far, tmp_path / "blocks.h5", options)).observables["M2"]
-    error = np.hypot(found.tau_int_error, tau.tau_int_error)
-    assert abs(tau.tau_int - found.tau_int) < 5 * error
+
+
+@pytest.mark.parametrize("kernel", ["block", "cycle"])
+def test_a_chain_of_the_kernel_has_the_autocorrelation_time_that_a_pilot_found(kernel, tmp_path):
+    flow, generator = flow_proposal(MODEL, 4), torch.Generator().manual_seed(1)
+    mine = Independence(ACTION, RING, flow)
+    (found,), _ = pilot.run_pilots(mine, flow, mine.initial(64, generator), {kernel: Length(20, 300)}, 1)
+    length = ChainOptions(300, seed=5)
+    options = SampleOptions(
+        64, KernelOptions(kernel, **found.options), length, 4, discard=50, proposals=4, determinants=0
+    )
+    means = estimates(sample(MODEL, tmp_path / "other.h5", options))
+    for name, series in found.series.items():
+        tau, resolved = resolved_tau(series)
+        assert resolved
+        assert abs(tau.tau_int - means[name].tau_int) < 5 * np.hypot(tau.tau_int_error, means[name].tau_int_error)
 
 
 def test_the_proposal_is_that_of_the_chain(tmp_path, monkeypatch):
