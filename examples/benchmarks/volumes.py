@@ -78,16 +78,9 @@ PIECE = 50
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is done.
-
-    Attributes:
-        draws: steps of each chain, where a kernel is given without.
-        chains: chains side by side.
-        ensemble: draws of each of the 64 chains of the ensemble; every fifth is kept.
-        weighed: proposals and fields that are weighed.
-        warm_up: steps that tune a kernel.
-        turns, timed: turns on the clock, and steps in each.
-    """
+    """How much is done: steps of each chain where a kernel is given without; chains side by side; draws of each of the
+    64 chains of the ensemble, of which every fifth is kept; proposals and fields that are weighed; steps that tune a
+    kernel; turns on the clock, and steps in each."""
 
     draws: int = 200
     chains: int = 16
@@ -137,13 +130,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Found:
-    """What a kernel did, with CPU times of one chain among many.
-
-    Attributes:
-        acceptance: mean of the probabilities of acceptance.
-        M2, M: mean, error and tau_int in steps.
-        milliseconds: of a step.
-    """
+    """What a kernel did: mean probability of acceptance, tau_int in steps, and CPU time of a step of one chain."""
 
     acceptance: float
     M2: Estimate
@@ -173,15 +160,7 @@ HEAD = ("kernel", "accepted", "tau M^2", "tau M", "ms a step", "ms for M^2", "ms
 
 @dataclass(frozen=True)
 class Point:
-    """A model on a lattice, and where its records are.
-
-    Attributes:
-        folder: of the records.
-        action: the theory.
-        flow: the proposals.
-        fields: of the ensemble, ``(n, L, L)``.
-        budget: how much is done.
-    """
+    """The proposals of a model for a theory, fields of the ensemble, ``(n, L, L)``, and where the records are."""
 
     folder: Path
     action: Action
