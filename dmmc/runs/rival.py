@@ -11,7 +11,7 @@ This module does not import torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Self
@@ -120,11 +120,11 @@ class Rival(Record):
         program = "dmmc ensemble" if self.kernel == HMC_ALONE else f"dmmc sample --kernel {self.kernel}"
         return program + "".join(f" --{name} {value:.2g}" for name, value in self.options.items())
 
-    def clause(self) -> str:
-        """What there is to say about it, as a part of a sentence."""
-        least = "at least " if self.bound else ""
-        gain = f"{least}{number(self.gain, self.gain_error)} times less time"
-        return f"an effective {symbol(self.observable).value.text} would take {gain}"
+    def clause(self, first: bool) -> str:
+        """What it gains, as the first part of a sentence or as a later one."""
+        times = f"{'at least ' if self.bound else ''}{number(self.gain, self.gain_error)} times less"
+        what = symbol(self.observable).value.text
+        return f"an effective {what} would take {times} time" if first else f"and one of {what} {times}"
 
 
 def rivals(
@@ -149,16 +149,17 @@ def rivals(
     return tuple(max(some, key=lambda one: one.gain) for some in of_each if some)
 
 
-def sentence(found: Iterable[Rival], acceptance: float | None) -> str:
+def sentence(found: Sequence[Rival], acceptance: float | None) -> str:
     """What there is to say about rivals, at least one, beside a chain of this acceptance."""
     here = "" if acceptance is None else f"Acceptance {acceptance:.2g} here: "
-    by_command = groupby(found, lambda one: (one.kernel, one.command))
-    said = [
-        f"{' and '.join(one.clause() for one in some)} with "
-        f"{'HMC alone' if kernel == HMC_ALONE else f'the kernel {kernel}'} ({command})"
-        for (kernel, command), some in by_command
-    ]
-    return f"{here}{', and '.join(said)}."
+    first, *more = found
+    clauses = [(first, first.clause(True)), *((one, one.clause(False)) for one in more)]
+    said = []
+    for (kernel, command), some in groupby(clauses, lambda pair: (pair[0].kernel, pair[0].command)):
+        gains = [clause for _, clause in some]
+        name = "HMC alone" if kernel == HMC_ALONE else f"the kernel {kernel}"
+        said.append(f"{', '.join(gains)}{',' if len(gains) > 1 else ''} with {name} ({command})")
+    return f"{here}{', '.join(said)}."
 
 
 def _rival(pilot: Pilot, name: str, chain: Estimate, steps_per_draw: int, seconds: Mapping[str, float]) -> Rival | None:

@@ -124,7 +124,7 @@ def summarise(
     symmetry = run.header.provenance.get("symmetry")
     acceptance = _known(float(np.mean(run.stats["accepted"]))) if "accepted" in run.stats else None
     better = rivals(Pilot.stored(run.evaluation), means, run.header.steps_per_draw, run.record.step_seconds)
-    advice = (sentence(better, acceptance),) if better else ()
+    advice: tuple[str, ...] = (sentence(better, acceptance),) if better else ()
     shift = 0.0 if stored is None or not run.header.facts.parts else stored.way_back
     if max(bias_over_error(means, series, shift).values(), default=0.0) > SHIFTED:
         advice += (

@@ -90,13 +90,13 @@ def test_sentences():
     cycle = replace(blocks, kernel="cycle", observable="M", bound=True, options={"trajectory": 8.0})
     assert sentence([blocks, cycle], None) == (
         "an effective M^2 would take 3.14(42) times less time with the kernel block "
-        "(dmmc sample --kernel block --share 0.25), and an effective M would take at least 3.14(42) times less time "
+        "(dmmc sample --kernel block --share 0.25), and one of M at least 3.14(42) times less "
         "with the kernel cycle (dmmc sample --kernel cycle --trajectory 8)."
     )
     alone = [replace(cycle, kernel="hmc", observable=name, bound=False) for name in ("M2", "M")]
     assert sentence(alone, None) == (
-        "an effective M^2 would take 3.14(42) times less time and an effective M would take 3.14(42) times less time "
-        "with HMC alone (dmmc ensemble --trajectory 8)."
+        "an effective M^2 would take 3.14(42) times less time, and one of M 3.14(42) times less, with HMC alone "
+        "(dmmc ensemble --trajectory 8)."
     )
 
 
