@@ -63,12 +63,13 @@ def test_volumes(tmp_path, monkeypatch, capsys):
         assert 0 < one["acceptance"] <= 1 and one["milliseconds"] > 0
         assert one["M2"]["n"] == module.QUICK.chains * 2 * module.PIECE  # 60 draws in pieces of 50
     # What is there is read, also by a call for other kernels, and costs are 2 tau_int times the time of a step.
-    run_benchmark(monkeypatch, "volumes", *options, "independence", "clusters")
+    run_benchmark(monkeypatch, "volumes", *options, "independence", "independence + clusters")
     (then,) = json.loads((tmp_path / "volumes.json").read_text()).values()
-    assert list(then["kernels"]) == [*kernels, "clusters"]
+    assert list(then["kernels"]) == [*kernels, "independence + clusters"]
     assert then["kernels"]["independence"]["M2"] == point["kernels"]["independence"]["M2"]
-    row = next(line for line in capsys.readouterr().out.splitlines()[::-1] if line.startswith("clusters"))
-    one = then["kernels"]["clusters"]
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines[::-1] if line.startswith("independence + clusters"))
+    one = then["kernels"]["independence + clusters"]
     assert f"{2 * max(one['M2']['tau_int'], 0.5) * one['milliseconds']:.3g}(" in row
     with pytest.raises(ValueError, match="'cluster' is not a kernel"):
         run_benchmark(monkeypatch, "volumes", *options, "cluster")
