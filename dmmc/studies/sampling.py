@@ -33,7 +33,7 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun, begun_header, load_run
 from dmmc.studies.chain import WARM_UP, warm_up_stream
 from dmmc.studies.given import Source, read_ensemble
-from dmmc.studies.pilot import pilot_lengths, run_pilots
+from dmmc.studies.pilot import MOST_SHIFT, pilot_lengths, run_pilots
 from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
@@ -244,14 +244,15 @@ def sample(
         measured = {name: x.double().cpu().numpy() for name, x in arrays.items()}
         if flow is None:
             return measured
-        chain_steps = discard + options.run.draws * options.run.steps_per_draw
-        if log_w is not None and (lengths := pilot_lengths(action, log_w, options.chains, chain_steps)):
+        certificate = _certificate(flow, path, options, determinants, stages)
+        steps = discard + options.run.draws * options.run.steps_per_draw
+        exact = certificate.way_back < MOST_SHIFT
+        if log_w is not None and (lengths := pilot_lengths(action, log_w, options.chains, steps, exact)):
             with stages("pilot"):
                 pilots, seconds = run_pilots(kernel, flow, state, lengths, seed)
             by_kernel.update(seconds)
             for pilot in pilots:
                 measured |= pilot.arrays()
-        certificate = _certificate(flow, path, options, determinants, stages)
         asked = options.bias_share / math.sqrt(options.chains * options.run.draws)
         trusted = options.flow_steps == "auto" and begun is None and flow.known_errors is not None
         if trusted and certificate.limit > REMARKED * asked:

@@ -11,6 +11,7 @@ from dmmc.core.errors import DmmcError
 from dmmc.diagnostics.autocorrelation import resolved_tau
 from dmmc.kernels.independence import Independence
 from dmmc.kernels.of_model import KernelOptions
+from dmmc.proposals.certificate import Certificate
 from dmmc.proposals.of_model import flow_proposal
 from dmmc.runs.chain import ChainOptions
 from dmmc.runs.rival import OF_CHAIN, Pilot
@@ -25,6 +26,9 @@ from dmmc.theory.lattice import Lattice
 from helpers import free_reference, random_model
 
 ACTION, RING = FreeField(1.0), Lattice((24,))
+STEPS = 8
+"""Integration steps with which log q is the same on both ways."""
+
 ALL = {"block", "hmc", "cycle"}
 GOOD, SELDOM = np.zeros(200), np.random.default_rng(1).normal(0, 3, 200)
 """Log weights of proposals that are always accepted, and of some that are accepted in 3 % of all cases (erfc(3/2))."""
@@ -35,9 +39,9 @@ def model(two_sector=False, strength=0.3, lattice=RING):
     return random_model(reference, ACTION, two_sector=two_sector, strength=strength)
 
 
-def chain(path, draws=160, kernel="independence", model=None, resume=False, chains=16, stages=None):
+def chain(path, draws=160, kernel="independence", model=None, resume=False, chains=16, stages=None, steps=STEPS):
     length = ChainOptions(draws, block=16, seed=3)
-    options = SampleOptions(chains, KernelOptions(kernel), length, 4, discard=0, proposals=4, determinants=0)
+    options = SampleOptions(chains, KernelOptions(kernel), length, steps, discard=0, proposals=4, determinants=0)
     return sample(model or MODEL, path, options, resume=resume, stages=stages, say=lambda _: None)
 
 
@@ -92,7 +96,7 @@ def test_a_chain_that_is_accepted_often_has_none(tmp_path):
 @pytest.mark.usefixtures("always")
 def test_other_kernels_have_none(kernel, tmp_path):
     length = ChainOptions(160, seed=3)
-    steps = "auto" if kernel == "path" else 4
+    steps = "auto" if kernel == "path" else STEPS
     options = SampleOptions(16, KernelOptions(kernel), length, steps, discard=0, proposals=4, determinants=0)
     assert Pilot.stored(sample(MODEL, tmp_path / "run.h5", options).evaluation) == ()
 
@@ -143,6 +147,14 @@ def test_pilots_go_on_from_the_fields_of_the_chain(tmp_path, monkeypatch):
     assert all(one.series["M2"].std() > 0 for one in Pilot.stored(run.evaluation))
 
 
+@pytest.mark.usefixtures("always")
+def test_a_cycle_is_not_tried_where_the_way_back_is_another_one(tmp_path):
+    """With one step log q is off by 0.5, and a cycle accepts what independent proposals do not."""
+    run = chain(tmp_path / "run.h5", 450, steps=1)
+    assert Certificate.stored(run.evaluation).way_back > 5 * pilot.MOST_SHIFT
+    assert {one.kernel for one in Pilot.stored(run.evaluation)} == {"block", "hmc"}
+
+
 def test_a_pilot_whose_tuning_fails_is_left_out(tmp_path, monkeypatch):
     def refused(self, state, generator, n_steps=60):
         raise DmmcError("no step size is accepted")
@@ -189,12 +201,12 @@ def test_where_another_kernel_costs_less_the_summary_says_so(tmp_path):
 
 @pytest.mark.parametrize("kernel", ["block", "cycle"])
 def test_a_chain_of_the_kernel_has_the_autocorrelation_time_that_a_pilot_found(kernel, tmp_path):
-    flow, generator = flow_proposal(MODEL, 4), torch.Generator().manual_seed(1)
+    flow, generator = flow_proposal(MODEL, STEPS), torch.Generator().manual_seed(1)
     mine = Independence(ACTION, RING, flow)
     (found,), _ = pilot.run_pilots(mine, flow, mine.initial(64, generator), {kernel: Length(20, 300)}, 1)
     length = ChainOptions(300, seed=5)
     options = SampleOptions(
-        64, KernelOptions(kernel, **found.options), length, 4, discard=50, proposals=4, determinants=0
+        64, KernelOptions(kernel, **found.options), length, STEPS, discard=50, proposals=4, determinants=0
     )
     means = estimates(sample(MODEL, tmp_path / "other.h5", options))
     for name, series in found.series.items():
@@ -212,4 +224,4 @@ def test_the_proposal_is_that_of_the_chain(tmp_path, monkeypatch):
     monkeypatch.setattr(pilot, "BELOW", 2.0)
     run = chain(tmp_path / "run.h5")
     ((kernel, flow),) = seen
-    assert flow == flow_proposal(MODEL, 4) and run.header.kernel == kernel.describe()
+    assert flow == flow_proposal(MODEL, STEPS) and run.header.kernel == kernel.describe()
