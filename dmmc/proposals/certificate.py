@@ -167,6 +167,15 @@ class Certificate:
         """Bound on the bias of an observable in units of its standard deviation: both limits, added in quadrature."""
         return math.hypot(self.limit_delta, self.limit_rounding)
 
+    @property
+    def way_back(self) -> float:
+        """How much log q differs between the way to the latents and the way to the field, on the average.
+
+        A chain of proposals does not notice a constant difference. A cycle or a mixture of kernels goes back to the
+        latents in every step, and accepts about ``exp(way_back)`` times too often or too seldom.
+        """
+        return abs(float(np.mean(self.reversal_log_q)))
+
     def bias_bound(self, observable: Array) -> float:
         """Bound on the bias of the mean of an observable, from its measurements in a chain, of any shape."""
         return float(np.std(observable)) * self.limit

@@ -101,6 +101,7 @@ def run(
     show_progress: bool = True,
     evaluate: Callable[[State], Mapping[str, Array]] | None = None,
     stages: Callable[[], Mapping[str, float]] | None = None,
+    step_seconds: Callable[[], Mapping[str, float]] | None = None,
 ) -> Path:
     """Run chains and store them.
 
@@ -121,6 +122,7 @@ def run(
             them.
         stages: called at the very end; the wall seconds that it returns, by stage, are recorded beside those of the
             chain itself.
+        step_seconds: called at the very end; the seconds of a step that it returns, by kernel, are recorded.
 
     Returns:
         ``path``.
@@ -193,7 +195,11 @@ def run(
         evaluation = None if evaluate is None else evaluate(state)
         # The time of this process alone; what an earlier, interrupted one took was not recorded.
         others = {} if stages is None else dict(stages())
-        record = RunRecord(wall_seconds={**others, "chain": seconds}, wall_draws=done - first)
+        record = RunRecord(
+            wall_seconds={**others, "chain": seconds},
+            wall_draws=done - first,
+            step_seconds={} if step_seconds is None else dict(step_seconds()),
+        )
         return writer.finish(record, evaluation)
 
 

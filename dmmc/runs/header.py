@@ -135,7 +135,9 @@ class RunRecord(Record):
         wall_seconds: wall time by stage; ``chain`` is that of the chain itself. A run that was interrupted knows only
             about the process that finished it.
         wall_draws: draws of each chain that were made in this time.
+        step_seconds: wall seconds of a step of all chains, by kernel, where others were tried beside that of the chain.
     """
 
     wall_seconds: dict[str, float] = field(default_factory=dict)
     wall_draws: int = 0
+    step_seconds: dict[str, float] = field(default_factory=dict)

@@ -20,13 +20,16 @@ from dmmc.diagnostics.observables import columns, parts
 from dmmc.diagnostics.series import MIN_DRAWS
 from dmmc.diagnostics.slowing_down import cost_per_effective_sample
 from dmmc.proposals.certificate import Certificate
-from dmmc.runs.rival import Pilot, rival
+from dmmc.runs.rival import Pilot, rivals, sentence
 from dmmc.runs.run import StoredRun
 from dmmc.runs.summary_records import Efficiency, EnergySummary, KlSummary, ObservableEstimate, PartSummary, RunSummary
 from dmmc.theory.momenta import orbit_phat2
 
 SLOW = ("M", "M2")
 """Observables whose costs are summarised: usually the slowest, and the slowest of those that are even in the field."""
+
+SHIFTED = 0.25
+"""Statistical errors of an observable by which the difference of log q between the two ways may shift it unsaid."""
 
 NOTES = 3
 """Warnings of the diagnostics that are repeated in a summary; a few of many that say the same."""
@@ -120,8 +123,15 @@ def summarise(
     log_w = run.stats["log_w_proposed"] if independent else None
     symmetry = run.header.provenance.get("symmetry")
     acceptance = _known(float(np.mean(run.stats["accepted"]))) if "accepted" in run.stats else None
-    better = rival(Pilot.stored(run.evaluation), means["M2"], run.header.steps_per_draw)
-    advice = () if better is None else (better.sentence(acceptance),)
+    better = rivals(Pilot.stored(run.evaluation), means, run.header.steps_per_draw, run.record.step_seconds)
+    advice: tuple[str, ...] = (sentence(better, acceptance),) if better else ()
+    shift = 0.0 if stored is None or not run.header.facts.parts else stored.way_back
+    if max(bias_over_error(means, series, shift).values(), default=0.0) > SHIFTED:
+        advice += (
+            f"Every step goes back to the latents of the fields, where log q differs by {shift:.2g} on the average "
+            "from that of the way there. The bound on the bias does not count that: take more steps of the flow "
+            "(--flow-steps).",
+        )
     return RunSummary(
         file=str(run.path),
         facts=run.header.facts,
@@ -149,7 +159,7 @@ def summarise(
         notes=(*_remarks(run), *measured.notes, *advice),
         steps_discarded=run.header.discard,
         parts=_parts(run),
-        rival=better,
+        rivals=better,
     )
 
 

@@ -156,7 +156,8 @@ class RunSummary(Record):
         notes: remarks for people, one sentence or more each.
         steps_discarded: steps of each chain before its first draw, which were not recorded.
         parts: the kernels that the kernel is put together from; empty for most.
-        rival: another kernel, with which a pilot found an effective M2 to cost less; one of the notes says so in words.
+        rivals: other kernels, with which pilots found an effective M2 or M to cost less; one of the notes says so in
+            words.
     """
 
     file: str
@@ -185,7 +186,7 @@ class RunSummary(Record):
     notes: tuple[str, ...] = ()
     steps_discarded: int = 0
     parts: tuple[PartSummary, ...] = ()
-    rival: Rival | None = None
+    rivals: tuple[Rival, ...] = ()
 
     def __str__(self) -> str:
         tables = [aligned(rows) for rows in (self._observable_rows(), self._efficiency_rows()) if len(rows) > 1]

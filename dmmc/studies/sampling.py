@@ -33,7 +33,7 @@ from dmmc.runs.chain import ChainOptions
 from dmmc.runs.run import StoredRun, begun_header, load_run
 from dmmc.studies.chain import WARM_UP, warm_up_stream
 from dmmc.studies.given import Source, read_ensemble
-from dmmc.studies.pilot import pilot_steps, run_pilot
+from dmmc.studies.pilot import MOST_SHIFT, pilot_lengths, run_pilots
 from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import resumes_run
 from dmmc.studies.stages import Stages
@@ -167,8 +167,8 @@ def sample(
     Stored beside the chain, in ``Run.evaluation``: the arrays of a :class:`~dmmc.proposals.certificate.Certificate`, if
     the chain depends on an integrator; ``log_w_reference`` of the reference configurations, if there are any; and
     ``denoising``, a field at the noise levels ``denoising_level``, which are noise of standard deviation
-    ``denoising_noise``; and where independent proposals are accepted seldom, the arrays of a
-    :class:`~dmmc.runs.rival.Pilot` of the kernel of blocks.
+    ``denoising_noise``; and where independent proposals are accepted seldom, the arrays of the
+    :class:`~dmmc.runs.rival.Pilot` of other kernels.
 
     Args:
         model: gives the proposals.
@@ -221,6 +221,8 @@ def sample(
     if begun is None:
         announce("the chain", (discard + options.run.draws * options.run.steps_per_draw) * step_seconds, say)
 
+    by_kernel: dict[str, float] = {}
+
     def evaluate(state: State) -> dict[str, NDArray[np.float64]]:
         arrays: dict[str, Tensor] = {}
         if weighed is not None:
@@ -242,11 +244,15 @@ def sample(
         measured = {name: x.double().cpu().numpy() for name, x in arrays.items()}
         if flow is None:
             return measured
-        chain_steps = discard + options.run.draws * options.run.steps_per_draw
-        if log_w is not None and (steps := pilot_steps(log_w, options.chains, chain_steps)):
-            with stages("pilot"):
-                measured |= run_pilot(action, flow, state, steps, rng.stream(seed, "pilot", device=device)).arrays()
         certificate = _certificate(flow, path, options, determinants, stages)
+        steps = discard + options.run.draws * options.run.steps_per_draw
+        exact = certificate.way_back < MOST_SHIFT
+        if log_w is not None and (lengths := pilot_lengths(action, log_w, options.chains, steps, exact)):
+            with stages("pilot"):
+                pilots, seconds = run_pilots(kernel, flow, state, lengths, seed)
+            by_kernel.update(seconds)
+            for pilot in pilots:
+                measured |= pilot.arrays()
         asked = options.bias_share / math.sqrt(options.chains * options.run.draws)
         trusted = options.flow_steps == "auto" and begun is None and flow.known_errors is not None
         if trusted and certificate.limit > REMARKED * asked:
@@ -277,6 +283,7 @@ def sample(
             device=device,
             evaluate=evaluate,
             stages=lambda: stages.seconds,
+            step_seconds=lambda: by_kernel,
         )
     return load_run(path)
 

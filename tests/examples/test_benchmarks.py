@@ -49,6 +49,32 @@ def test_training(tmp_path, monkeypatch, capsys):
     assert "1 trajectories" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore::dmmc.diagnostics.DiagnosticsWarning")
+def test_volumes(tmp_path, monkeypatch, capsys):
+    kernels = ["independence", "block 0.5", "independence + hmc 2 x2", "independence | hmc 2"]
+    options = [tmp_path, "--quick", "--model", "phi4-flow-L8", "--kernels"]
+    module = run_benchmark(monkeypatch, "volumes", *options, *kernels)
+    first = json.loads((tmp_path / "volumes.json").read_text())
+    (point,) = first.values()
+    assert list(point["kernels"]) == kernels and 0 < point["acceptance"] < 1
+    # The model is moved to another lattice, where it is not as good, and the way back is the way there all the same.
+    assert point["std_log_w"] > 0.1 and abs(point["way_back"]) < 0.1 * point["std_log_w"]
+    for one in point["kernels"].values():
+        assert 0 < one["acceptance"] <= 1 and one["milliseconds"] > 0
+        assert one["M2"]["n"] == module.QUICK.chains * 2 * module.PIECE  # 60 draws in pieces of 50
+    # What is there is read, also by a call for other kernels, and costs are 2 tau_int times the time of a step.
+    run_benchmark(monkeypatch, "volumes", *options, "independence", "independence + clusters")
+    (then,) = json.loads((tmp_path / "volumes.json").read_text()).values()
+    assert list(then["kernels"]) == [*kernels, "independence + clusters"]
+    assert then["kernels"]["independence"]["M2"] == point["kernels"]["independence"]["M2"]
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines[::-1] if line.startswith("independence + clusters"))
+    one = then["kernels"]["independence + clusters"]
+    assert f"{2 * max(one['M2']['tau_int'], 0.5) * one['milliseconds']:.3g}(" in row
+    with pytest.raises(ValueError, match="'cluster' is not a kernel"):
+        run_benchmark(monkeypatch, "volumes", *options, "cluster")
+
+
 def test_progress(tmp_path, monkeypatch, capsys):
     made = {
         # As the first version wrote it, with a second bound and nothing discarded, and as this one does.

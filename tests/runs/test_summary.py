@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dmmc import diagnostics
-from dmmc.core.facts import KernelFacts
+from dmmc.core.facts import KernelFacts, PartFacts
 from dmmc.diagnostics.symbols import symbol
 from dmmc.proposals.certificate import Certificate
 from dmmc.runs.run import load_run
@@ -143,6 +143,20 @@ def test_bias_bounds(tmp_path):
     only = replace(run, evaluation={"delta": run.evaluation["delta"]})
     assert summarise(only).certificate is None
     assert summarise(only).bias_bound_sigma == np.std(run.evaluation["delta"], ddof=1)
+
+
+def test_a_difference_of_log_q_between_the_two_ways_counts_where_every_step_goes_back(tmp_path):
+    """Of 16 x 400 draws, a shift of 0.1 standard deviations is several statistical errors, and 2e-5 is none."""
+    parts = (PartFacts("diffusion", "accepted", 1, {}), PartFacts("HMC", "hmc_accepted", 1, {}))
+    cycle = KernelFacts("cycle", "diffusion + HMC", parts=parts)
+    exact, evaluation = certificate(), certificate()
+    evaluation["reversal_log_q"] = np.full(16, -0.1)
+    for number, (kernel, arrays, said) in enumerate(
+        [(cycle, evaluation, True), (cycle, exact, False), (DIFFUSION, evaluation, False)]
+    ):
+        (tmp_path / str(number)).mkdir()
+        summary = summarise(made(tmp_path / str(number), stats=weights(), kernel=kernel, evaluation=arrays))
+        assert ("log q differs by 0.1 on the average" in str(summary)) == said
 
 
 def test_efficiency_of_M_and_M2(tmp_path):

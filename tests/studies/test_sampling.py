@@ -76,6 +76,15 @@ def test_chains_are_stored_extended_and_summarised(name, tmp_path):
     assert 0 < summary.acceptance <= 1 and not summary.facts.inexact
 
 
+@pytest.mark.parametrize(
+    ("name", "steps", "said"), [("cycle", 1, True), ("cycle", 8, False), ("independence", 1, False)]
+)
+def test_a_cycle_says_so_where_the_way_back_is_another_one(name, steps, said, tmp_path):
+    """log q differs by 0.3 and by 0.0004 on the average; a chain of proposals never goes back."""
+    run = chains(tmp_path / "run.h5", 200, name, chains=32, flow_steps=steps)
+    assert any("log q differs by" in note for note in summarise(run).notes) == said
+
+
 @pytest.mark.skipif(not transport.has_numba(), reason="Numba is not installed")
 @pytest.mark.parametrize("flow_steps", [2, "auto"])
 def test_a_run_that_goes_on_keeps_its_arithmetic(flow_steps, tmp_path, monkeypatch):
