@@ -169,12 +169,12 @@ class Certificate:
 
     @property
     def way_back(self) -> float:
-        """How much log q differs between the way to the latents and the way to the field, on the average.
+        """How much log q differs between the way to the latents and the way to the field: the root mean square.
 
-        A chain of proposals does not notice a constant difference. A cycle or a mixture of kernels goes back to the
-        latents in every step, and accepts about ``exp(way_back)`` times too often or too seldom.
+        A chain of proposals goes one way only. A cycle or a mixture of kernels goes back to the latents in every step,
+        and accepts up to ``exp(way_back)`` times too often or too seldom.
         """
-        return abs(float(np.mean(self.reversal_log_q)))
+        return math.sqrt(float(np.mean(np.square(self.reversal_log_q))))
 
     def bias_bound(self, observable: Array) -> float:
         """Bound on the bias of the mean of an observable, from its measurements in a chain, of any shape."""

@@ -128,9 +128,8 @@ def summarise(
     shift = 0.0 if stored is None or not run.header.facts.parts else stored.way_back
     if max(bias_over_error(means, series, shift).values(), default=0.0) > SHIFTED:
         advice += (
-            f"Every step goes back to the latents of the fields, where log q differs by {shift:.2g} on the average "
-            "from that of the way there. The bound on the bias does not count that: take more steps of the flow "
-            "(--flow-steps).",
+            f"Every step goes back to the latents of the fields, where log q differs by {shift:.2g} from that of the "
+            "way there, which may bias the chain: take more steps of the flow (--flow-steps).",
         )
     return RunSummary(
         file=str(run.path),
@@ -171,12 +170,16 @@ def proposals_are_independent(run: StoredRun) -> bool:
 def bias_bound_sigma(run: StoredRun) -> float | None:
     """Bound on the bias of any mean in units of the standard deviation of its observable.
 
-    It is the limit of the certificate. A run that has none but the integrator's error of log q by step doubling, as
-    those of older versions, has the standard deviation of that. None for a chain without an integrator.
+    It is the limit of the certificate. Where the kernel has parts, the log q of a field that another part has left is
+    found on the way back to the latents. If that is larger by c than on the way there, the probabilities of accepting
+    new fields are off by factors between ``exp(-|c|)`` and ``exp(|c|)``, and so is the density that is sampled, whose
+    means shift by up to ``|c|`` standard deviations; this is added. A run that has no certificate but the integrator's
+    error of log q by step doubling, as those of older versions, has the standard deviation of that. None for a chain
+    without an integrator.
     """
     certificate = Certificate.stored(run.evaluation)
     if certificate is not None:
-        return certificate.limit
+        return certificate.limit + (certificate.way_back if run.header.facts.parts else 0.0)
     return float(np.std(run.evaluation["delta"], ddof=1)) if "delta" in run.evaluation else None
 
 
