@@ -39,6 +39,7 @@ from dmmc.diagnostics.free_energy import (
     lower_bound,
     upper_bound,
 )
+from dmmc.diagnostics.independence import predicted_tau_int
 from dmmc.diagnostics.means import of_means
 from dmmc.diagnostics.observables import (
     binder,
@@ -134,6 +135,7 @@ __all__ = [
     "noised_cumulants",
     "of_means",
     "pareto_k",
+    "predicted_tau_int",
     "primary",
     "propagator",
     "rejection_autocorrelation",

@@ -47,22 +47,27 @@ from dmmc.model.transport import Transport, has_triton, works_for
 from dmmc.theory.lattice import Lattice
 
 SIZES = {
+    "tiny": {"filters": 4, "hidden1": 4, "hidden2": 4},
     "small": {"filters": 4, "hidden1": 8, "hidden2": 8},
     "medium": {"filters": 4, "hidden1": 16, "hidden2": 12},
     "large": {"filters": 6, "hidden1": 48, "hidden2": 32},
 }
-"""The sizes that have a name. A proposal of the large network takes about ten times as long as one of the small
-network, and the acceptance is little better where the theory is easy or the training short."""
+"""The sizes that have a name, from the cheapest to the best. A proposal of the large network takes ten to fifteen times
+as long as one of the tiny network, and the acceptance is little better where the theory is easy or the training short.
+"""
 
 USUAL = "small"
 """The size of a network of which nothing else is said."""
 
-SMALL_UP_TO = 2048
-"""Numbers in a field up to which an effective sample costs least with the small network; above, with the medium one.
+TINY_UP_TO = 4096
+"""Numbers in a scalar field up to which an effective sample costs least with the tiny network.
 
-Measured in phi^4 theory with a correlation length of a quarter of the lattice, at equal training time, on 16 x 16 and
-32 x 32 (docs/cost.md). On the latter the two are close, so that beyond it the medium one is expected to be ahead.
+Measured in phi^4 theory with a correlation length of a quarter of the lattice, at equal training time, on 16 x 16,
+32 x 32 and 64 x 64 (docs/cost.md). Beyond, nothing is known but that acceptance counts for more and more.
 """
+
+SMALL_UP_TO = 2048
+"""Numbers in a field up to which the small network is taken where the tiny one is not; above, it is the medium one."""
 
 LONGEST = 1 << 16
 """Longest distance of a shell."""
@@ -224,7 +229,9 @@ class InteractionNetwork(Network):
         return SIZES
 
     @classmethod
-    def usual_size(cls, lattice: Lattice) -> str:
+    def usual_size(cls, lattice: Lattice, precise: bool = False) -> str:
+        if not precise and lattice.components is None and lattice.n_numbers <= TINY_UP_TO:
+            return "tiny"
         return "small" if lattice.n_numbers <= SMALL_UP_TO else "medium"
 
     @property

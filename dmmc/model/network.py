@@ -145,10 +145,15 @@ class Network(nn.Module):
         return {}
 
     @classmethod
-    def usual_size(cls, lattice: Lattice) -> str | None:
-        """The one of :meth:`sizes` with which an effective sample most likely costs least on a lattice.
+    def usual_size(cls, lattice: Lattice, precise: bool = False) -> str | None:
+        """The one of :meth:`sizes` with which an effective sample most likely costs least.
 
         None where sizes have no names; a new network then has its default configuration.
+
+        Args:
+            lattice: the lattice that the network is for.
+            precise: whether being accepted more often is worth more than a cheap proposal, as with an action that
+                takes longer than the proposal itself.
         """
         return None
 
@@ -260,20 +265,22 @@ AUTO = "auto"
 """The size that stands for the usual one of a network on a lattice."""
 
 
-def sized(name: str, size: str, config: Mapping[str, Any] | None, lattice: Lattice) -> dict[str, Any]:
+def sized(
+    name: str, size: str, config: Mapping[str, Any] | None, lattice: Lattice, precise: bool = False
+) -> dict[str, Any]:
     """The configuration of a new network, where it differs from the default.
 
     Args:
         name: the name under which the network is registered.
         size: the name of one of its :meth:`Network.sizes`, or :data:`AUTO` for its :meth:`Network.usual_size`.
         config: its configuration where it differs from that size.
-        lattice: the lattice that the network is for.
+        lattice, precise: as for :meth:`Network.usual_size`.
 
     Raises:
         DmmcError: if there is no network of this name, or it has no such size.
     """
     cls = network_class(name)
-    sizes, chosen = cls.sizes(), cls.usual_size(lattice) if size == AUTO else size
+    sizes, chosen = cls.sizes(), cls.usual_size(lattice, precise) if size == AUTO else size
     if chosen is not None and chosen not in sizes:
         known = f"its sizes are {', '.join([AUTO, *sizes])}" if sizes else "it has no sizes, so give its config"
         raise DmmcError(f"the network {name!r} has no size {size!r}; {known}")

@@ -129,7 +129,7 @@ def train(
         minutes: training budget in minutes; 5 without ``steps``.
         steps: training budget in optimiser steps instead, which is reproducible.
         network: name of a registered network, for a new model.
-        size: ``small``, ``medium``, ``large`` or ``auto``, for the network of the package
+        size: ``tiny``, ``small``, ``medium``, ``large`` or ``auto``, for the network of the package
             (:data:`dmmc.model.interaction.SIZES`).
         config: its configuration where it differs from that size, such as ``{"hidden1": 16, "hidden2": 8}``.
         init: a model to start from, of any lattice size or couplings.

@@ -64,7 +64,8 @@ def train_rounds(
         trajectories: of the posterior chains that average the regression targets. With 0 the force of the action is
             evaluated once for each field. By default 16, or 0 for an action that declares itself costly.
         network: name of a registered network, for a new model.
-        size: as for :func:`dmmc.studies.front.train`.
+        size: as for :func:`dmmc.studies.front.train`; ``auto`` never means ``tiny`` here, since better proposals take a
+            round farther.
         config: its configuration where it differs from that size, such as ``{"hidden1": 16, "hidden2": 8}``.
         symmetry: as for :func:`dmmc.studies.front.train`; only a symmetry of all actions is used.
         sectors: as for :func:`dmmc.studies.front.train`, with an ensemble.

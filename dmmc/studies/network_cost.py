@@ -48,7 +48,8 @@ class NetworkCost(Record):
         if not self.others:
             return f"{said}."
         rest = [f"{ratio:.2g} times as long with the size {name}" for name, ratio in self.others.items()]
-        return f"{said}. It would take {', and '.join(rest)}."
+        listed = rest[0] if len(rest) == 1 else f"{', '.join(rest[:-1])}, and {rest[-1]}"
+        return f"{said}. It would take {listed}."
 
 
 def network_cost(model: DiffusionModel) -> NetworkCost | None:

@@ -25,7 +25,7 @@ from dmmc.studies.given import Source, read_ensemble
 from dmmc.studies.remarks import Say, announce, note
 from dmmc.studies.resumption import check_training, checkpoint_of, say_threads, say_whether, training_lock
 from dmmc.studies.stages import Stages
-from dmmc.theory.actions import Action, differentiable
+from dmmc.theory.actions import Action, declaration, differentiable
 from dmmc.theory.lattice import Lattice
 from dmmc.theory.sectors import align, is_broken
 from dmmc.theory.symmetry import Asked, find_symmetry
@@ -103,7 +103,8 @@ def train(
     check_training(path, resume, overwrite)
     given = read_ensemble(ensemble, action)
     action, lattice = given.action, given.lattice
-    config = config_of(network, size, config, init, lattice)
+    costly = action is not None and declaration(action).costly
+    config = config_of(network, size, config, init, lattice, precise=costly)
     options = options.for_action(action)
     with stages("checks"):
         finding = find_symmetry(action, given.phi, symmetry)
@@ -175,15 +176,24 @@ def with_flow_errors(model: DiffusionModel) -> DiffusionModel:
 
 
 def config_of(
-    network: str, size: str | None, config: Mapping[str, Any] | None, init: DiffusionModel | None, lattice: Lattice
+    network: str,
+    size: str | None,
+    config: Mapping[str, Any] | None,
+    init: DiffusionModel | None,
+    lattice: Lattice,
+    precise: bool,
 ) -> Mapping[str, Any] | None:
     """The configuration of a new network, which a model that starts from another one does not have.
+
+    Args:
+        network, size, config, init: as for :func:`train`.
+        lattice, precise: as for :meth:`dmmc.model.network.Network.usual_size`.
 
     Raises:
         DmmcError: if a size is given beside ``init``, or the network has no such size.
     """
     if init is None:
-        return sized(network, size or AUTO, config, lattice)
+        return sized(network, size or AUTO, config, lattice, precise)
     if size is not None:
         raise DmmcError("a model that starts from another one has the size of that; leave size out, or init")
     return config

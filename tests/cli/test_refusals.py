@@ -301,7 +301,7 @@ BAD = [
     (f"{LEARN} --ensemble hmc.h5 --levels 0", "levels must be a positive integer"),
     (f"{LEARN} --ensemble hmc.h5 --learning-rate nan", "learning_rate must be positive"),
     (f"{LEARN} --ensemble hmc.h5 --hidden1 0", "hidden1 must be a positive integer"),
-    (f"{LEARN} --ensemble hmc.h5 --size huge", "has no size 'huge'; its sizes are auto, small, medium, large"),
+    (f"{LEARN} --ensemble hmc.h5 --size huge", "has no size 'huge'; its sizes are auto, tiny, small, medium, large"),
     (f"{LEARN} --rounds 2 --init model.safetensors --size small", "leave size out, or init"),
     (f"{LEARN} --ensemble hmc.h5 --seed -1", "the seed must be an integer between 0 and"),
     # Models

@@ -10,12 +10,18 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
 
 
-def run_benchmark(monkeypatch, name, *options):
-    """Run a benchmark in this process, and return its module."""
+def load_benchmark(monkeypatch, name):
+    """The module of a benchmark."""
     spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
+    return module
+
+
+def run_benchmark(monkeypatch, name, *options):
+    """Run a benchmark in this process, and return its module."""
+    module = load_benchmark(monkeypatch, name)
     monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
     module.main()
     return module
@@ -105,3 +111,56 @@ def test_progress(tmp_path, monkeypatch, capsys):
         "effective M^2 4e+03 ms, bias at most 2.0e-03" in said and "effective M^2 50 ms, bias at most 1.0e-04" in said
     )
     assert "costs 80 times less now" in said
+
+
+def test_sizes(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)  # it shares the couplings with the benchmark of the training
+    module = run_benchmark(monkeypatch, "sizes", tmp_path, "--quick")
+    first = json.loads((tmp_path / "sizes.json").read_text())
+    networks = ["small", "small, no diagonals"]
+    trained = [f"L6, {name}, seed 1, 0.1 s" for name in networks]
+    assert set(first) == {
+        *trained,
+        *(f"L6: seconds of {what}, {'; '.join(networks)}" for what in ("a training step", "an evaluation")),
+    }
+    for name in trained:
+        assert first[name]["evaluations"]["0.1"] <= first[name]["evaluations"]["0.01"]
+        assert 0 < first[name]["ess"] <= 1 and first[name]["tau_int"]["M2"][0] >= 0.5
+    models = [module.dmmc.DiffusionModel.load(tmp_path / f"{name}.safetensors") for name in trained]
+    assert [len(model.network.shells) for model in models] == [3, 2]
+    # What is finished is read and not measured again.
+    run_benchmark(monkeypatch, "sizes", tmp_path, "--quick")
+    assert json.loads((tmp_path / "sizes.json").read_text()) == first
+    assert "small, no diagonals" in capsys.readouterr().out
+    # Trainings that start from these are others.
+    run_benchmark(monkeypatch, "sizes", tmp_path, "--quick", "--start", 6, 0.1)
+    again = module.dmmc.DiffusionModel.load(tmp_path / f"{trained[1]} from L6, 0.1 s.safetensors")
+    assert again.history.before == models[1].history and len(again.network.shells) == 2
+    # Several changes at once, and the size itself.
+    ((name, config),) = module.changed("medium", "2 filters + 6 level knots")
+    assert name == "medium, 2 filters + 6 level knots" and config == {
+        "filters": 2, "hidden1": 16, "hidden2": 12, "level_knots": 6,
+    }  # fmt: skip
+    assert not list(module.changed("medium", "channels 16, 12"))
+    assert list(module.changed("medium", "none")) == [("medium", module.SIZES["medium"])]
+    with pytest.raises(SystemExit):
+        run_benchmark(monkeypatch, "sizes", tmp_path, "--changes", "3 filter")
+    assert "there is no change '3 filter'; choose from none, 2 filters" in capsys.readouterr().err
+
+
+def test_the_table_of_sizes(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = load_benchmark(monkeypatch, "sizes")
+
+    def found(tau, evaluations):
+        tau_int = {"M2": (tau, 0.1), "M": (0.4, 0.1)}
+        facts = {"steps": 10, "ess": 0.5, "acceptance": 0.5, "tau_int": tau_int}
+        return facts | {"evaluations": {"0.1": evaluations, "0.01": 2 * evaluations}}
+
+    text = module.table({"a": [found(1.0, 30), found(3.0, 30)], "b": [found(4.0, 15)] * 2}, {"a": 1e-4, "b": 3e-4})
+    *_, last = text.splitlines()
+    # Twice the tau_int, half of the evaluations, three times the time of each: 3 in all. The seeds of the first network
+    # scatter by a half, far more than the errors of its tau_int. Those are all there is to M, which has no
+    # autocorrelation: 0.1 / 0.5 / sqrt(2) in both networks, 0.2 together.
+    row = [x.strip() for x in last.split("  ") if x.strip()]
+    assert row[-4:] == ["3.00", "3.00 +- 1.50", "3.00 +- 1.50", "1.50 +- 0.30"]

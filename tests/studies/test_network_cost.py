@@ -54,6 +54,11 @@ def test_what_is_said():
         "A proposal takes about 0.25 ms here (60 evaluations of the small network). It would take 2 times as long with "
         "the size medium, and 9.7 times as long with the size large."
     )
+    others = {"tiny": 0.68, "medium": 1.98, "large": 9.7}
+    assert NetworkCost("small", 2.512e-4, 60, others).text.endswith(
+        "It would take 0.68 times as long with the size tiny, 2 times as long with the size medium, and 9.7 times as "
+        "long with the size large."
+    )
     assert (
         NetworkCost(None, 1.0, 60, {}).text == "A proposal takes about 1e+03 ms here (60 evaluations of the network)."
     )

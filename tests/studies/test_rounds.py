@@ -8,6 +8,7 @@ import torch
 
 from dmmc.core.errors import DmmcError, FileError, MismatchError
 from dmmc.model.diffusion_model import DiffusionModel
+from dmmc.model.interaction import SIZES, NetworkSize
 from dmmc.model.options import TrainingOptions
 from dmmc.model.trainer import Trainer
 from dmmc.runs.chain import ChainOptions
@@ -195,6 +196,12 @@ def test_a_round_of_few_effective_fields_is_remarked_on(tmp_path):
     train_rounds(ACTION, path, options, rounds, lattice=SQUARE, config=SIZE, say=said.append)
     notes = [text for text in said if text.startswith("note: the proposals of this round are worth")]
     assert 1 <= len(notes) <= len([text for text in said if text.startswith("round")])
+
+
+def test_the_network_of_rounds_is_not_the_cheapest_one(tmp_path):
+    where = tmp_path / "model.safetensors"
+    model = train_rounds(ACTION, where, short(4), RoundOptions(1, 64), lattice=SQUARE, say=lambda _: None)
+    assert model.network.size == NetworkSize(**SIZES["small"])
 
 
 def test_two_sectors_are_kept(tmp_path):

@@ -187,13 +187,18 @@ def test_the_size_of_a_network_has_a_name(tmp_path):
         return train(phi, tmp_path / f"{len(how)}", short(), action=EVEN, overwrite=True, say=lambda _: None, **how)
 
     usual, small = network().network.size, network(size="small").network.size
-    named = {name: NetworkSize(**SIZES[name]) for name in ("small", "medium", "large")}
-    assert usual == network(size="auto").network.size == replace(named[USUAL], odd=usual.odd) and small == replace(
-        named["small"], odd=usual.odd
-    )
-    # The usual size is a matter of the lattice.
-    for extent, name in ((16, "small"), (32, "small"), (64, "medium")):
+    named = {name: NetworkSize(**SIZES[name]) for name in ("tiny", "small", "medium", "large")}
+    assert usual == network(size="auto").network.size == replace(named["tiny"], odd=usual.odd)
+    assert small == replace(named["small"], odd=usual.odd) and NetworkSize() == named[USUAL] == named["small"]
+    # The usual size is a matter of the lattice; where the action takes most of the time, acceptance counts for more.
+    for extent, name, precise in ((16, "tiny", "small"), (64, "tiny", "medium"), (65, "medium", "medium")):
         assert InteractionNetwork.usual_size(Lattice((extent, extent))) == name
+        assert InteractionNetwork.usual_size(Lattice((extent, extent)), precise=True) == precise
+    assert InteractionNetwork.usual_size(Lattice((16, 16), components=2)) == "small"
+    assert (
+        train(phi, tmp_path / "costly", short(), action=replace(EVEN, costly=True), say=lambda _: None).network.size
+        == small
+    )
     # What is said beside the size counts, and the names are in the order of the work of the second layer.
     assert network(size="small", config={"hidden2": 5}).network.size == replace(small, hidden2=5)
     assert sorted(named, key=lambda x: named[x].hidden1 * named[x].hidden2) == list(SIZES)
@@ -202,7 +207,7 @@ def test_the_size_of_a_network_has_a_name(tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"size": "huge"}, "has no size 'huge'; its sizes are auto, small, medium, large"),
+        ({"size": "huge"}, "has no size 'huge'; its sizes are auto, tiny, small, medium, large"),
         ({"size": "small", "network": "unet"}, "it has no sizes, so give its config"),
         ({"size": "small", "init": "a model"}, "has the size of that"),
     ],

@@ -78,7 +78,8 @@ def train_rounds(
         ensemble: fields of the first action.
         init: a model to start from; without an ensemble, on the lattice that is wanted.
         lattice: the lattice, where there is neither ensemble nor model.
-        network, size, config: of a new model, as for :func:`dmmc.studies.training.train`.
+        network, size, config: of a new model, as for :func:`dmmc.studies.training.train`, but that ``auto`` is a size
+            with which proposals are better.
         symmetry: as there; only a symmetry of all actions is used.
         sectors: as there, with an ensemble.
         unchecked: take an ensemble that does not fit its action.
@@ -119,7 +120,8 @@ def train_rounds(
         targets = (given.action,)
     where = lattice or (given.lattice if given is not None else init.lattice if init is not None else None)
     assert where is not None  # one of the three is given
-    config = config_of(network, size, config, init, where)
+    # The better the proposals, the farther a round goes.
+    config = config_of(network, size, config, init, where, precise=True)
     if not targets:
         raise DmmcError("rounds weigh the proposals of the model with an action, and none is known; give it")
     options = options.for_action(targets[-1])
