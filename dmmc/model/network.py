@@ -153,7 +153,7 @@ class Network(nn.Module):
         Args:
             lattice: the lattice that the network is for.
             precise: whether being accepted more often is worth more than a cheap proposal, as with an action that
-                takes longer than the proposal itself.
+                takes longer than the proposal itself, or on a GPU, where a larger network hardly takes longer.
         """
         return None
 

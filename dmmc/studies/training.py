@@ -71,7 +71,7 @@ def train(
             are trained on by the denoising target alone, and so are those of an action without a gradient.
         network: name of a registered network, for a new model.
         size: the name of its size, for the network of the package one of :data:`dmmc.model.interaction.SIZES`. The
-            default is that of ``auto``: the size with which an effective sample most likely costs least.
+            default is that of ``auto``: the size with which an effective sample most likely costs least on this device.
         config: its configuration where it differs from that size; for the network of the package the fields of
             :class:`dmmc.model.interaction.NetworkSize`.
         init: a model to start from, of any lattice size or couplings.
@@ -103,8 +103,9 @@ def train(
     check_training(path, resume, overwrite)
     given = read_ensemble(ensemble, action)
     action, lattice = given.action, given.lattice
-    costly = action is not None and declaration(action).costly
-    config = config_of(network, size, config, init, lattice, precise=costly)
+    # A larger network hardly takes longer on a GPU, which does not notice so small ones.
+    precise = torch.device(device).type != "cpu" or (action is not None and declaration(action).costly)
+    config = config_of(network, size, config, init, lattice, precise)
     options = options.for_action(action)
     with stages("checks"):
         finding = find_symmetry(action, given.phi, symmetry)

@@ -65,7 +65,7 @@ class Size:
     repeats: int = 3
     flow_steps: int | Literal["auto"] = "auto"
     extent: int = 16
-    raced: str = "phi4-flow-L32"
+    raced: str = "phi4-flow-L32-medium"
 
 
 QUICK = Size(
