@@ -1,7 +1,7 @@
 """Which exact kernel of a model costs least on a large lattice: autocorrelation times from long records, and CPU times.
 
     python examples/benchmarks/volumes.py OUT                                            # 64 x 64, the shipped model
-    python examples/benchmarks/volumes.py OUT --model phi4-flow-L32 --steps 60           # a model of little training
+    python examples/benchmarks/volumes.py OUT --model phi4-flow-L32-medium --steps 60    # a model of little training
     python examples/benchmarks/volumes.py OUT --L 128 --kernels "hmc 8:1500" clusters    # more steps of one kernel
     python examples/benchmarks/volumes.py OUT --quick                                    # shows that the program runs
 
@@ -239,7 +239,9 @@ def main() -> None:
     parser.add_argument(
         "--L", type=int, choices=list(COUPLINGS), default=64, help="extent of the lattice (default: 64)"
     )
-    parser.add_argument("--model", default="phi4-flow-L64", help="a shipped model or a file (default: phi4-flow-L64)")
+    parser.add_argument(
+        "--model", default="phi4-flow-L64-medium", help="a shipped model or a file (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=0, help="of training on this lattice (default: 0)")
     parser.add_argument(
         "--kernels", nargs="+", default=KERNELS, metavar="K", help="default: those of the documentation"
