@@ -3,6 +3,7 @@
 Chains of arrays are short, and there are many of them, from exact draws of the target: paired differences of means.
 """
 
+import re
 import subprocess
 import sys
 import threading
@@ -276,4 +277,6 @@ def test_the_example_runs():
     script = Path(__file__).parents[2] / "examples" / "own_metropolis.py"
     small = ("--shape", "2", "2", "--steps", "4", "--updates", "8")
     ended = subprocess.run([sys.executable, "-W", "ignore", script, *small], capture_output=True, text=True)
-    assert ended.returncode == 0 and "proposals accepted: 0." in ended.stdout, ended.stderr
+    assert ended.returncode == 0, ended.stderr
+    found = re.search(r"proposals accepted: (\S+)\n", ended.stdout)
+    assert found and 0 < float(found[1]) <= 1
