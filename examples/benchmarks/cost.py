@@ -350,6 +350,8 @@ def draw(found: Sequence[Costs], path: Path) -> None:
     for on in found:
         for name in on.entries:
             series.setdefault(name.replace(f"-L{on.L}", ""), {})[on.L] = (on, name)
+    # What there is on one lattice alone shows nothing about L, and is in the table.
+    series = {label: there for label, there in series.items() if len(there) > 1 or len(found) == 1}
     for (label, there), look in zip(series.items(), palette(list(series)).values(), strict=True):
         entries = [on.entries[name] for on, name in there.values()]
         y = np.array([1e3 * entry.cost["M2"] for entry in entries])
