@@ -9,7 +9,9 @@ import inspect
 import math
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
 import scipy.stats
 import torch
 
@@ -178,3 +180,17 @@ class Mixture:
 
     def describe(self):
         return {"name": "mixture", "weights": self.weights, "parts": [part.describe() for part in self.parts]}
+
+
+PEAK_MEMORY = """
+import re
+from pathlib import Path
+
+def peak_memory():  # getrusage would give that of the process that started this one, if it is larger
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+"""
+"""Code for a process of its own that tells the most memory it has had, in bytes."""
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="memory is read off where Linux shows it"
+)

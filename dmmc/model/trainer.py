@@ -16,6 +16,11 @@ from dmmc.model.network import Network
 from dmmc.model.options import TrainingOptions
 
 
+def schedule(peak: float, spent: float) -> float:
+    """The learning rate after a share of the budget: a linear warm-up over 5 %, then a cosine to zero."""
+    return peak * min(1.0, (spent + 1e-3) / 0.05) * 0.5 * (1 + math.cos(math.pi * spent))
+
+
 class Trainer:
     """Minimises the loss of a network, which it changes in place.
 
@@ -52,8 +57,7 @@ class Trainer:
 
     def update(self, noisy: Tensor, target: Tensor, level: Tensor) -> float:
         """One optimiser step on a batch; returns its loss."""
-        spent = self.spent
-        rate = self.options.learning_rate * min(1.0, (spent + 1e-3) / 0.05) * 0.5 * (1 + math.cos(math.pi * spent))
+        rate = schedule(self.options.learning_rate, self.spent)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         loss = self.loss(self.network, self.network.reference, noisy, target, level)

@@ -39,6 +39,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learning rate 0.01": {"learning_rate": 0.01},
     "batch of 128": {"levels": 128},
     "batch of 32": {"levels": 32},
+    "average over 1 %": {"average": 0.01},
+    "average over 20 %": {"average": 0.2},
 }
 """What is changed in the defaults, by name."""
 

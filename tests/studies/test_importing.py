@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import dmmc
+from checks import PEAK_MEMORY, needs_proc
 from dmmc.cli import main as cli
 from dmmc.core.errors import DmmcError, MismatchError
 from dmmc.diagnostics import DiagnosticsWarning
@@ -338,23 +339,24 @@ def test_the_command(fields, tmp_path, monkeypatch, capsys):
     assert cli.main(["export", "run.h5", "--out", "back.npy"]) == 2 and "exists" in capsys.readouterr().err
 
 
-LARGE = """
-import resource, sys
+LARGE = (
+    PEAK_MEMORY
+    + """
+import sys
 import dmmc
 from dmmc.studies import importing
-
-def most():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 importing.PIECE_BYTES = importing.SAMPLED_BYTES = 1 << 20
 for file in sys.argv[1:]:
     try:
         importing.import_fields(file, "out.h5", shape=(64, 64), dtype="<f8", axes="n x y", chains=4)
     except dmmc.DmmcError as error:
-        print(most(), error)
+        print(peak_memory(), error)
 """
+)
 
 
+@needs_proc
 def test_an_import_takes_no_more_memory_for_a_larger_file(tmp_path):
     """Sparse files of zeros are read to their ends, and then refused for what they hold."""
     sizes = (8 << 20, 160 << 20)
