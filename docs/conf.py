@@ -46,7 +46,7 @@ nb_merge_streams = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-autodoc_mock_imports = [name for name in ("jax", "bijx", "blackjax", "pyerrors") if find_spec(name) is None]
+autodoc_mock_imports = [name for name in ("jax", "bijx", "blackjax", "pyerrors", "triton") if find_spec(name) is None]
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
 

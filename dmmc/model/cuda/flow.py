@@ -28,7 +28,7 @@ class Layers(Protocol):
     """The site-wise layers at noise levels that are known in advance."""
 
     def prepared(self, m: Prepared, t: Prepared) -> tuple[Prepared, Prepared]:
-        """What :meth:`__call__` needs, from the matrices and the coefficients of the trace, ``(levels, ...)`` each."""
+        """What a call needs, from the matrices and the coefficients of the trace, ``(levels, ...)`` each."""
         ...
 
     def __call__(self, u: Tensor, m: Prepared, t: Prepared, level: int, traced: bool) -> tuple[Tensor, Tensor | None]:
