@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmmc.core.graphs import WeightVersions
+from dmmc.core.weights import WeightVersions
 
 KEPT_NUMBERS = 1 << 24
 """About how many numbers a network keeps: 64 MiB in float32."""

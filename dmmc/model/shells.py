@@ -7,6 +7,7 @@ With ``X_{mu,m} f(y) = f(y + m e_mu) + f(y - m e_mu)``, the sum over a displacem
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,18 @@ def classes(shell: Shell, lattice: Lattice) -> list[Shell]:
         key = tuple(sorted((lattice.shape[axis], distance) for axis, distance in displacement))
         parts.setdefault(key, []).append(displacement)
     return [tuple(part) for part in parts.values()]
+
+
+def vectors(shell: Shell, dim: int) -> list[tuple[int, ...]]:
+    """The vectors ``(dim,)`` from a site to those that the sum over ``shell`` takes."""
+    found = []
+    for displacement in shell:
+        for signs in itertools.product((1, -1), repeat=len(displacement)):
+            ahead = [0] * dim
+            for (axis, distance), sign in zip(displacement, signs, strict=True):
+                ahead[axis] = sign * distance
+            found.append(tuple(ahead))
+    return found
 
 
 def n_sites(shell: Shell) -> int:

@@ -104,6 +104,30 @@ def test_new_weights_give_new_numbers():
     torch.testing.assert_close(after, step_by_step(model, latents)[0])
 
 
+class Spy:
+    """Layers that count how often they prepare what they need."""
+
+    def __init__(self, layers):
+        self.layers, self.prepares = layers, 0
+
+    def prepared(self, m, t):
+        self.prepares += 1
+        return self.layers.prepared(m, t)
+
+    def __call__(self, *arguments):
+        return self.layers(*arguments)
+
+
+def test_other_layers_prepare_for_themselves():
+    """What one kind of layers needs is not what another one needs, although the weights are the same."""
+    model = model_on(Lattice((4, 4)))
+    flow = model.network.graphed_flow()
+    spies = [Spy(flow.layers), Spy(flow.layers)]
+    for spy in (*spies, *spies):
+        carried(model, noise(model.lattice, 2), replace(flow, layers=spy))
+    assert [spy.prepares for spy in spies] == [1, 1]
+
+
 def test_what_was_prepared_is_kept_while_weights_are_the_same():
     graphs, weight, made = Graphs(), torch.ones(1), []
 

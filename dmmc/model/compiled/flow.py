@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -68,13 +67,9 @@ def neighbours(shell: shells.Shell, lattice: Lattice) -> list[tuple[int, NDArray
     rest = lattice.shape[1:]
     site = np.indices(rest).reshape(len(rest), int(np.prod(rest)))
     found = []
-    for displacement in shell:
-        for signs in itertools.product((1, -1), repeat=len(displacement)):
-            ahead = np.zeros(lattice.dim, np.int64)
-            for (axis, distance), sign in zip(displacement, signs, strict=True):
-                ahead[axis] = sign * distance
-            moved = (site + ahead[1:, None]) % np.array(rest, np.int64)[:, None]
-            found.append((int(ahead[0]), np.ravel_multi_index(tuple(moved), rest) if rest else np.zeros(1, np.int64)))
+    for planes, *ahead in shells.vectors(shell, lattice.dim):
+        moved = (site + np.array(ahead, np.int64)[:, None]) % np.array(rest, np.int64)[:, None]
+        found.append((planes, np.ravel_multi_index(tuple(moved), rest) if rest else np.zeros(1, np.int64)))
     return found
 
 

@@ -92,7 +92,7 @@ class GraphedFlow:
         def work(known: Coefficients, x: Tensor) -> tuple[Tensor, ...]:
             return self._integrated(known, x, stages, number, traced)
 
-        key = (stages, traced, fields.shape, fields.dtype)
+        key = (self.layers, stages, traced, fields.shape, fields.dtype)
         prepare = functools.partial(self._coefficients, stages, levels, fields)
         psi, change = self.graphs.run(key, self.weights, prepare, work, fields)
         return psi, change

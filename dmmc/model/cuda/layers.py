@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,13 +97,9 @@ def neighbour_table(lattice: Lattice, parts: tuple[Part, ...]) -> tuple[Tensor, 
     groups, belongs = [np.zeros((0, TERMS, lattice.volume), np.int32)], []
     for k, (_, part) in enumerate(parts):
         rows = []
-        for displacement in part:
-            for signs in itertools.product((1, -1), repeat=len(displacement)):
-                ahead = np.zeros((lattice.dim, 1), np.int64)
-                for (axis, distance), sign in zip(displacement, signs, strict=True):
-                    ahead[axis] = sign * distance
-                moved = (site + ahead) % np.array(lattice.shape)[:, None]
-                rows.append(np.ravel_multi_index(tuple(moved), lattice.shape))
+        for ahead in shells.vectors(part, lattice.dim):
+            moved = (site + np.array(ahead)[:, None]) % np.array(lattice.shape)[:, None]
+            rows.append(np.ravel_multi_index(tuple(moved), lattice.shape))
         if part != ((),):
             rows += [np.full(lattice.volume, -1)] * (-len(rows) % TERMS)
             groups.append(np.stack(rows).reshape(-1, TERMS, lattice.volume))
